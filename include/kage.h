@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The boundary of Kage: the KVM API of <linux/kvm.h>, unchanged, and two implementations of it.
+ *
+ *   kage_backend_kernel   /dev/kvm of the host's kernel
+ *   kage_backend_soft     libkage, KVM and VT-x in user space
+ *
+ * A client holds a `const struct kvm_backend *` and calls nothing else; what it may ask and what it
+ * gets back is what the kernel's Documentation/virt/kvm/api.rst says. docs/kvm-api.md lists what the
+ * soft back end has. What that API cannot say is in the extension ioctls at the end of this file.
+ *
+ * Handles are file descriptors of the calling process, for both back ends: the soft one takes them
+ * from eventfd(2) and memfd_create(2), so that a handle never has the number of anything else.
+ * fork(2): a handle is inert in the child (its ioctls fail with EIO), as the kernel's are.
+ */
+#ifndef KAGE_H
+#define KAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <linux/kvm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * One implementation of the KVM API. Every function may be called from any thread. All of them
+ * report failure as the system calls do: -1 (mmap: MAP_FAILED), with errno set.
+ */
+struct kvm_backend {
+    const char *name; /* "kvm" or "soft" */
+
+    /* Opens the system object ("/dev/kvm"). Returns its handle. */
+    int (*open)(void);
+
+    /*
+     * ioctl(2) on a system, VM or vCPU handle. `arg` is the structure's address, or the number where
+     * the API takes a number, or anything at all where it takes nothing. Only the low 32 bits of
+     * `request` count. KVM_CREATE_VM and KVM_CREATE_VCPU return new handles. EBADF: not a handle of
+     * this back end. ENOTTY: no such ioctl on this kind of object.
+     */
+    int (*ioctl)(int handle, unsigned long request, void *arg);
+
+    /*
+     * mmap(2) of a vCPU handle, offset 0, KVM_GET_VCPU_MMAP_SIZE bytes, MAP_SHARED: struct kvm_run at
+     * page 0, the data of string I/O at page KVM_PIO_PAGE_OFFSET, the ring of coalesced MMIO at the page
+     * that KVM_CHECK_EXTENSION(KVM_CAP_COALESCED_MMIO) returns. Unmapped with munmap below; the mapping
+     * outlives its handle.
+     */
+    void *(*mmap)(void *addr, size_t length, int prot, int flags, int handle, off_t offset);
+    int (*munmap)(void *addr, size_t length);
+
+    /* Closes a handle. A VM lives on until its last vCPU handle is closed too. */
+    int (*close)(int handle);
+};
+
+extern const struct kvm_backend kage_backend_kernel;
+extern const struct kvm_backend kage_backend_soft;
+
+/*
+ * Signals and KVM_RUN on the soft back end. As with the kernel, a signal that the vCPU thread does
+ * not block (KVM_SET_SIGNAL_MASK counts, while in KVM_RUN) ends KVM_RUN with EINTR and exit reason
+ * KVM_EXIT_INTR, after its handler has run. Handlers need no SA_ONSTACK: libkage takes delivery
+ * on a stack of its own. kvm_run.immediate_exit is honoured.
+ */
+
+/*
+ * Is this back end worth using here? True, or false with the reason in one line of text (no full stop,
+ * no newline) for people; in both cases `reason` says why. For the kernel: the processor shows vmx or
+ * svm in /proc/cpuinfo, /dev/kvm opens, and a 64-bit guest runs a counted loop at native speed.
+ * Takes up to about 20 ms.
+ */
+bool kage_backend_probe(const struct kvm_backend *backend, char *reason, size_t reason_bytes);
+
+/* `-accel auto`: the kernel's if the probe shows it good, else the soft one. `reason` says why. */
+const struct kvm_backend *kage_backend_auto(char *reason, size_t reason_bytes);
+
+/* Back end by the name that -accel takes ("soft", "kvm"), or NULL. */
+const struct kvm_backend *kage_backend_find(const char *name);
+
+/* ---- Messages of the soft back end ---- */
+
+enum kage_log_level { KAGE_LOG_ERROR = 0, KAGE_LOG_WARNING = 1, KAGE_LOG_INFO = 2, KAGE_LOG_DEBUG = 3 };
+
+/* One line without newline, from any thread; must not call the back end. */
+typedef void kage_log_fn(void *opaque, enum kage_log_level level, const char *message);
+
+/* Where messages go, process wide; NULL (at start): nowhere. Levels above `max` are not made. */
+void kage_set_log(kage_log_fn *fn, void *opaque, enum kage_log_level max);
+
+/* ---- Extensions: ioctls of the soft back end beyond the kernel's ---- */
+
+/* KVM_CHECK_EXTENSION(KAGE_CAP_EXTENSIONS) returns the version of what follows (1), 0 on the kernel. */
+#define KAGE_CAP_EXTENSIONS 0x6b616765 /* "kage" */
+
+#define KAGE_IO 0xCA
+
+/*
+ * Statistics of a VM or a vCPU, by name. In: count, entries that there is room for. Out: the number of
+ * entries filled; E2BIG, with the needed count, if there is not enough room. Names are stable, for
+ * example "blocks_translated", "tlb_misses", "exits", "exit_cpuid", "halt_ns", "ept_pages_4k".
+ */
+struct kage_stat {
+    char name[40];
+    __u64 value;
+};
+struct kage_stats {
+    __u32 count;
+    __u32 pad;
+    struct kage_stat entries[];
+};
+#define KAGE_GET_STATS _IOWR(KAGE_IO, 0x01, struct kage_stats)
+
+/* Text for people. In: bytes, room in `text`. Out: the text, cut to fit and NUL-terminated; returns its whole length. */
+struct kage_text {
+    __u32 bytes;
+    __u32 pad;
+    char text[];
+};
+/* vCPU: every VMCS field, one "NAME encoding = value" a line. */
+#define KAGE_DUMP_VMCS _IOWR(KAGE_IO, 0x02, struct kage_text)
+/* VM or vCPU: what the last KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_FAIL_ENTRY or failed ioctl of it was about, one line; "" if none. */
+#define KAGE_GET_ERROR _IOWR(KAGE_IO, 0x03, struct kage_text)
+
+/* vCPU: one VMCS field by its encoding (SDM 3C appendix B). ENOENT: no such field. */
+struct kage_vmcs_field {
+    __u32 encoding;
+    __u32 pad;
+    __u64 value;
+};
+#define KAGE_VMREAD _IOWR(KAGE_IO, 0x04, struct kage_vmcs_field)
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
