@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The software processor: one struct cpu for each vCPU, run by one host thread.
+ *
+ * While translated code runs, the guest's general registers are the host's registers (R10 and R11
+ * excepted: they stay in gpr[] and the host's R10/R11 are the translator's scratch), the arithmetic
+ * flags are the host's, the vector and x87 state is the host's, and GS base points at this struct.
+ * In C ("outside"), gpr[], rip, rflags and iflag hold the guest's state, and the vector state is
+ * still in the host's registers while fpu_live is set: code under engine/ is therefore compiled
+ * without vector instructions, and calls cpu_fpu_save() before it calls anything that is not.
+ *
+ * The layout is private to cpu/ and mmu/; others use the functions below and the VMCS.
+ */
+#ifndef KAGE_CPU_CPU_H
+#define KAGE_CPU_CPU_H
+
+#include <stdatomic.h>
+
+#include "arch/vmcs.h"
+#include "arch/x86.h"
+
+/* Which translation regime a data access uses. Also the index of the TLB banks. */
+enum mmu_idx {
+    MMU_IDX_KERNEL = 0,      /* supervisor, SMAP enforced; also implicit supervisor accesses at CPL 3 */
+    MMU_IDX_KERNEL_USER = 1, /* supervisor, user pages allowed: EFLAGS.AC=1, or CR4.SMAP=0 */
+    MMU_IDX_USER = 2,        /* CPL 3 */
+    MMU_IDX_COUNT = 3,
+};
+
+enum mmu_access { MMU_READ = 0, MMU_WRITE = 1, MMU_FETCH = 2 };
+
+/*
+ * First-level TLB entry, probed by translated code:
+ *   offset = va + neg_tag; hit if offset <= 4096 - size; host address = host + offset.
+ * An entry that is not valid has TLB_INVALID in both words: only a non-canonical va can match it,
+ * and the access through it then takes the host's #GP, which is the guest's.
+ */
+struct tlb_entry {
+    uint64_t neg_tag; /* -(va & ~0xfff) */
+    uint64_t host;    /* host address of the page's first byte */
+};
+#define TLB_BITS 9
+#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_INVALID (1ull << 63)
+
+/* Jump cache: guest RIP to host code, for indirect branches; validity is the same as the TLB's. */
+struct jump_cache_entry {
+    uint64_t neg_rip; /* -rip */
+    uint64_t host;
+};
+#define JUMP_CACHE_BITS 10
+#define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)
+#define CODE_TLB_BITS 9
+#define CODE_TLB_SIZE (1u << CODE_TLB_BITS)
+
+/*
+ * What a helper, called from translated code or from the run loop, asks for.
+ * CPU_NEXT: go on behind this instruction. CPU_JUMP: rip (and maybe the mode) were set.
+ * CPU_FAULT: an exception was recorded by cpu_raise(); registers are as before the instruction.
+ * CPU_EXIT: a VM exit was recorded by cpu_vmexit(), or an MMIO access is wanted; as for a fault,
+ * the instruction has not happened, unless the exit is trap-like and says so by having moved rip.
+ */
+enum cpu_result { CPU_NEXT = 0, CPU_JUMP = 1, CPU_FAULT = 2, CPU_EXIT = 3 };
+
+/* Mode of a translated block: everything that its code was specialised for. */
+#define CPU_MODE_CPL 0x3u              /* bits 1:0 */
+#define CPU_MODE_LONG (1u << 2)        /* CS.L in IA-32e mode */
+#define CPU_MODE_DB (1u << 3)          /* CS.D */
+#define CPU_MODE_IDX_SHIFT 4           /* bits 5:4, enum mmu_idx of explicit accesses */
+#define CPU_MODE_DF (1u << 6)          /* RFLAGS.DF */
+#define CPU_MODE_STEP (1u << 7)        /* RFLAGS.TF, guest debug, or a shadow: one instruction, then look */
+#define CPU_MODE_NO_SSE (1u << 8)      /* CR0.EM/TS or CR4.OSFXSR: x87/MMX/SSE need a check */
+#define CPU_MODE_NO_AVX (1u << 9)      /* CR4.OSXSAVE or XCR0: VEX/EVEX need a check */
+#define CPU_MODE_AC (1u << 10)         /* alignment is checked (CR0.AM, RFLAGS.AC, CPL 3) */
+#define CPU_MODE_BREAK (1u << 11)      /* data or instruction breakpoints are armed */
+#define CPU_MODE_PAGING (1u << 12)
+#define CPU_MODE_UMIP (1u << 13)
+
+/* Requests of other threads (and of ourselves): any bit makes translated code leave at its next poll. */
+#define CPU_REQ_KICK (1u << 0)        /* leave guest mode: VM exit "external interrupt" */
+#define CPU_REQ_TLB_FLUSH (1u << 1)   /* drop every cached translation */
+#define CPU_REQ_SYNC (1u << 2)        /* stop at a safe point until the requester is done */
+
+/* An exception or interrupt on its way into the guest. type is enum VMX_EVENT_*. */
+struct cpu_event {
+    bool valid;
+    bool has_error;
+    uint8_t vector;
+    uint8_t type;
+    uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
+    uint32_t error;
+    uint64_t payload; /* #PF: CR2; #DB: DR6 bits to set */
+};
+
+/*
+ * A memory access that no memory slot backs. The access routine of the instruction fills a request
+ * (state WANTED) and the vCPU leaves with VMX_EXIT_EPT_MISCONFIG. kvm/ performs a write, or supplies
+ * a read's bytes and sets DONE, and enters again; for a read the same instruction runs anew and
+ * takes its bytes from here. A page-crossing access may use two.
+ */
+struct cpu_mmio {
+    enum { CPU_MMIO_NONE, CPU_MMIO_WANTED, CPU_MMIO_DONE } state;
+    bool is_write;
+    uint8_t len; /* bytes, 1 to 64 */
+    gpa_t gpa;
+    uint8_t data[64];
+};
+
+struct cpu;
+struct cpu_vm;
+struct ept;
+struct tlb2;
+struct code_cache;
+
+/* What the processor asks of its hypervisor without leaving guest mode. */
+struct cpu_ops {
+    /* EPT violation at gpa. 0: the EPT was filled, walk again; -ENOENT: nothing there (MMIO); -EFAULT: the slot's host memory is gone. qualification: VMX_EPT_QUAL_*. */
+    int (*ept_violation)(struct cpu *cpu, gpa_t gpa, uint64_t qualification);
+};
+
+struct cpu {
+    /* ---- read and written by translated code ---- */
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint32_t rflags;  /* without IF: see cpu_rflags(); bit 1 set; arithmetic bits valid outside only */
+    uint8_t iflag;    /* RFLAGS.IF */
+    uint8_t intr_shadow; /* VMX_INTR_STI or VMX_INTR_MOV_SS: interrupts wait for one instruction */
+    uint8_t fpu_live; /* guest vector state is in the host's registers */
+    uint8_t in_guest; /* inside cpu_run(): requests must be kicked */
+    _Atomic uint32_t pending; /* CPU_REQ_* */
+    uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */
+    uint64_t ea;              /* operand address for helpers: linear, segment base included */
+    uint64_t imm;             /* immediate for helpers that need more than 8 bits */
+    uint64_t tsc_offset;      /* guest TSC - host TSC */
+    uint64_t host_rsp, host_fs_base, host_gs_base;
+    uint64_t scratch[8];      /* of the translator's glue */
+    uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
+    const void *thunks[16];
+
+    struct vmcs vmcs;
+
+    struct tlb_entry tlb[MMU_IDX_COUNT][2][TLB_SIZE] __attribute__((aligned(64))); /* [idx][MMU_READ or MMU_WRITE] */
+    struct jump_cache_entry jump_cache[MMU_IDX_COUNT][JUMP_CACHE_SIZE];
+    uint32_t code_tlb[MMU_IDX_COUNT][CODE_TLB_SIZE]; /* token of the code page mapped there */
+
+    /* ---- the rest of the processor's state ---- */
+    uint64_t cr2, cr8, xcr0;
+    uint64_t dr[4], dr6;
+    uint64_t msr_star, msr_lstar, msr_cstar, msr_syscall_mask, msr_kernel_gs_base, msr_xss;
+    uint32_t msr_tsc_aux;
+    uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
+    bool has_1g_pages, has_nx;
+
+    struct cpu_event event;  /* to be delivered before the next instruction */
+    struct cpu_mmio mmio[2];
+    bool nmi_blocked;
+    bool guest_debug_step, guest_debug_break; /* KVM_SET_GUEST_DEBUG: see kvm/ */
+    uint64_t guest_debug_dr[4], guest_debug_dr7;
+
+    uint8_t bounce[128] __attribute__((aligned(64))); /* operand copy for accesses that no single host pointer serves */
+    uint64_t bounce_va;
+    uint32_t bounce_len, bounce_state;
+
+    /* ---- machinery ---- */
+    struct cpu_vm *vm;
+    unsigned index; /* of this vCPU in the VM */
+    const struct cpu_ops *ops;
+    void *owner; /* the KVM vCPU object */
+    struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
+    uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */
+    uint8_t *xsave;     /* 64-byte aligned, XSAVE standard format, host layout; valid while !fpu_live */
+    uint32_t xsave_bytes;
+};
+
+enum cpu_stat {
+    CPU_STAT_BLOCKS_TRANSLATED,
+    CPU_STAT_GUEST_BYTES,
+    CPU_STAT_HOST_BYTES,
+    CPU_STAT_GUEST_INSNS,
+    CPU_STAT_DISPATCHES,     /* returns to the C run loop */
+    CPU_STAT_JUMP_MISSES,    /* lookups that the jump cache missed */
+    CPU_STAT_TLB_MISSES,     /* first-level misses */
+    CPU_STAT_TLB2_MISSES,    /* walks of the guest's tables */
+    CPU_STAT_TLB_FLUSHES,
+    CPU_STAT_TLB_FLUSH_PAGES,
+    CPU_STAT_SLOW_ACCESSES,  /* page-crossing, MMIO, code page */
+    CPU_STAT_SMC_INVALIDATIONS,
+    CPU_STAT_EXCEPTIONS,
+    CPU_STAT_INTERRUPTS,
+    CPU_STAT_HELPER_CALLS,
+    CPU_STAT_HOST_FAULTS,    /* SIGSEGV, SIGFPE, … taken in translated code */
+    CPU_STAT_LINKS,
+    CPU_STAT_CODE_FLUSHES,
+    CPU_STAT_COUNT,
+};
+
+/*
+ * A helper: the C side of an instruction that is not copied. `arg` describes the operands:
+ *    4..0  ModRM.reg register   9..5  ModRM.rm register   10  rm is memory, at cpu->ea
+ *   13..11 log2 of the operand size in bytes   15..14 log2 of the address size in bytes
+ *   18..16 segment of the memory operand       20..19 0 none, 1 REP/REPE, 2 REPNE
+ *   31..24 imm8
+ * `len` is the instruction's length in bytes; cpu->rip is the instruction's own address, and
+ * gpr[] and rflags are complete. On CPU_NEXT the caller moves rip; everything in gpr[], and rflags
+ * if the table says HELPER_WRITES_FLAGS, is taken back into the host's registers.
+ */
+typedef enum cpu_result cpu_helper(struct cpu *cpu, uint32_t arg, uint32_t len);
+
+#define HELPER_ARG_REG(arg) ((arg)&0x1fu)
+#define HELPER_ARG_RM(arg) (((arg) >> 5) & 0x1fu)
+#define HELPER_ARG_IS_MEM(arg) (((arg) >> 10) & 1u)
+#define HELPER_ARG_OPSIZE(arg) (1u << (((arg) >> 11) & 7u))
+#define HELPER_ARG_ADDRSIZE(arg) (1u << (((arg) >> 14) & 3u))
+#define HELPER_ARG_SEG(arg) (((arg) >> 16) & 7u)
+#define HELPER_ARG_REP(arg) (((arg) >> 19) & 3u)
+#define HELPER_ARG_IMM8(arg) ((uint8_t)((arg) >> 24))
+
+#define HELPER_WRITES_FLAGS (1u << 0)
+#define HELPER_ENDS_BLOCK (1u << 1) /* changes mode, paging or control flow */
+#define HELPER_VECTOR (1u << 2)     /* works on the vector state in the host's registers */
+#define HELPER_SSE_CHECK (1u << 3)  /* subject to CPU_MODE_NO_SSE */
+#define HELPER_AVX_CHECK (1u << 4)
+
+struct cpu_helper_desc {
+    uint16_t mnemonic; /* ZydisMnemonic */
+    uint16_t flags;    /* HELPER_* */
+    cpu_helper *fn;
+    const char *name;
+};
+/* One table for every instruction that is not copied, sorted by mnemonic (sys_table.c). */
+extern const struct cpu_helper_desc cpu_helper_table[];
+extern const size_t cpu_helper_table_len;
+
+/* ---- state access for kvm/, vmx/ and the helpers ---- */
+
+/* RFLAGS as the guest sees it. */
+static inline uint64_t cpu_rflags(const struct cpu *cpu)
+{
+    return cpu->rflags | (cpu->iflag ? X86_FLAGS_IF : 0u);
+}
+
+/* Sets all of RFLAGS; bit 1 is forced on, reserved bits off. Call cpu_update_mode() afterwards. */
+static inline void cpu_set_rflags(struct cpu *cpu, uint64_t value)
+{
+    cpu->iflag = (value & X86_FLAGS_IF) != 0;
+    cpu->rflags = ((uint32_t)value & X86_FLAGS_VALID & ~X86_FLAGS_IF) | X86_FLAGS_FIXED;
+}
+
+/* CPL is SS.DPL (SDM 3C 25.4.1). */
+static inline unsigned cpu_cpl(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_seg[X86_SS].access_rights & X86_AR_DPL) >> X86_AR_DPL_SHIFT;
+}
+
+static inline bool cpu_in_long_mode(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_ia32_efer & X86_EFER_LMA) != 0;
+}
+
+/* Recomputes cpu->mode: after any change of CR0, CR4, EFER, XCR0, CS, SS, RFLAGS (DF TF AC), DR7, guest debug. */
+void cpu_update_mode(struct cpu *cpu);
+
+/* Records an exception for delivery; returns CPU_FAULT. Contributory faults (double, triple) are worked out at delivery. */
+enum cpu_result cpu_raise(struct cpu *cpu, unsigned vector);
+enum cpu_result cpu_raise_error(struct cpu *cpu, unsigned vector, uint32_t error);
+enum cpu_result cpu_raise_page_fault(struct cpu *cpu, gva_t va, uint32_t error);
+
+/*
+ * Records a VM exit in the VMCS and returns CPU_EXIT. rip is left at the instruction (fault-like);
+ * exit_instruction_len is set to len, so that the handler can step over it.
+ */
+enum cpu_result cpu_vmexit(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t len);
+
+/* Delivers cpu->event through the IDT (sys_event.c): CPU_JUMP, or CPU_EXIT (triple fault, intercepted exception, …). */
+enum cpu_result cpu_deliver_event(struct cpu *cpu);
+
+/*
+ * Reads or writes guest-virtual memory for a helper: len bytes, page-crossing allowed, all or
+ * nothing (a fault on the second page leaves the first unwritten). Returns CPU_NEXT, CPU_FAULT or
+ * CPU_EXIT (MMIO: the request is in cpu->mmio, rerun the instruction).
+ */
+KAGE_MUST_CHECK enum cpu_result cpu_read(struct cpu *cpu, gva_t va, void *buf, unsigned len, enum mmu_idx idx);
+KAGE_MUST_CHECK enum cpu_result cpu_write(struct cpu *cpu, gva_t va, const void *buf, unsigned len, enum mmu_idx idx);
+
+/* The regime of explicit data accesses in the current mode. */
+static inline enum mmu_idx cpu_mmu_idx(const struct cpu *cpu)
+{
+    return (enum mmu_idx)((cpu->mode >> CPU_MODE_IDX_SHIFT) & 3u);
+}
+
+/* Moves the guest's vector state from the host's registers to cpu->xsave and gives C a clean FPU; and back. Both do nothing if already so. */
+void cpu_fpu_save(struct cpu *cpu);
+void cpu_fpu_load(struct cpu *cpu);
+
+/* ---- life cycle and running (run.c) ---- */
+
+/* Shared by all vCPUs of a VM: code cache and code-page index. ept: the VM's second-level tables. Returns 0 or -errno. */
+KAGE_MUST_CHECK int cpu_vm_new(struct ept *ept, struct cpu_vm **out);
+void cpu_vm_free(struct cpu_vm *vm);
+KAGE_MUST_CHECK int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *owner, struct cpu **out);
+void cpu_free(struct cpu *cpu);
+/* Power-up state (SDM 3A table 9-1), vector state included. init: INIT instead of RESET. */
+void cpu_reset(struct cpu *cpu, bool init);
+
+/* Runs guest code until a VM exit is recorded (cpu->vmcs.exit_reason). Only vmx_enter() calls it. */
+void cpu_run(struct cpu *cpu);
+
+/* Asks a vCPU, from any thread or a signal handler, for CPU_REQ_* at its next poll. */
+static inline void cpu_request(struct cpu *cpu, uint32_t bits)
+{
+    atomic_fetch_or_explicit(&cpu->pending, bits, memory_order_seq_cst);
+}
+
+/*
+ * Stops every vCPU of the VM but `self` (may be NULL) at a safe point outside translated code,
+ * runs fn, lets them go on. For changes that no cached translation may survive.
+ */
+void cpu_vm_exclusive(struct cpu_vm *vm, struct cpu *self, void (*fn)(void *), void *arg);
+
+/* True if translated code came from the guest page at gpa: writes to it must go through cpu_code_written(). */
+bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa);
+/* Guest bytes [gpa, gpa+len) changed or are about to: drops the blocks made from them. */
+void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len);
+/* Drops all translated code made from a range, from outside a vCPU (slot change). */
+void cpu_vm_code_invalidate(struct cpu_vm *vm, gpa_t gpa, uint64_t len);
+
+#endif
