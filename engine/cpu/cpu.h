@@ -160,6 +160,9 @@ struct cpu {
     uint8_t bounce[128] __attribute__((aligned(64))); /* operand copy for accesses that no single host pointer serves */
     uint64_t bounce_va;
     uint32_t bounce_len, bounce_state;
+    enum mmu_idx bounce_idx;
+    uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
+    uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, CPU_FPU_BUF_BYTES */
 
     /* ---- machinery ---- */
     struct cpu_vm *vm;

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The C side of instructions that the translator does not copy: what cpu/sys_*.c share with each
+ * other, with the translator, and with kvm/. Helpers themselves are reached through
+ * cpu_helper_table only.
+ *
+ * MMIO. A read that no slot backs fills cpu->mmio[] (WANTED) and exits with
+ * VMX_EXIT_EPT_MISCONFIG; rip is at the instruction. kvm/ supplies the bytes of every WANTED entry,
+ * sets it DONE and enters; the instruction runs again and takes them. No interrupt may be injected
+ * while an entry is DONE: it belongs to the instruction at rip.
+ * A write is posted: the instruction completes (rip and registers have moved, or, in a repeated
+ * string instruction, the element is counted) and the exit follows it. kvm/ performs every WANTED
+ * entry with is_write, sets it NONE and enters.
+ *
+ * Port I/O. VMX_EXIT_IO has the qualification of SDM 3C table 28-5:
+ *   31..16 port | 6 immediate operand | 5 REP | 4 string | 3 IN | 2..0 size - 1
+ * and cpu->imm is the number of elements, at least 1, at most what stays inside one guest page.
+ * For OUT and OUTS the data are in cpu->pio_buf, element after element in the order of the
+ * operation. For IN and INS kvm/ puts them there in the same order. When the I/O is done, in
+ * either direction, kvm/ calls cpu_io_complete() once, before the next vmx_enter(): it writes RAX
+ * or memory, and moves RCX, RSI, RDI and RIP (both cpu->rip and vmcs.guest_rip; RIP stays at the
+ * instruction while a REP has elements left). It returns CPU_NEXT; CPU_FAULT if storing INS data
+ * raised an exception (it is in cpu->event, nothing else to do); or CPU_EXIT if the data went to
+ * MMIO or the memory is gone: vmcs.exit_reason is then a new exit to handle.
+ * For INS and OUTS guest_linear_address and exit_instruction_info (table 28-9: 9..7 address size,
+ * 17..15 segment) are set as well.
+ */
+#ifndef KAGE_CPU_SYS_H
+#define KAGE_CPU_SYS_H
+
+#include "cpu/cpu.h"
+
+/* ---- port I/O (sys_io.c) ---- */
+
+#define CPU_PIO_BUF_BYTES 4096u
+
+#define VMX_IO_SIZE(q) ((unsigned)((q)&7u) + 1u)
+#define VMX_IO_IN (1u << 3)
+#define VMX_IO_STRING (1u << 4)
+#define VMX_IO_REP (1u << 5)
+#define VMX_IO_IMM (1u << 6)
+#define VMX_IO_PORT(q) ((uint16_t)((q) >> 16))
+
+enum cpu_result cpu_io_complete(struct cpu *cpu);
+
+/* ---- MSRs that live in the processor (sys_msr.c) ---- */
+
+/*
+ * 0; -ENOENT: not an MSR of the processor's own; -EINVAL: the value makes WRMSR raise #GP.
+ * The processor's own: TSC, SYSENTER_*, PAT, EFER, STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE,
+ * GS_BASE, KERNEL_GS_BASE, TSC_AUX. RDMSR and WRMSR of these do not exit if the MSR bitmap has
+ * their bits clear; all others exit always.
+ */
+int cpu_get_msr(struct cpu *cpu, uint32_t msr, uint64_t *value);
+int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value);
+
+/* ---- buffers of the helpers (sys_mem.c); cpu_new() and cpu_free() call these ---- */
+
+KAGE_MUST_CHECK int cpu_sys_init(struct cpu *cpu); /* pio_buf and fpu_buf; 0 or -ENOMEM */
+void cpu_sys_fini(struct cpu *cpu);
+
+/* ---- memory accesses (sys_mem.c) ---- */
+
+/*
+ * The translator's slow path. prepare checks an access of len bytes, 1 to 64, and gives in *host
+ * either a pointer to the bytes themselves or cpu->bounce, loaded with them if `read`. After an
+ * access with `write`, commit stores a bounce back, tells the code cache, or posts an MMIO write:
+ * it returns CPU_NEXT or CPU_EXIT, and never faults on RAM. cpu->rip must have moved behind the
+ * instruction before commit.
+ */
+KAGE_MUST_CHECK enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool read, bool write,
+                                                   enum mmu_idx idx, uint8_t **host);
+KAGE_MUST_CHECK enum cpu_result cpu_access_commit(struct cpu *cpu);
+
+/* True if the CPU_EXIT that a write just returned is a posted MMIO write: complete the instruction, then return CPU_EXIT. */
+bool cpu_mmio_posted(const struct cpu *cpu);
+/* cpu_write() as the last act of an instruction of `len` bytes: moves rip behind it if the write was posted. */
+KAGE_MUST_CHECK enum cpu_result cpu_write_last(struct cpu *cpu, gva_t va, const void *buf, unsigned bytes, uint32_t len);
+/* Reads like cpu_read(), but leaves served MMIO bytes for another run; cpu_mmio_consume() drops them. */
+KAGE_MUST_CHECK enum cpu_result cpu_read_keep(struct cpu *cpu, gva_t va, void *buf, unsigned len, enum mmu_idx idx);
+void cpu_mmio_consume(struct cpu *cpu);
+/*
+ * A host pointer for [va, va+len) inside one page of RAM, with the permission of `access`:
+ * *host is NULL if it is MMIO, or a write to a page with code (then go through cpu_write).
+ */
+KAGE_MUST_CHECK enum cpu_result cpu_host_pointer(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
+                                                 uint8_t **host);
+/* Checks that [va, va+len) can be accessed, without touching the bytes. */
+KAGE_MUST_CHECK enum cpu_result cpu_probe(struct cpu *cpu, gva_t va, unsigned len, enum mmu_access access, enum mmu_idx idx);
+
+/* ---- registers ---- */
+
+/* Writes a general register as an instruction of that operand size does (32: zero-extends; 8 and 16: merges). */
+static inline void cpu_set_gpr(struct cpu *cpu, unsigned reg, unsigned bytes, uint64_t value)
+{
+    switch (bytes) {
+    case 1:
+        cpu->gpr[reg] = (cpu->gpr[reg] & ~0xffull) | (value & 0xff);
+        break;
+    case 2:
+        cpu->gpr[reg] = (cpu->gpr[reg] & ~0xffffull) | (value & 0xffff);
+        break;
+    case 4:
+        cpu->gpr[reg] = (uint32_t)value;
+        break;
+    default:
+        cpu->gpr[reg] = value;
+        break;
+    }
+}
+
+static inline uint64_t cpu_size_mask(unsigned bytes)
+{
+    return bytes >= 8 ? ~0ull : (1ull << (bytes * 8)) - 1;
+}
+
+static inline enum cpu_result cpu_raise_gp(struct cpu *cpu, uint32_t error)
+{
+    return cpu_raise_error(cpu, X86_EXC_GP, error);
+}
+
+/* Exits for an instruction with a control bit in the primary controls. */
+static inline bool cpu_proc_ctl(const struct cpu *cpu, uint32_t bit)
+{
+    return (cpu->vmcs.proc_based_ctls & bit) != 0;
+}
+
+static inline bool cpu_proc_ctl2(const struct cpu *cpu, uint32_t bit)
+{
+    return (cpu->vmcs.proc_based_ctls & VMX_PROC_SECONDARY) != 0 && (cpu->vmcs.proc_based_ctls2 & bit) != 0;
+}
+
+/* ---- segmentation (sys_segment.c) ---- */
+
+struct cpu_descriptor {
+    uint64_t base;
+    uint32_t limit;         /* bytes, scaled by G */
+    uint32_t access_rights; /* X86_AR_* */
+    uint64_t gate_offset;   /* of a call gate */
+    uint16_t gate_selector;
+    gva_t address;          /* of the descriptor, for the accessed and busy bits */
+};
+
+/*
+ * Reads the descriptor that a selector names: 8 bytes, or 16 if `system16` and it is a system
+ * descriptor. A selector beyond its table sets *found to false; nothing is raised for that.
+ */
+KAGE_MUST_CHECK enum cpu_result cpu_descriptor_read(struct cpu *cpu, uint16_t selector, bool system16,
+                                                    struct cpu_descriptor *d, bool *found);
+/* Sets the accessed bit of a code or data descriptor in memory, if clear. */
+KAGE_MUST_CHECK enum cpu_result cpu_descriptor_set_accessed(struct cpu *cpu, struct cpu_descriptor *d);
+/* Puts a checked descriptor into a segment register. */
+void cpu_segment_set(struct cpu *cpu, unsigned seg, uint16_t selector, const struct cpu_descriptor *d);
+/* A null selector in a data segment or SS; dpl matters for SS. */
+void cpu_segment_set_null(struct cpu *cpu, unsigned seg, uint16_t selector, unsigned dpl);
+/* Flat segments of SYSCALL, SYSENTER and their returns. */
+void cpu_segment_set_flat(struct cpu *cpu, unsigned seg, uint16_t selector, uint32_t access_rights);
+/* Loads DS, ES, FS, GS or SS with all checks, as MOV Sreg does. */
+KAGE_MUST_CHECK enum cpu_result cpu_segment_load(struct cpu *cpu, unsigned seg, uint16_t selector);
+
+/* ---- events (sys_event.c) ---- */
+
+/* The stack that a gate or call gate with a switch to `cpl` uses: RSPn of the TSS, or ISTn if ist is not 0. */
+KAGE_MUST_CHECK enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint64_t *rsp, uint32_t ext);
+/* INT n, INT3, INT1: records the event as software's; returns CPU_FAULT, which delivers it. */
+enum cpu_result cpu_raise_software(struct cpu *cpu, unsigned vector, unsigned type, uint32_t len);
+
+/* ---- helpers, by file; see sys_table.c for their instructions ---- */
+cpu_helper sys_mov_from_cr, sys_mov_to_cr, sys_mov_dr, sys_clts, sys_lmsw, sys_smsw;
+cpu_helper sys_mov_system, sys_xsetbv, sys_xgetbv, sys_invlpg, sys_invpcid;
+cpu_helper sys_rdmsr, sys_wrmsr, sys_rdtsc, sys_rdtscp, sys_rdpmc, sys_swapgs, sys_rdpid;
+cpu_helper sys_rdfsbase, sys_rdgsbase, sys_wrfsbase, sys_wrgsbase;
+cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys_pause, sys_vmcall, sys_ud;
+cpu_helper sys_rdrand, sys_rdseed;
+cpu_helper sys_cli, sys_sti, sys_clac, sys_stac, sys_cld, sys_std, sys_pushf, sys_popf;
+cpu_helper sys_mov_sreg, sys_push_sreg, sys_pop_sreg, sys_lfs, sys_lgs, sys_lss;
+cpu_helper sys_lar, sys_lsl, sys_verr, sys_verw;
+cpu_helper sys_lgdt, sys_lidt, sys_sgdt, sys_sidt, sys_lldt, sys_ltr, sys_sldt, sys_str;
+cpu_helper sys_call_far, sys_jmp_far, sys_ret_far, sys_iret, sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
+cpu_helper sys_int, sys_int3, sys_int1;
+cpu_helper sys_in, sys_out, sys_ins, sys_outs;
+cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
+cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
+cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
+cpu_helper sys_gather, sys_maskmov;
+
+#endif
