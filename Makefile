@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+# The front door: make build | run | test | bench | soak | fuzz-smoke | format | install | clean.
+#   MODE=asan|ubsan|tsan   an instrumented build, in a build directory of its own
+#   CC=clang-14            another compiler (make clean first)
+#   CMD='uname -a'         make run: run a command in the guest and power off, instead of a shell
+#   PREFIX=/usr/local      make install
+MODE ?=
+PREFIX ?= /usr/local
+CMD ?=
+MEM ?= 512M
+KERNEL ?= cloud
+NINJAFLAGS ?=
+
+BUILD := build$(if $(MODE),-$(MODE))
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kage
+KAGE := $(BUILD)/kage
+
+SANITIZE_ := none
+SANITIZE_asan := address
+SANITIZE_ubsan := undefined
+SANITIZE_tsan := thread
+SANITIZE := $(SANITIZE_$(MODE))
+ifeq ($(SANITIZE),)
+$(error MODE=$(MODE) is not one of asan, ubsan, tsan)
+endif
+
+BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libcmocka-dev zlib1g-dev liblzma-dev \
+	liblz4-dev libzstd-dev
+RUN_PACKAGES := cpio
+TEST_PACKAGES := cpio util-linux bsdutils
+BENCH_PACKAGES := cpio qemu-system-x86 busybox-static
+
+FORMAT_SOURCES = $(shell git ls-files '*.c' '*.h')
+
+.PHONY: build configure deps deps-run deps-test deps-bench run test bench soak fuzz-smoke format install clean
+.DEFAULT_GOAL := build
+
+deps:
+	@tools/install-deps.sh $(BUILD_PACKAGES)
+deps-run: deps
+	@tools/install-deps.sh $(RUN_PACKAGES)
+deps-test: deps
+	@tools/install-deps.sh $(TEST_PACKAGES)
+deps-bench: deps
+	@tools/install-deps.sh $(BENCH_PACKAGES)
+
+# The list of sources is taken when meson runs: run it again when that list has changed.
+configure: deps
+	@tools/configure.sh $(BUILD) -Db_sanitize=$(SANITIZE) -Db_lundef=$(if $(MODE),false,true)
+
+build: configure
+	@ninja -C $(BUILD) $(NINJAFLAGS)
+
+run: build deps-run
+	@KAGE=$(KAGE) KERNEL=$(KERNEL) MEM=$(MEM) CACHE=$(CACHE) tools/run.sh "$$CMD"
+
+export CMD
+
+test: build deps-test
+	@KAGE=$(KAGE) CACHE=$(CACHE) tests/run.sh $(BUILD)
+
+bench: build deps-bench
+	@KAGE=$(KAGE) CACHE=$(CACHE) bench/run.sh $(BUILD)
+
+soak: build deps-test
+	@KAGE=$(KAGE) CACHE=$(CACHE) tests/soak.sh $(BUILD)
+
+fuzz-smoke: build
+	@tests/fuzz-smoke.sh $(BUILD)
+
+format:
+	@command -v clang-format >/dev/null || tools/install-deps.sh clang-format
+	@clang-format -i $(FORMAT_SOURCES)
+
+install: build
+	@meson configure $(BUILD) -Dprefix=$(abspath $(PREFIX)) >/dev/null
+	@meson install -C $(BUILD)
+
+clean:
+	rm -rf build build-asan build-ubsan build-tsan
