@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+# What the system tests share; sourced. Environment: KAGE (the binary), CACHE (fetched kernels), GUEST_PROGS (directory
+# of the static guest programs). A script calls check/pass/fail/skip, and `summary` last.
+# shellcheck shell=sh
+
+: "${KAGE:=build/kage}"
+CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
+export CACHE
+top=$(cd "$(dirname "$0")/../.." && pwd)
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
+
+pass() {
+	passed=$((passed + 1))
+	echo "ok: $1"
+}
+# fail NAME [FILE]: with the end of what it printed
+fail() {
+	failed=$((failed + 1))
+	echo "FAIL: $1"
+	[ -z "${2:-}" ] || tail -n 30 "$2" | tr -d '\r' | sed 's/^/    /'
+}
+skip() {
+	skipped=$((skipped + 1))
+	echo "skip: $1: $2"
+}
+summary() {
+	echo "$passed passed, $failed failed, $skipped skipped"
+	[ "$failed" = 0 ]
+	exit
+}
+
+# need_guest: the whole script is skipped where kernels could not be fetched, or kage was not built.
+need_guest() {
+	if [ ! -x "$KAGE" ]; then
+		fail "$KAGE is there"
+		summary
+	fi
+	for part in busybox "$@"; do
+		[ -e "$CACHE/$part" ] || { skip "$(basename "$0")" "$part could not be fetched"; summary; }
+	done
+}
+
+# boot SECONDS LOG INITRD KERNEL [kage options...]: boots on microvm; kage's exit status.
+boot() {
+	_limit=$1 _log=$2 _initrd=$3 _kernel=$4
+	shift 4
+	timeout -k 5 "$_limit" "$KAGE" run -machine microvm -m 512M -kernel "$_kernel" -initrd "$_initrd" \
+		-append "console=ttyS0 quiet panic=-1${append:+ $append}" -nographic -no-reboot "$@" </dev/null >"$_log" 2>&1
+}
+
+# has LOG REGEX
+has() {
+	tr -d '\r' <"$1" | grep -Eq -- "$2"
+}

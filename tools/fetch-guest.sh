@@ -1,0 +1,87 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Fetches Debian's kernels and busybox for the guest, and unpacks them without installing anything:
+#   CACHE/cloud/vmlinuz      linux-image-cloud-amd64
+#   CACHE/generic/vmlinuz    linux-image-amd64
+#   CACHE/busybox            busybox-static
+# CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
+# Usage: fetch-guest.sh [cloud|generic|busybox]...   (all of them by default)
+set -eu
+cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+[ $# -gt 0 ] || set -- cloud generic busybox
+
+have() {
+	case $1 in
+	busybox) [ -x "$cache/busybox" ] ;;
+	*) [ -s "$cache/$1/vmlinuz" ] ;;
+	esac
+}
+
+work=
+trap '[ -z "$work" ] || rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
+
+# apt-get as an ordinary user needs lists that somebody fetched: ones of our own if the system has none.
+apt_options=
+prepare_apt() {
+	[ -z "$work" ] || return 0
+	work=$(mktemp -d "$cache/fetch.XXXXXX")
+	if [ -z "$(apt-cache -q=2 --no-all-versions show busybox-static 2>/dev/null)" ] ||
+		! (cd "$work" && apt-get download --print-uris busybox-static >/dev/null 2>&1); then
+		echo "Fetching Debian's package lists" >&2
+		if [ "$(id -u)" = 0 ]; then
+			apt-get update -q >&2
+		else
+			mkdir -p "$work/lists/partial"
+			apt_options="-o Dir::State::Lists=$work/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
+			# shellcheck disable=SC2086
+			apt-get $apt_options update -q >&2
+		fi
+	fi
+	# apt's own download user cannot write to a private directory; it then says so and downloads as root.
+	apt_options="$apt_options -o APT::Sandbox::User=root"
+}
+
+# unpack PACKAGE DIRECTORY
+unpack() {
+	echo "Fetching $1" >&2
+	rm -f "$work"/*.deb
+	# shellcheck disable=SC2086
+	(cd "$work" && apt-get $apt_options -q download "$1" >&2)
+	dpkg-deb -x "$work"/*.deb "$2"
+}
+
+# The image that a meta package stands for today. $1: meta package.
+real_kernel() {
+	# shellcheck disable=SC2086
+	apt-cache $apt_options depends --no-recommends --no-suggests "$1" |
+		sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1
+}
+
+for part; do
+	have "$part" && continue
+	command -v apt-get >/dev/null || { echo "fetch-guest: there is no apt-get here to fetch $part with" >&2; exit 1; }
+	prepare_apt
+	rm -rf "$work/root"
+	case $part in
+	cloud) meta=linux-image-cloud-amd64 ;;
+	generic) meta=linux-image-amd64 ;;
+	busybox)
+		unpack busybox-static "$work/root"
+		cp "$work/root/bin/busybox" "$work/busybox"
+		mv "$work/busybox" "$cache/busybox"
+		continue
+		;;
+	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox)" >&2; exit 1 ;;
+	esac
+	package=$(real_kernel "$meta")
+	[ -n "$package" ] || { echo "fetch-guest: $meta does not say which kernel it stands for" >&2; exit 1; }
+	unpack "$package" "$work/root"
+	mkdir -p "$cache/$part"
+	cp "$work"/root/boot/config-* "$cache/$part/config"
+	cp "$work"/root/boot/vmlinuz-* "$cache/$part/vmlinuz.new"
+	echo "$package" >"$cache/$part/package"
+	mv "$cache/$part/vmlinuz.new" "$cache/$part/vmlinuz"
+done
