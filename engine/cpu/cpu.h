@@ -87,6 +87,7 @@ struct cpu_event {
     bool has_error;
     uint8_t vector;
     uint8_t type;
+    bool raised;      /* by cpu_raise…: subject to the exception bitmap; injected events are not */
     uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
     uint32_t error;
     uint64_t payload; /* #PF: CR2; #DB: DR6 bits to set */
@@ -135,6 +136,7 @@ struct cpu {
     uint64_t host_rsp, host_fs_base, host_gs_base;
     uint64_t scratch[8];      /* of the translator's glue */
     uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
+    uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     const void *thunks[16];
 
     struct vmcs vmcs;
@@ -160,7 +162,7 @@ struct cpu {
     uint8_t bounce[128] __attribute__((aligned(64))); /* operand copy for accesses that no single host pointer serves */
     uint64_t bounce_va;
     uint32_t bounce_len, bounce_state;
-    enum mmu_idx bounce_idx;
+    struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
     uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, CPU_FPU_BUF_BYTES */
 
@@ -169,6 +171,9 @@ struct cpu {
     unsigned index; /* of this vCPU in the VM */
     const struct cpu_ops *ops;
     void *owner; /* the KVM vCPU object */
+    struct trans *trans; /* the translator's working storage */
+    uint32_t jump_mode[MMU_IDX_COUNT]; /* mode of the blocks in jump_cache[] */
+    uint32_t leave_link;  /* link that translated code asked for when it left */
     struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
     uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */
     uint8_t *xsave;     /* 64-byte aligned, XSAVE standard format, host layout; valid while !fpu_live */

@@ -160,10 +160,35 @@ KAGE_MUST_CHECK enum cpu_result cpu_segment_load(struct cpu *cpu, unsigned seg, 
 
 /* ---- events (sys_event.c) ---- */
 
+/* Debug exception: dr6_bits are committed to DR6 at delivery. */
+enum cpu_result cpu_raise_debug(struct cpu *cpu, uint64_t dr6_bits);
+/* Regime of implicit supervisor accesses: descriptor tables, IDT and TSS (SDM 3A 4.6.1). */
+static inline enum mmu_idx cpu_implicit_idx(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_cr4 & X86_CR4_SMAP) != 0 ? MMU_IDX_KERNEL : MMU_IDX_KERNEL_USER;
+}
+/* Regime of explicit accesses at another privilege level. */
+static inline enum mmu_idx cpu_idx_at_cpl(const struct cpu *cpu, unsigned cpl)
+{
+    if (cpl == 3) {
+        return MMU_IDX_USER;
+    }
+    bool smap = (cpu->vmcs.guest_cr4 & X86_CR4_SMAP) != 0 && (cpu->rflags & X86_FLAGS_AC) == 0;
+    return smap ? MMU_IDX_KERNEL : MMU_IDX_KERNEL_USER;
+}
+
 /* The stack that a gate or call gate with a switch to `cpl` uses: RSPn of the TSS, or ISTn if ist is not 0. */
 KAGE_MUST_CHECK enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint64_t *rsp, uint32_t ext);
 /* INT n, INT3, INT1: records the event as software's; returns CPU_FAULT, which delivers it. */
 enum cpu_result cpu_raise_software(struct cpu *cpu, unsigned vector, unsigned type, uint32_t len);
+
+/*
+ * What `arg` says beyond cpu.h. MOV with CR, DR or Sreg: imm8 is the opcode byte (20 21 22 23 8C
+ * 8E), reg is the control, debug or segment register. PUSH, POP: reg is the segment register.
+ * IN, OUT: bit 10 set if the port is imm8, clear if it is DX. RET far: cpu->imm is the immediate.
+ * CALL, JMP and RET rows are for the far forms, MOV, PUSH and POP rows for system registers only,
+ * MOVSD and CMPSD rows for the string forms only. Gathers and masked moves decode themselves.
+ */
 
 /* ---- helpers, by file; see sys_table.c for their instructions ---- */
 cpu_helper sys_mov_from_cr, sys_mov_to_cr, sys_mov_dr, sys_clts, sys_lmsw, sys_smsw;
@@ -180,7 +205,8 @@ cpu_helper sys_call_far, sys_jmp_far, sys_ret_far, sys_iret, sys_syscall, sys_sy
 cpu_helper sys_int, sys_int3, sys_int1;
 cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
-cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
+cpu_helper sys_fxsave, sys_fxsave64, sys_fxrstor, sys_fxrstor64;
+cpu_helper sys_xsave, sys_xsave64, sys_xsaveopt, sys_xsaveopt64, sys_xsavec, sys_xsavec64, sys_xrstor, sys_xrstor64;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
 cpu_helper sys_gather, sys_maskmov;
 

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Control and debug registers, XCR0, TLB instructions, and cpu->mode, which sums up what translated
+ * code depends on (SDM 3A 2.5, 4.10; SDM 2 MOV-1; VM exits: SDM 3C 26.1).
+ */
+#include "cpu/sys.h"
+#include "mmu/mmu.h"
+
+#define CR0_RESERVED_ABOVE 32
+#define CR4_KNOWN                                                                                                      \
+    (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |    \
+     X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE |             \
+     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
+#define CR4_FLUSHES (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_LA57 | X86_CR4_SMEP | X86_CR4_SMAP)
+#define CR0_DEFINED                                                                                                    \
+    (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM |           \
+     X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+#define CR0_LMSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
+#define DR6_BD (1ull << 13)
+#define DR6_FIXED_1 0xffff0ff0ull
+#define DR6_FIXED_0 (1ull << 12)
+#define DR7_GD (1ull << 13)
+#define DR7_FIXED_1 (1ull << 10)
+#define DR7_FIXED_0 0xd800ull
+
+/* Qualification of control-register accesses (SDM 3C table 28-3). */
+enum { CR_ACCESS_TO = 0, CR_ACCESS_FROM = 1, CR_ACCESS_CLTS = 2, CR_ACCESS_LMSW = 3 };
+
+void cpu_update_mode(struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    uint32_t cs = v->guest_seg[X86_CS].access_rights;
+    unsigned cpl = cpu_cpl(cpu);
+    uint32_t mode = cpl | (uint32_t)cpu_idx_at_cpl(cpu, cpl) << CPU_MODE_IDX_SHIFT;
+
+    if (cpu_in_long_mode(cpu) && (cs & X86_AR_L) != 0) {
+        mode |= CPU_MODE_LONG;
+    }
+    if ((cs & X86_AR_DB) != 0) {
+        mode |= CPU_MODE_DB;
+    }
+    if ((cpu->rflags & X86_FLAGS_DF) != 0) {
+        mode |= CPU_MODE_DF;
+    }
+    if ((cpu->rflags & X86_FLAGS_TF) != 0 || cpu->guest_debug_step || cpu->intr_shadow != 0) {
+        mode |= CPU_MODE_STEP;
+    }
+    if ((v->guest_cr0 & (X86_CR0_EM | X86_CR0_TS)) != 0 || (v->guest_cr4 & X86_CR4_OSFXSR) == 0) {
+        mode |= CPU_MODE_NO_SSE;
+    }
+    if ((v->guest_cr4 & X86_CR4_OSXSAVE) == 0 || (v->guest_cr0 & X86_CR0_TS) != 0 ||
+        (~cpu->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX)) != 0) {
+        mode |= CPU_MODE_NO_AVX;
+    }
+    if (cpl == 3 && (v->guest_cr0 & X86_CR0_AM) != 0 && (cpu->rflags & X86_FLAGS_AC) != 0) {
+        mode |= CPU_MODE_AC;
+    }
+    if ((v->guest_dr7 & 0xff) != 0 || cpu->guest_debug_break) {
+        mode |= CPU_MODE_BREAK;
+    }
+    if ((v->guest_cr0 & X86_CR0_PG) != 0) {
+        mode |= CPU_MODE_PAGING;
+    }
+    if ((v->guest_cr4 & X86_CR4_UMIP) != 0) {
+        mode |= CPU_MODE_UMIP;
+    }
+    cpu->mode = mode;
+}
+
+static uint64_t cr_qualification(unsigned cr, unsigned access, unsigned reg)
+{
+    return cr | access << 4 | (uint64_t)reg << 8;
+}
+
+static uint64_t read_cr0(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr0 & ~v->cr0_mask) | (v->cr0_read_shadow & v->cr0_mask);
+}
+
+static uint64_t read_cr4(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr4 & ~v->cr4_mask) | (v->cr4_read_shadow & v->cr4_mask);
+}
+
+/* ---- CR0 ---- */
+
+/* Enters or leaves IA-32e mode as CR0.PG changes; false: the change raises #GP (SDM 3A 9.8.5). */
+static bool switch_paging(struct cpu *cpu, uint64_t new_cr0)
+{
+    struct vmcs *v = &cpu->vmcs;
+    bool was = (v->guest_cr0 & X86_CR0_PG) != 0, is = (new_cr0 & X86_CR0_PG) != 0;
+
+    if (was == is) {
+        return true;
+    }
+    if (is) {
+        if ((v->guest_ia32_efer & X86_EFER_LME) == 0) {
+            return true;
+        }
+        if ((v->guest_cr4 & X86_CR4_PAE) == 0 || (v->guest_seg[X86_CS].access_rights & X86_AR_L) != 0 ||
+            (v->guest_seg[X86_TR].access_rights & X86_AR_TYPE) < 8) {
+            return false;
+        }
+        v->guest_ia32_efer |= X86_EFER_LMA;
+        v->entry_ctls |= VMX_ENTRY_IA32E_MODE;
+        return true;
+    }
+    if ((v->guest_cr4 & X86_CR4_PCIDE) != 0 || (cpu->mode & CPU_MODE_LONG) != 0) {
+        return false;
+    }
+    v->guest_ia32_efer &= ~X86_EFER_LMA;
+    v->entry_ctls &= ~VMX_ENTRY_IA32E_MODE;
+    return true;
+}
+
+static enum cpu_result write_cr0(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+
+    if (((value ^ v->cr0_read_shadow) & v->cr0_mask) != 0) {
+        return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
+    }
+    if (value >> CR0_RESERVED_ABOVE != 0 || ((value & X86_CR0_PG) != 0 && (value & X86_CR0_PE) == 0) ||
+        ((value & X86_CR0_NW) != 0 && (value & X86_CR0_CD) == 0)) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    uint64_t new_cr0 = (v->guest_cr0 & v->cr0_mask) | (value & ~v->cr0_mask & CR0_DEFINED) | X86_CR0_ET;
+    if (!switch_paging(cpu, new_cr0)) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    uint64_t changed = v->guest_cr0 ^ new_cr0;
+    v->guest_cr0 = new_cr0;
+    if ((changed & (X86_CR0_PG | X86_CR0_WP | X86_CR0_PE)) != 0) {
+        mmu_flush_all(cpu);
+    }
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_clts(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+
+    (void)arg;
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if ((v->cr0_mask & X86_CR0_TS) != 0) {
+        if ((v->cr0_read_shadow & X86_CR0_TS) != 0) {
+            return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, cr_qualification(0, CR_ACCESS_CLTS, 0), len);
+        }
+        return CPU_NEXT; /* the guest's TS is clear, the real one is the host's (SDM 3C 26.3) */
+    }
+    v->guest_cr0 &= ~X86_CR0_TS;
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_lmsw(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+    uint16_t msw;
+
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (HELPER_ARG_IS_MEM(arg)) {
+        enum cpu_result r = cpu_read(cpu, cpu->ea, &msw, 2, cpu_mmu_idx(cpu));
+        if (r != CPU_NEXT) {
+            return r;
+        }
+    } else {
+        msw = (uint16_t)cpu->gpr[HELPER_ARG_RM(arg)];
+    }
+    /* PE can be set and not cleared: a clear PE in the source never differs (SDM 3C 26.1.3). */
+    uint64_t differs = (msw ^ v->cr0_read_shadow) & v->cr0_mask & (CR0_LMSW & ~X86_CR0_PE);
+    bool sets_pe = (msw & X86_CR0_PE) != 0 && (v->cr0_mask & X86_CR0_PE) != 0 && (v->cr0_read_shadow & X86_CR0_PE) == 0;
+    if (differs != 0 || sets_pe) {
+        bool mem = HELPER_ARG_IS_MEM(arg);
+        uint64_t q = cr_qualification(0, CR_ACCESS_LMSW, 0) | (mem ? 1u << 6 : 0) | (uint64_t)msw << 16;
+        cpu->vmcs.guest_linear_address = mem ? cpu->ea : 0;
+        return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, q, len);
+    }
+    uint64_t writable = CR0_LMSW & ~v->cr0_mask;
+    uint64_t kept_pe = v->guest_cr0 & X86_CR0_PE;
+    v->guest_cr0 = (v->guest_cr0 & ~writable) | (msw & writable) | kept_pe;
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_smsw(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    uint64_t value = read_cr0(cpu);
+
+    if (cpu_cpl(cpu) != 0 && (cpu->vmcs.guest_cr4 & X86_CR4_UMIP) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (HELPER_ARG_IS_MEM(arg)) {
+        uint16_t msw = (uint16_t)value;
+        return cpu_write_last(cpu, cpu->ea, &msw, 2, len);
+    }
+    cpu_set_gpr(cpu, HELPER_ARG_RM(arg), HELPER_ARG_OPSIZE(arg), value);
+    return CPU_NEXT;
+}
+
+/* ---- CR3, CR4, CR8 ---- */
+
+static enum cpu_result write_cr3(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+
+    if (cpu_proc_ctl(cpu, VMX_PROC_CR3_LOAD_EXITING)) {
+        bool target = false;
+        for (uint32_t i = 0; i < v->cr3_target_count && i < KAGE_ARRAY_SIZE(v->cr3_target); i++) {
+            target |= v->cr3_target[i] == value;
+        }
+        if (!target) {
+            return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
+        }
+    }
+    bool pcide = (v->guest_cr4 & X86_CR4_PCIDE) != 0;
+    bool noflush = pcide && (value & X86_CR3_NOFLUSH) != 0;
+    if (noflush) {
+        value &= ~X86_CR3_NOFLUSH;
+    }
+    if ((value & cpu->maxphyaddr_mask) != 0 || value >> 52 != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    v->guest_cr3 = value;
+    mmu_switch_cr3(cpu, noflush);
+    return CPU_NEXT;
+}
+
+static enum cpu_result write_cr4(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+
+    if (((value ^ v->cr4_read_shadow) & v->cr4_mask) != 0) {
+        return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
+    }
+    uint64_t new_cr4 = (v->guest_cr4 & v->cr4_mask) | (value & ~v->cr4_mask);
+    uint64_t changed = v->guest_cr4 ^ new_cr4;
+    bool bad = (new_cr4 & ~v->cr4_mask & ~CR4_KNOWN) != 0;
+    if (cpu_in_long_mode(cpu)) {
+        bad |= (new_cr4 & X86_CR4_PAE) == 0 || (changed & X86_CR4_LA57) != 0;
+    }
+    if ((changed & new_cr4 & X86_CR4_PCIDE) != 0) {
+        bad |= !cpu_in_long_mode(cpu) || (v->guest_cr3 & X86_CR3_PCID_MASK) != 0;
+    }
+    if (bad) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    v->guest_cr4 = new_cr4;
+    if ((changed & CR4_FLUSHES) != 0 || (changed & ~new_cr4 & X86_CR4_PCIDE) != 0) {
+        mmu_flush_all(cpu);
+    }
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+static enum cpu_result write_cr8(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
+{
+    /* The TPR shadow does not exist here: kvm/ takes the exit, or reads cpu->cr8. */
+    if (cpu_proc_ctl(cpu, VMX_PROC_CR8_LOAD_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
+    }
+    if (value > 15) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    cpu->cr8 = value;
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_mov_to_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    unsigned cr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
+    uint64_t value = cpu->gpr[reg], q = cr_qualification(cr, CR_ACCESS_TO, reg);
+
+    if (cr > 8 || (1u << cr & 0x11d) == 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    switch (cr) {
+    case 0:
+        return write_cr0(cpu, value, q, len);
+    case 2:
+        cpu->cr2 = value;
+        return CPU_NEXT;
+    case 3:
+        return write_cr3(cpu, value, q, len);
+    case 4:
+        return write_cr4(cpu, value, q, len);
+    default:
+        return write_cr8(cpu, value, q, len);
+    }
+}
+
+enum cpu_result sys_mov_from_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    unsigned cr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
+    uint64_t q = cr_qualification(cr, CR_ACCESS_FROM, reg), value;
+
+    if (cr > 8 || (1u << cr & 0x11d) == 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if ((cr == 3 && cpu_proc_ctl(cpu, VMX_PROC_CR3_STORE_EXITING)) ||
+        (cr == 8 && cpu_proc_ctl(cpu, VMX_PROC_CR8_STORE_EXITING))) {
+        return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, q, len);
+    }
+    switch (cr) {
+    case 0:
+        value = read_cr0(cpu);
+        break;
+    case 2:
+        value = cpu->cr2;
+        break;
+    case 3:
+        value = cpu->vmcs.guest_cr3;
+        break;
+    case 4:
+        value = read_cr4(cpu);
+        break;
+    default:
+        value = cpu->cr8;
+        break;
+    }
+    cpu->gpr[reg] = value;
+    return CPU_NEXT;
+}
+
+/* ---- debug registers ---- */
+
+enum cpu_result sys_mov_dr(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    struct vmcs *v = &cpu->vmcs;
+    unsigned dr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
+    bool write = HELPER_ARG_IMM8(arg) == 0x23;
+    uint64_t value = cpu->gpr[reg];
+
+    if (dr > 7 || ((dr == 4 || dr == 5) && (v->guest_cr4 & X86_CR4_DE) != 0)) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (cpu_proc_ctl(cpu, VMX_PROC_MOV_DR_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_MOV_DR, dr | (write ? 0 : 1u << 4) | (uint64_t)reg << 8, len);
+    }
+    if ((v->guest_dr7 & DR7_GD) != 0) {
+        return cpu_raise_debug(cpu, DR6_BD);
+    }
+    if (dr == 4 || dr == 5) {
+        dr += 2;
+    }
+    if (!write) {
+        cpu->gpr[reg] = dr < 4 ? cpu->dr[dr] : dr == 6 ? cpu->dr6 : v->guest_dr7;
+        return CPU_NEXT;
+    }
+    if (dr < 4) {
+        cpu->dr[dr] = value;
+        return CPU_NEXT;
+    }
+    if (value >> 32 != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (dr == 6) {
+        cpu->dr6 = (value | DR6_FIXED_1) & ~DR6_FIXED_0;
+    } else {
+        v->guest_dr7 = (value | DR7_FIXED_1) & ~DR7_FIXED_0;
+    }
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+/* MOV with a system register, told apart by its opcode byte. */
+enum cpu_result sys_mov_system(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    switch (HELPER_ARG_IMM8(arg)) {
+    case 0x20:
+        return sys_mov_from_cr(cpu, arg, len);
+    case 0x22:
+        return sys_mov_to_cr(cpu, arg, len);
+    case 0x21:
+    case 0x23:
+        return sys_mov_dr(cpu, arg, len);
+    default:
+        return sys_mov_sreg(cpu, arg, len);
+    }
+}
+
+/* ---- XCR0 ---- */
+
+enum cpu_result sys_xsetbv(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    if ((cpu->vmcs.guest_cr4 & X86_CR4_OSXSAVE) == 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    return cpu_vmexit(cpu, VMX_EXIT_XSETBV, 0, len);
+}
+
+enum cpu_result sys_xgetbv(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    if ((cpu->vmcs.guest_cr4 & X86_CR4_OSXSAVE) == 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if ((uint32_t)cpu->gpr[X86_RCX] != 0) {
+        return cpu_raise_gp(cpu, 0); /* XCR1 (XINUSE) is not offered */
+    }
+    cpu->gpr[X86_RAX] = (uint32_t)cpu->xcr0;
+    cpu->gpr[X86_RDX] = cpu->xcr0 >> 32;
+    return CPU_NEXT;
+}
+
+/* ---- TLB ---- */
+
+enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_INVLPG, cpu->ea, len);
+    }
+    if (x86_is_canonical(cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
+        mmu_flush_page(cpu, cpu->ea);
+    }
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    uint64_t type = cpu->gpr[HELPER_ARG_REG(arg)];
+    uint64_t descriptor[2];
+
+    if (!cpu_proc_ctl2(cpu, VMX_PROC2_INVPCID)) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
+        enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_INVPCID, 0, len);
+        cpu->vmcs.exit_instruction_info = HELPER_ARG_REG(arg) << 28 | HELPER_ARG_SEG(arg) << 15 | 2u << 7;
+        cpu->vmcs.guest_linear_address = cpu->ea;
+        return r;
+    }
+    enum cpu_result r = cpu_read(cpu, cpu->ea, descriptor, sizeof(descriptor), cpu_mmu_idx(cpu));
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    bool pcide = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
+    bool bad = type > 3 || descriptor[0] >> 12 != 0;
+    if (type < 2) {
+        bad |= !pcide && descriptor[0] != 0;
+    }
+    if (bad || (type == 0 && !x86_is_canonical(descriptor[1]))) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    switch (type) {
+    case 0:
+        mmu_flush_page_pcid(cpu, descriptor[1], (unsigned)descriptor[0]);
+        break;
+    case 1:
+        mmu_flush_pcid(cpu, (unsigned)descriptor[0]);
+        break;
+    case 2:
+        mmu_flush_all(cpu);
+        break;
+    default:
+        mmu_flush_non_global(cpu);
+        break;
+    }
+    return CPU_NEXT;
+}

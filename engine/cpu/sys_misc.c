@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Flag instructions, and instructions that mainly exit: HLT, CPUID, VMCALL, MONITOR, PAUSE, cache
+ * control (SDM 3C 26.1.2 and 26.1.3), or are never valid here.
+ */
+#include "cpu/sys.h"
+
+/* ---- flags ---- */
+
+/* CLI and STI: IOPL, or with CR4.PVI or VME at CPL 3 the virtual flag (SDM 2A CLI, STI). */
+static bool iopl_allows(const struct cpu *cpu)
+{
+    return cpu_cpl(cpu) <= (cpu->rflags & X86_FLAGS_IOPL) >> X86_FLAGS_IOPL_SHIFT;
+}
+
+static bool uses_vif(const struct cpu *cpu)
+{
+    return cpu_cpl(cpu) == 3 && (cpu->vmcs.guest_cr4 & X86_CR4_PVI) != 0;
+}
+
+enum cpu_result sys_cli(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    if (iopl_allows(cpu)) {
+        cpu->iflag = 0;
+    } else if (uses_vif(cpu)) {
+        cpu->rflags &= ~X86_FLAGS_VIF;
+    } else {
+        return cpu_raise_gp(cpu, 0);
+    }
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_sti(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    if (iopl_allows(cpu)) {
+        if (cpu->iflag == 0) {
+            cpu->iflag = 1;
+            cpu->intr_shadow = VMX_INTR_STI;
+            cpu_update_mode(cpu);
+        }
+    } else if (uses_vif(cpu) && (cpu->rflags & X86_FLAGS_VIP) == 0) {
+        cpu->rflags |= X86_FLAGS_VIF;
+    } else {
+        return cpu_raise_gp(cpu, 0);
+    }
+    return CPU_NEXT;
+}
+
+static enum cpu_result set_ac(struct cpu *cpu, bool on)
+{
+    if ((cpu->vmcs.guest_cr4 & X86_CR4_SMAP) == 0 && !on && cpu_cpl(cpu) != 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    cpu->rflags = (cpu->rflags & ~X86_FLAGS_AC) | (on ? X86_FLAGS_AC : 0);
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_clac(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    return set_ac(cpu, false);
+}
+
+enum cpu_result sys_stac(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    return set_ac(cpu, true);
+}
+
+enum cpu_result sys_cld(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    cpu->rflags &= ~X86_FLAGS_DF;
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_std(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    cpu->rflags |= X86_FLAGS_DF;
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_pushf(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
+    uint64_t value = cpu_rflags(cpu) & ~(uint64_t)(X86_FLAGS_RF | X86_FLAGS_VM);
+    uint64_t rsp = cpu->gpr[X86_RSP] - bytes;
+
+    enum cpu_result r = cpu_write_last(cpu, rsp, &value, bytes, len);
+    if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
+        cpu->gpr[X86_RSP] = rsp;
+    }
+    return r;
+}
+
+enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
+    uint32_t changes = X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT | X86_FLAGS_AC | X86_FLAGS_ID;
+    uint64_t value = 0, old = cpu_rflags(cpu);
+
+    (void)len;
+    enum cpu_result r = cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu));
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    if (cpu_cpl(cpu) == 0) {
+        changes |= X86_FLAGS_IOPL;
+    }
+    if (iopl_allows(cpu)) {
+        changes |= X86_FLAGS_IF;
+    }
+    if (bytes == 2) {
+        changes &= 0xffff;
+    }
+    cpu->gpr[X86_RSP] += bytes;
+    cpu_set_rflags(cpu, (old & ~(uint64_t)(changes | X86_FLAGS_RF)) | (value & changes));
+    cpu_update_mode(cpu);
+    return CPU_NEXT;
+}
+
+/* ---- instructions that exit ---- */
+
+static enum cpu_result privileged_exit(struct cpu *cpu, uint32_t reason, uint32_t len)
+{
+    return cpu_cpl(cpu) != 0 ? cpu_raise_gp(cpu, 0) : cpu_vmexit(cpu, reason, 0, len);
+}
+
+enum cpu_result sys_hlt(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    /* Without HLT exiting the hypervisor still has to make the thread wait: the exit is the same. */
+    return privileged_exit(cpu, VMX_EXIT_HLT, len);
+}
+
+enum cpu_result sys_cpuid(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    return cpu_vmexit(cpu, VMX_EXIT_CPUID, 0, len);
+}
+
+enum cpu_result sys_invd(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    return privileged_exit(cpu, VMX_EXIT_INVD, len);
+}
+
+enum cpu_result sys_wbinvd(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    if (cpu_proc_ctl2(cpu, VMX_PROC2_WBINVD_EXITING)) {
+        return privileged_exit(cpu, VMX_EXIT_WBINVD, len);
+    }
+    return cpu_cpl(cpu) != 0 ? cpu_raise_gp(cpu, 0) : CPU_NEXT; /* host caches are coherent */
+}
+
+enum cpu_result sys_monitor(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    uint8_t byte;
+
+    (void)arg;
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_proc_ctl(cpu, VMX_PROC_MONITOR_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_MONITOR, 0, len);
+    }
+    if ((uint32_t)cpu->gpr[X86_RCX] != 0) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    return cpu_read(cpu, cpu->ea, &byte, 1, cpu_mmu_idx(cpu)); /* faults as a load does */
+}
+
+enum cpu_result sys_mwait(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    if (cpu_cpl(cpu) != 0) {
+        return cpu_raise(cpu, X86_EXC_UD);
+    }
+    if (cpu_proc_ctl(cpu, VMX_PROC_MWAIT_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_MWAIT, 0, len);
+    }
+    return (cpu->gpr[X86_RCX] & ~1ull) != 0 ? cpu_raise_gp(cpu, 0) : CPU_NEXT; /* any wake-up ends the wait */
+}
+
+enum cpu_result sys_pause(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    if (cpu_proc_ctl(cpu, VMX_PROC_PAUSE_EXITING)) {
+        return cpu_vmexit(cpu, VMX_EXIT_PAUSE, 0, len);
+    }
+    __builtin_ia32_pause();
+    return CPU_NEXT;
+}
+
+enum cpu_result sys_vmcall(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    return cpu_vmexit(cpu, VMX_EXIT_VMCALL, 0, len);
+}
+
+enum cpu_result sys_rdrand(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_RDRAND, 0, len);
+
+    cpu->vmcs.exit_instruction_info = HELPER_ARG_RM(arg) << 3 | (HELPER_ARG_OPSIZE(arg) >> 2) << 11;
+    return r;
+}
+
+enum cpu_result sys_rdseed(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_RDSEED, 0, len);
+
+    cpu->vmcs.exit_instruction_info = HELPER_ARG_RM(arg) << 3 | (HELPER_ARG_OPSIZE(arg) >> 2) << 11;
+    return r;
+}
+
+enum cpu_result sys_ud(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    return cpu_raise(cpu, X86_EXC_UD);
+}
