@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What follows from a case's code (liveness of flags), the comparison of two outcomes, and their
+ * printing. Not compared: flags that the manual leaves undefined, RF, the x87 instruction and data
+ * pointers (a translator's instructions lie elsewhere), and reserved bytes of the FXSAVE image.
+ */
+#include "diff.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define FLAGS_RF 0x10000u
+#define EXC_DB 1
+#define EXC_BP 3
+#define EXC_PF 14
+#define PF_P 1u
+#define PF_U 4u
+
+static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                          "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+bool diff_case_analyse(struct diff_case *c)
+{
+    ZydisDecodedInstruction insn[DIFF_INSNS_MAX];
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    unsigned n = 0;
+
+    c->reads_undefined = false;
+    memset(c->flags_undefined, 0, sizeof(c->flags_undefined));
+    for (size_t at = 0; at < c->code_len; n++) {
+        if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops)))
+            return false;
+        c->insn_off[n] = (uint8_t)at;
+        c->mnemonic[n] = (uint16_t)insn[n].mnemonic;
+        if (diff_user_only(c->mnemonic[n], (uint8_t)insn[n].meta.category) || (insn[n].attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
+            insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+            c->user_only = true;
+        for (unsigned i = 0; i < insn[n].operand_count; i++)
+            if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_SEGMENT)
+                c->user_only = true;
+        at += insn[n].length;
+    }
+    c->insns = (uint8_t)n;
+
+    for (unsigned i = 0; i < n; i++) {
+        const ZydisAccessedFlags *f = insn[i].cpu_flags;
+        uint32_t undefined = c->flags_undefined[i], read = f ? f->tested & undefined : 0;
+        if (read & DIFF_FLAGS_ARITH)
+            c->reads_undefined = true;
+        if (f)
+            undefined = (undefined & ~(f->modified | f->set_0 | f->set_1)) | f->undefined;
+        c->flags_undefined[i + 1] |= (uint16_t)(undefined & DIFF_FLAGS_ARITH);
+        /* a forward branch joins somewhere behind */
+        if (insn[i].meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+            for (unsigned j = i + 2; j <= n; j++)
+                c->flags_undefined[j] |= (uint16_t)(undefined & DIFF_FLAGS_ARITH);
+    }
+    uint32_t live = DIFF_FLAGS_ARITH;
+    for (unsigned i = n; i-- > 0;) {
+        const ZydisAccessedFlags *f = insn[i].cpu_flags;
+        if (f)
+            live = (live & ~(f->modified | f->set_0 | f->set_1 | f->undefined)) | (f->tested & DIFF_FLAGS_ARITH);
+        c->flags_live[i] = (uint16_t)live;
+    }
+    return n > 0;
+}
+
+/* Flags to compare, given where the case ended. */
+static uint64_t flags_mask(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode)
+{
+    uint64_t at = host->out.rip - c->in.rip, mask = ~(uint64_t)FLAGS_RF;
+
+    if (host->vector != EXC_BP && host->vector != EXC_DB)
+        for (unsigned i = 0; i < c->insns; i++)
+            if (c->insn_off[i] == at) {
+                /* flags that the sequence overwrites before it reads them may be gone already */
+                if (c->insns > 1 && !mode->strict)
+                    mask &= ~(uint64_t)(DIFF_FLAGS_ARITH & ~c->flags_live[i]);
+                return mask & ~(uint64_t)c->flags_undefined[i];
+            }
+    return mask & ~(uint64_t)c->flags_undefined[c->insns];
+}
+
+/* Bytes of the FXSAVE image that count. */
+static bool fx_compared(size_t i)
+{
+    if (i < 5 || (i >= 24 && i < 28))
+        return true;
+    if (i >= 32 && i < 160)
+        return (i & 15) < 10;
+    return i >= 160 && i < 416;
+}
+
+static uint32_t error_mask(const struct diff_outcome *host, const struct diff_mode *mode)
+{
+    uint32_t mask = ~0u;
+
+    if (host->vector == EXC_PF) {
+        if (mode->cpl0)
+            mask &= ~PF_U;
+        /* Linux tells user code that the kernel's half is mapped, so as not to tell what is */
+        if (host->cr2 >= 1ull << 47)
+            mask &= ~PF_P;
+    }
+    return mask;
+}
+
+static bool report(FILE *out, const char *what, uint64_t host, uint64_t guest)
+{
+    if (host == guest)
+        return true;
+    if (out)
+        fprintf(out, "  %-12s host %016" PRIx64 "  guest %016" PRIx64 "\n", what, host, guest);
+    return false;
+}
+
+static bool report_bytes(FILE *out, const char *what, const uint8_t *host, const uint8_t *guest, size_t len)
+{
+    if (!memcmp(host, guest, len))
+        return true;
+    if (out) {
+        fprintf(out, "  %-12s host ", what);
+        for (size_t i = len; i-- > 0;)
+            fprintf(out, "%02x", host[i]);
+        fprintf(out, "\n  %-12s guest ", "");
+        for (size_t i = len; i-- > 0;)
+            fprintf(out, host[i] == guest[i] ? ".." : "%02x", guest[i]);
+        fprintf(out, "\n");
+    }
+    return false;
+}
+
+static bool compare_vector(FILE *out, const struct diff_vector *host, const struct diff_vector *guest)
+{
+    char name[32];
+    bool same = true;
+    uint8_t a[512], b[512];
+
+    for (size_t i = 0; i < 512; i++) {
+        a[i] = fx_compared(i) ? host->fx[i] : 0;
+        b[i] = fx_compared(i) ? guest->fx[i] : 0;
+    }
+    if (memcmp(a, b, sizeof(a))) {
+        same = false;
+        report_bytes(out, "fcw", a, b, 2);
+        report_bytes(out, "fsw", a + 2, b + 2, 2);
+        report_bytes(out, "ftw", a + 4, b + 4, 1);
+        report_bytes(out, "mxcsr", a + 24, b + 24, 4);
+        for (size_t i = 0; i < 8; i++) {
+            snprintf(name, sizeof(name), "st(%zu)/mm", i);
+            report_bytes(out, name, a + 32 + 16 * i, b + 32 + 16 * i, 10);
+        }
+        for (size_t i = 0; i < 16; i++) {
+            snprintf(name, sizeof(name), "xmm%zu", i);
+            report_bytes(out, name, a + 160 + 16 * i, b + 160 + 16 * i, 16);
+        }
+    }
+    for (size_t i = 0; i < 16; i++) {
+        snprintf(name, sizeof(name), "ymm%zu.high", i);
+        same &= report_bytes(out, name, host->ymmh[i], guest->ymmh[i], 16);
+        snprintf(name, sizeof(name), "zmm%zu.high", i);
+        same &= report_bytes(out, name, host->zmmh[i], guest->zmmh[i], 32);
+        snprintf(name, sizeof(name), "zmm%zu", i + 16);
+        same &= report_bytes(out, name, host->hi16[i], guest->hi16[i], 64);
+    }
+    for (size_t i = 0; i < 8; i++) {
+        snprintf(name, sizeof(name), "k%zu", i);
+        same &= report(out, name, host->k[i], guest->k[i]);
+    }
+    return same;
+}
+
+static bool compare(FILE *out, const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest,
+                    const struct diff_mode *mode)
+{
+    uint64_t flags = flags_mask(c, host, mode);
+    uint32_t error = error_mask(host, mode);
+    bool same = true;
+
+    if (host->status != guest->status) {
+        static const char *const names[] = {"never ran", "done", "hangs", "system call", "crash", "refused"};
+        if (out)
+            fprintf(out, "  host: %s; guest: %s (%#x)\n", names[host->status], names[guest->status], guest->note);
+        return false;
+    }
+    same &= report(out, "vector", host->vector, guest->vector);
+    same &= report(out, "error", host->error & error, guest->error & error);
+    same &= report(out, "cr2", host->cr2, guest->cr2);
+    same &= report(out, "rip", host->out.rip, guest->out.rip);
+    same &= report(out, "rflags", host->out.rflags & flags, guest->out.rflags & flags);
+    for (size_t i = 0; i < 16; i++)
+        same &= report(out, gpr_names[i], host->out.gpr[i], guest->out.gpr[i]);
+    same &= report(out, "fs base", host->out.fs_base, guest->out.fs_base);
+    same &= report(out, "gs base", host->out.gs_base, guest->out.gs_base);
+    same &= report(out, "gs:fs:es:ds", host->out.seg, guest->out.seg);
+    same &= compare_vector(out, &host->vec, &guest->vec);
+    if (memcmp(host->mem, guest->mem, DIFF_DATA_BYTES)) {
+        same = false;
+        unsigned lines = 0;
+        for (size_t i = 0; out && i < DIFF_DATA_BYTES && lines < 8; i += 16)
+            if (memcmp(host->mem + i, guest->mem + i, 16)) {
+                char name[32];
+                snprintf(name, sizeof(name), "[%llx]", DIFF_DATA + i);
+                report_bytes(out, name, host->mem + i, guest->mem + i, 16);
+                lines++;
+            }
+    }
+    return same;
+}
+
+bool diff_same(const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest, const struct diff_mode *mode)
+{
+    return compare(NULL, c, host, guest, mode);
+}
+
+void diff_print_difference(FILE *out, const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest,
+                           const struct diff_mode *mode)
+{
+    fprintf(out, "  host ends with vector %u error %#x at %#" PRIx64 "\n", host->vector, host->error, host->out.rip);
+    compare(out, c, host, guest, mode);
+}
+
+void diff_print_case(FILE *out, const struct diff_case *c)
+{
+    ZydisFormatter formatter;
+    ZydisDecodedInstruction insn;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    char text[160];
+    uint32_t mxcsr;
+
+    fprintf(out, "case %u%s%s\n", c->id, c->name ? " " : "", c->name ? c->name : "");
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    for (size_t at = 0; at < c->code_len; at += insn.length) {
+        if (ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn, ops)))
+            break;
+        ZydisFormatterFormatInstruction(&formatter, &insn, ops, insn.operand_count_visible, text, sizeof(text),
+                                        c->in.rip + at, NULL);
+        fprintf(out, "  %" PRIx64 "  ", c->in.rip + at);
+        for (unsigned i = 0; i < insn.length; i++)
+            fprintf(out, "%02x", c->code[at + i]);
+        fprintf(out, "%*s %s\n", 24 - 2 * insn.length > 0 ? 24 - 2 * insn.length : 0, "", text);
+    }
+    for (size_t i = 0; i < 16; i++)
+        fprintf(out, "  %-3s %016" PRIx64 "%s", gpr_names[i], c->in.gpr[i], i % 4 == 3 ? "\n" : "");
+    memcpy(&mxcsr, c->vec.fx + 24, 4);
+    fprintf(out, "  rflags %" PRIx64 "  fs %" PRIx64 "  gs %" PRIx64 "  mxcsr %x  fcw %x  fsw %x  ftw %02x  memory %u\n", c->in.rflags, c->in.fs_base,
+            c->in.gs_base, mxcsr, c->vec.fx[0] | c->vec.fx[1] << 8, c->vec.fx[2] | c->vec.fx[3] << 8, c->vec.fx[4], c->mem_template);
+}

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The differential CPU test: the same short instruction sequence runs on the bare host processor and
+ * in a guest, from the same registers, vector state and memory, and must end in the same state or in
+ * the same exception. This header is what a case and its outcome are, and who makes and runs them.
+ *
+ * Both sides see the same address space:
+ *
+ *   CODE 0x10000000  2 pages  rwx   the case lies in the window around the boundary of the two;
+ *                                   every other byte of the window is INT3
+ *   DATA 0x10010000  3 pages  rw-
+ *        0x10013000  1 page   r--
+ *   and nothing before, between and behind.
+ */
+#ifndef KAGE_TESTS_DIFF_DIFF_H
+#define KAGE_TESTS_DIFF_DIFF_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <Zydis/Zydis.h>
+
+#define DIFF_CODE 0x10000000ull
+#define DIFF_CODE_BYTES 0x2000ull
+#define DIFF_WINDOW (DIFF_CODE + 0xf00) /* what is rewritten for each case */
+#define DIFF_WINDOW_BYTES 0x200
+#define DIFF_DATA 0x10010000ull
+#define DIFF_DATA_RW_BYTES 0x3000
+#define DIFF_DATA_BYTES 0x4000 /* the read-only page included */
+
+/* Selectors, the same as Linux uses on x86-64. */
+#define DIFF_SEL_KERNEL_CS 0x10
+#define DIFF_SEL_KERNEL_DS 0x18
+#define DIFF_SEL_USER_DS 0x2b
+#define DIFF_SEL_USER_CS 0x33
+
+#define DIFF_CODE_MAX 160
+#define DIFF_INSNS_MAX 16
+#define DIFF_PATCHES 6
+#define DIFF_TEMPLATES 8
+
+#define DIFF_FLAGS_ARITH 0x8d5u /* CF PF AF ZF SF OF */
+
+/* All that XSAVE holds of the vector state, in one layout for every host. */
+struct diff_vector {
+    uint8_t fx[512];      /* as FXSAVE64 stores it */
+    uint8_t ymmh[16][16]; /* YMM0-15, bits 255:128 */
+    uint64_t k[8];
+    uint8_t zmmh[16][32]; /* ZMM0-15, bits 511:256 */
+    uint8_t hi16[16][64]; /* ZMM16-31 */
+};
+
+struct diff_regs {
+    uint64_t gpr[16]; /* in encoding order: RAX RCX RDX RBX RSP RBP RSI RDI R8-R15 */
+    uint64_t rip, rflags;
+    uint64_t fs_base, gs_base;
+    uint64_t seg; /* DS, ES, FS, GS selectors, 16 bits each from bit 0 */
+};
+
+struct diff_patch {
+    uint16_t offset; /* into DATA */
+    uint16_t size;   /* 1 to 8 bytes; 0: unused */
+    uint64_t value;
+};
+
+struct diff_case {
+    uint32_t id;
+    uint32_t form; /* index of the form of the first instruction; UINT32_MAX: hand-picked */
+    const char *name; /* of a hand-picked case */
+    uint8_t code[DIFF_CODE_MAX];
+    uint16_t code_len;
+    uint16_t code_off;     /* from DIFF_WINDOW */
+    uint8_t insns;         /* instructions in the straight line */
+    uint8_t mem_template;
+    bool user_only; /* means something else at CPL 0 */
+    struct diff_patch patch[DIFF_PATCHES];
+    struct diff_regs in; /* rip: where it starts */
+    struct diff_vector vec;
+
+    /* Filled by case_analyse(). */
+    uint8_t insn_off[DIFF_INSNS_MAX];
+    uint16_t flags_live[DIFF_INSNS_MAX];          /* arithmetic flags that are live before the instruction */
+    uint16_t flags_undefined[DIFF_INSNS_MAX + 1]; /* undefined before the instruction; the last: at the end */
+    bool reads_undefined;                         /* some instruction reads an undefined flag */
+    uint16_t mnemonic[DIFF_INSNS_MAX];
+};
+
+enum diff_status {
+    DIFF_NONE,    /* never ran */
+    DIFF_DONE,    /* ended in an exception, INT3 included */
+    DIFF_HANG,    /* did not end */
+    DIFF_SYSCALL, /* tried a system call */
+    DIFF_CRASH,   /* took its runner down */
+    DIFF_REFUSED, /* the back end said that it cannot run it (kernel's KVM: emulation failure) */
+};
+
+struct diff_outcome {
+    uint32_t status; /* enum diff_status */
+    uint32_t vector, error;
+    uint32_t note; /* of a runner that failed: errno, or the KVM exit reason */
+    uint64_t cr2;
+    struct diff_regs out;
+    struct diff_vector vec;
+    uint8_t mem[DIFF_DATA_BYTES];
+};
+
+/* Cases and outcomes in memory that the runner's process shares with the driver. */
+struct diff_batch {
+    _Atomic uint32_t current; /* index of the case that runs */
+    uint32_t count;
+    struct diff_case *cases;
+    struct diff_outcome *outcomes;
+};
+
+/* Where a case may run. */
+struct diff_mode {
+    const char *name;
+    bool guest;     /* in a VM; else on the host */
+    bool kernel;    /* on the kernel's KVM, not on libkage */
+    bool cpl0;
+    bool strict;    /* arithmetic flags are compared at faults even where they are dead */
+    unsigned flags; /* KAGE_TEST_* */
+};
+
+/* state.c: memory templates and the conversion of XSAVE images. */
+extern uint8_t (*diff_templates)[DIFF_DATA_BYTES];
+int diff_state_init(uint64_t seed);
+uint64_t diff_host_xcr0(void);
+void diff_vector_from_xsave(struct diff_vector *vec, const uint8_t *xsave);
+void diff_vector_to_xsave(const struct diff_vector *vec, uint8_t *xsave);
+void diff_case_memory(const struct diff_case *c, uint8_t *mem); /* RW part only: DIFF_DATA_RW_BYTES */
+void diff_case_window(const struct diff_case *c, uint8_t window[DIFF_WINDOW_BYTES]);
+void diff_copy(void *dst, const void *src, size_t len);
+void diff_random_seed(uint64_t seed);
+uint64_t diff_random(void);
+
+/*
+ * Runs cases from `first` on, in a process of its own, and does not return: it ends with status 0
+ * at the end of the batch, 3 if it cannot run anything (a line on stderr says why), and otherwise the
+ * case at batch->current brought it down.
+ */
+_Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first);
+_Noreturn void diff_guest_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode);
+
+/* batch.c: runs all cases of a batch, with as many processes as it takes. -1: the mode cannot run here. */
+struct diff_batch *diff_batch_new(uint32_t count);
+void diff_batch_free(struct diff_batch *batch);
+int diff_batch_run(struct diff_batch *batch, const struct diff_mode *mode);
+
+/* compare.c. */
+bool diff_same(const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest, const struct diff_mode *mode);
+void diff_print_case(FILE *out, const struct diff_case *c);
+void diff_print_difference(FILE *out, const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest,
+                           const struct diff_mode *mode);
+/* Fills the fields that follow from the code. False: some instruction does not decode. */
+bool diff_case_analyse(struct diff_case *c);
+
+/* forms.c: every encoding form that Zydis decodes. */
+struct diff_form {
+    uint64_t key;
+    uint16_t mnemonic;
+    uint8_t isa_set, category;
+    uint8_t len;
+    uint8_t bytes[15]; /* an example */
+    uint8_t modrm_off; /* 0: no ModRM byte */
+    uint8_t encoding;  /* ZydisInstructionEncoding */
+};
+extern struct diff_form *diff_forms;
+extern size_t diff_form_count;
+extern const char *diff_elsewhere[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* why 64-bit mode has no such instruction */
+int diff_forms_init(void);
+uint64_t diff_form_key(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
+extern ZydisDecoder diff_decoder;
+
+/* gen.c: random cases of a form, and random sequences of forms that work on this host. */
+bool diff_gen_form(struct diff_case *c, uint32_t form);
+bool diff_gen_sequence(struct diff_case *c);
+void diff_gen_state(struct diff_case *c); /* random registers and vector state */
+
+/* place.c: gives one decoded instruction operands that mean something. */
+struct diff_place {
+    uint32_t pinned; /* registers whose initial value is fixed by an earlier instruction */
+    uint32_t dirty;  /* registers that an earlier instruction wrote */
+    bool branch;     /* out: a relative branch, whose target the caller sets */
+};
+/* code: the instruction's bytes, at `rip`; displacements and branch distances in them may be changed. False: try another encoding. */
+bool diff_place_operands(struct diff_case *c, struct diff_place *place, uint8_t *code, uint64_t rip, const ZydisDecodedInstruction *insn,
+                         const ZydisDecodedOperand *ops);
+
+/* seqs.c: hand-picked cases. False: there are no more. */
+size_t diff_seq_count(void);
+bool diff_seq_case(struct diff_case *c, size_t index);
+
+/* cover.c: what is refused, and what was covered. */
+const char *diff_refused(uint16_t mnemonic, uint8_t isa_set, uint8_t category);
+bool diff_user_only(uint16_t mnemonic, uint8_t category);
+bool diff_vendor_specific(const ZydisDecodedInstruction *insn);
+int diff_cover_init(void);
+void diff_cover_case(const struct diff_case *c, const struct diff_outcome *host);
+bool diff_form_tried(uint32_t form);
+bool diff_form_works(uint32_t form); /* some case of it ended otherwise than in #UD */
+/* Prints the report; returns the number of mnemonics that are neither covered nor refused. */
+unsigned diff_cover_report(FILE *out, bool verbose);
+
+#endif
