@@ -263,7 +263,7 @@ uint8_t pit_read(struct pit *pit, uint16_t port, ns_t now_ns)
 void pit_write(struct pit *pit, uint16_t port, uint8_t value, ns_t now_ns)
 {
 	if (port == PORT_SPEAKER) {
-		pit->s.flags &= ~KVM_PIT_FLAGS_SPEAKER_DATA_ON;
+		pit->s.flags &= ~(uint32_t)KVM_PIT_FLAGS_SPEAKER_DATA_ON;
 		if (value & 2)
 			pit->s.flags |= KVM_PIT_FLAGS_SPEAKER_DATA_ON;
 		pit_set_gate(pit, 2, value & 1, now_ns);
@@ -323,7 +323,7 @@ void pit_get_state(const struct pit *pit, struct kvm_pit_state2 *out)
 int pit_set_state(struct pit *pit, const struct kvm_pit_state2 *in, ns_t now_ns)
 {
 	for (uint32_t i = 0; i < 3; i++)
-		if (in->channels[i].count > 0x10000 || in->channels[i].mode > 5)
+		if (in->channels[i].count > 0x10000)
 			return -EINVAL;
 	pit->s = *in;
 	pit->running = false;
@@ -341,7 +341,8 @@ int pit_set_state(struct pit *pit, const struct kvm_pit_state2 *in, ns_t now_ns)
 			c->count = 2;
 		c->count_load_time = (int64_t)now_ns;
 	}
-	if (in->channels[0].count)
+	/* a mode beyond 5 is KVM's "never programmed" (0xff) */
+	if (in->channels[0].count && in->channels[0].mode <= 5)
 		start_irq(pit);
 	return 0;
 }
