@@ -102,6 +102,8 @@ enum {
     X86_EXC_XM = 19,
 };
 
+#define X86_DR6_BS (1u << 14)
+
 /* Page-fault error code (SDM 3A 4.7) */
 #define X86_PF_P (1u << 0)
 #define X86_PF_W (1u << 1)

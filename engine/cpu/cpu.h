@@ -45,7 +45,7 @@ struct tlb_entry {
 
 /* Jump cache: guest RIP to host code, for indirect branches; validity is the same as the TLB's. */
 struct jump_cache_entry {
-    uint64_t neg_rip; /* -rip */
+    uint64_t neg_rip; /* -rip; an empty entry is all zeros, but entry 0, which RIP 0 would match, has 1 here */
     uint64_t host;
 };
 #define JUMP_CACHE_BITS 10
@@ -138,6 +138,7 @@ struct cpu {
     uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     const void *thunks[16];
+    struct cpu *self;
 
     struct vmcs vmcs;
 
@@ -178,6 +179,8 @@ struct cpu {
     uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */
     uint8_t *xsave;     /* 64-byte aligned, XSAVE standard format, host layout; valid while !fpu_live */
     uint32_t xsave_bytes;
+    _Atomic int signal_seen; /* a signal ran on the vCPU's thread */
+    uint64_t host_xcr0;   /* components that the host has */
 };
 
 enum cpu_stat {
@@ -309,6 +312,9 @@ KAGE_MUST_CHECK int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_
 void cpu_free(struct cpu *cpu);
 /* Power-up state (SDM 3A table 9-1), vector state included. init: INIT instead of RESET. */
 void cpu_reset(struct cpu *cpu, bool init);
+
+/* Test knobs of all vCPUs of a VM: CODE_TEST_* (code_cache.h). */
+void cpu_vm_set_test_flags(struct cpu_vm *vm, unsigned flags);
 
 /* Runs guest code until a VM exit is recorded (cpu->vmcs.exit_reason). Only vmx_enter() calls it. */
 void cpu_run(struct cpu *cpu);

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Code cache: storage, indexes, links, invalidation. It never runs or decodes guest code, and it
+ * never sleeps with the lock held.
+ */
+#include "cpu/code_cache.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "mmu/mmu.h"
+
+#define CODE_CACHE_BYTES (128u << 20)
+#define BLOCK_MAX (1u << 20)
+#define LINK_MAX (1u << 21)
+#define MAP_MAX (1u << 23)
+#define PAGE_MAX (1u << 18)
+#define TOKEN_MAX (1u << 19)
+#define HASH_SIZE (1u << 18)
+#define MAX_GFN (1ull << (40 - KAGE_PAGE_SHIFT))
+#define ROOM_BYTES (64u << 10) /* more than one block can need */
+
+static void *reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void release(void *p, size_t bytes)
+{
+    if (p != NULL) {
+        munmap(p, bytes);
+    }
+}
+
+int code_cache_init(struct cpu_vm *vm)
+{
+    vm->size = CODE_CACHE_BYTES;
+    vm->block_max = BLOCK_MAX;
+    vm->link_max = LINK_MAX;
+    vm->map_max = MAP_MAX;
+    vm->page_max = PAGE_MAX;
+    vm->token_max = TOKEN_MAX;
+    vm->max_gfn = MAX_GFN;
+    vm->rx = vm->rw = NULL;
+
+    vm->fd = memfd_create("kage-code", MFD_CLOEXEC);
+    if (vm->fd < 0) {
+        return -errno;
+    }
+    if (ftruncate(vm->fd, (off_t)vm->size) != 0) {
+        goto out_close;
+    }
+    void *rx = mmap(NULL, vm->size, PROT_READ | PROT_EXEC, MAP_SHARED, vm->fd, 0);
+    void *rw = mmap(NULL, vm->size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->fd, 0);
+    vm->rx = rx == MAP_FAILED ? NULL : rx;
+    vm->rw = rw == MAP_FAILED ? NULL : rw;
+    vm->blocks = reserve(BLOCK_MAX * sizeof(struct block));
+    vm->links = reserve(LINK_MAX * sizeof(struct link));
+    vm->maps = reserve(MAP_MAX * sizeof(struct insn_map));
+    vm->pages = reserve(PAGE_MAX * sizeof(struct code_page));
+    vm->tokens = reserve(TOKEN_MAX * sizeof(struct code_token));
+    vm->hash = reserve(HASH_SIZE * sizeof(uint32_t));
+    vm->token_hash = reserve(HASH_SIZE * sizeof(uint32_t));
+    vm->page_index = reserve(MAX_GFN * sizeof(uint32_t));
+    if (vm->rx == NULL || vm->rw == NULL || vm->blocks == NULL || vm->links == NULL || vm->maps == NULL ||
+        vm->pages == NULL || vm->tokens == NULL || vm->hash == NULL || vm->token_hash == NULL ||
+        vm->page_index == NULL) {
+        code_cache_fini(vm);
+        return -ENOMEM;
+    }
+    /* Index 0 means "none" everywhere. */
+    vm->block_count = vm->link_count = vm->map_count = vm->page_count = vm->token_count = 1;
+    vm->used = 64;
+    return 0;
+
+out_close:;
+    int err = -errno;
+    close(vm->fd);
+    vm->fd = -1;
+    return err;
+}
+
+void code_cache_fini(struct cpu_vm *vm)
+{
+    release(vm->rx, vm->size);
+    release(vm->rw, vm->size);
+    release(vm->blocks, BLOCK_MAX * sizeof(struct block));
+    release(vm->links, LINK_MAX * sizeof(struct link));
+    release(vm->maps, MAP_MAX * sizeof(struct insn_map));
+    release(vm->pages, PAGE_MAX * sizeof(struct code_page));
+    release(vm->tokens, TOKEN_MAX * sizeof(struct code_token));
+    release(vm->hash, HASH_SIZE * sizeof(uint32_t));
+    release(vm->token_hash, HASH_SIZE * sizeof(uint32_t));
+    release(vm->page_index, MAX_GFN * sizeof(uint32_t));
+    if (vm->fd >= 0) {
+        close(vm->fd);
+    }
+    vm->fd = -1;
+}
+
+static uint32_t hash_block(gva_t va, gpa_t gpa, uint32_t mode)
+{
+    uint64_t h = (gpa ^ (va << 1) ^ ((uint64_t)mode << 40)) * 0x9e3779b97f4a7c15ull;
+    return (uint32_t)(h >> 46) & (HASH_SIZE - 1);
+}
+
+struct block *code_find(struct cpu_vm *vm, gva_t va, gpa_t gpa, uint32_t mode)
+{
+    for (uint32_t i = vm->hash[hash_block(va, gpa, mode)]; i != 0; i = vm->blocks[i].next_hash) {
+        struct block *b = &vm->blocks[i];
+        if (b->gpa == gpa && b->va == va && b->mode == mode && b->valid) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc)
+{
+    if (pc < vm->rx || pc >= vm->rx + vm->size) {
+        return NULL;
+    }
+    uint32_t off = (uint32_t)(pc - vm->rx);
+    uint32_t lo = 1, hi = vm->block_count;
+
+    /* Blocks are allocated in the order of their host addresses. */
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (vm->blocks[mid].host + vm->blocks[mid].host_len <= off) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo < vm->block_count && vm->blocks[lo].host <= off ? &vm->blocks[lo] : NULL;
+}
+
+gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled)
+{
+    uint32_t off = (uint32_t)(pc - vm->rx) - b->host;
+    const struct insn_map *map = &vm->maps[b->map];
+    uint32_t found = 0;
+
+    for (uint32_t i = 0; i < b->map_len && map[i].host <= off; i++) {
+        found = i;
+    }
+    *spilled = map[found].spilled != 0 ? map[found].spilled - 1 : -1;
+    return b->va + map[found].guest;
+}
+
+uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa)
+{
+    gva_t va_page = va & KAGE_PAGE_MASK;
+    gpa_t gpa_page = gpa & KAGE_PAGE_MASK;
+    uint32_t h = hash_block(va_page, gpa_page, 0);
+
+    for (uint32_t i = vm->token_hash[h]; i != 0; i = vm->tokens[i].next) {
+        if (vm->tokens[i].va_page == va_page && vm->tokens[i].gpa_page == gpa_page) {
+            return i;
+        }
+    }
+    if (vm->token_count == vm->token_max) {
+        return 0;
+    }
+    uint32_t i = vm->token_count++;
+    vm->tokens[i] = (struct code_token){.va_page = va_page, .gpa_page = gpa_page, .next = vm->token_hash[h]};
+    vm->token_hash[h] = i;
+    return i;
+}
+
+bool code_has_room(const struct cpu_vm *vm)
+{
+    return vm->used + ROOM_BYTES < vm->size && vm->block_count + 1 < vm->block_max &&
+           vm->link_count + BLOCK_MAX_EXITS < vm->link_max && vm->map_count + 4 * BLOCK_MAX_INSNS < vm->map_max &&
+           vm->token_count + 2 < vm->token_max && vm->page_count + 2 < vm->page_max;
+}
+
+static struct code_page *page_get(struct cpu_vm *vm, gpa_t gpa)
+{
+    struct code_page *p = code_page_at(vm, gpa);
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+
+    if (p == NULL && gfn < vm->max_gfn) {
+        uint32_t i = vm->page_count++;
+        p = &vm->pages[i];
+        *p = (struct code_page){.gpa = gpa & KAGE_PAGE_MASK};
+        atomic_store_explicit(&vm->page_index[gfn], i, memory_order_release);
+    }
+    return p;
+}
+
+struct protect_request {
+    struct cpu_vm *vm;
+    const uint8_t *host_page;
+};
+
+static void protect_all(void *arg)
+{
+    struct protect_request *r = arg;
+    for (unsigned i = 0; i < r->vm->cpu_count; i++) {
+        mmu_protect_host_page(r->vm->cpus[i], r->host_page);
+    }
+}
+
+int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    if (code_page_at(vm, gpa) != NULL) {
+        return 0;
+    }
+    if ((gpa >> KAGE_PAGE_SHIFT) >= vm->max_gfn) {
+        return -ERANGE;
+    }
+    pthread_mutex_lock(&vm->lock);
+    bool room = code_has_room(vm);
+    if (room) {
+        page_get(vm, gpa);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (!room) {
+        return -ENOSPC;
+    }
+    /* From here on new first-level write entries are refused; the old ones go now. */
+    if (vm->cpu_count == 1) {
+        mmu_protect_host_page(cpu, host_page);
+    } else {
+        struct protect_request r = {.vm = vm, .host_page = host_page};
+        cpu_vm_exclusive(vm, cpu, protect_all, &r);
+    }
+    return 0;
+}
+
+static uint64_t lines_of(uint64_t first, uint64_t last)
+{
+    uint64_t from = (first & 4095) >> 6, to = (last & 4095) >> 6;
+    return (~0ull << from) & (~0ull >> (63 - to));
+}
+
+void code_publish(struct cpu *cpu, struct block *b)
+{
+    struct cpu_vm *vm = cpu->vm;
+    uint32_t index = (uint32_t)(b - vm->blocks);
+    uint32_t h = hash_block(b->va, b->gpa, b->mode);
+    struct code_page *page = page_get(vm, b->gpa);
+    gpa_t last = b->gpa + b->guest_len - 1;
+
+    b->valid = true;
+    b->next_hash = vm->hash[h];
+    vm->hash[h] = index;
+    b->next_page = page->blocks;
+    page->blocks = index;
+    if (b->gpa2 != 0) {
+        struct code_page *page2 = page_get(vm, b->gpa2);
+        page->lines |= lines_of(b->gpa, 4095);
+        page2->lines |= lines_of(0, last & 4095);
+        b->next_page2 = page2->blocks;
+        page2->blocks = index;
+    } else {
+        page->lines |= lines_of(b->gpa, last);
+    }
+    vm->block_count++;
+}
+
+/* Atomically points the rel32 at cache offset `site` to cache offset `to`. */
+static void patch_site(struct cpu_vm *vm, uint32_t site, uint32_t to)
+{
+    __atomic_store_n((uint32_t *)(void *)(vm->rw + site), to - (site + 4), __ATOMIC_RELEASE);
+}
+
+void code_patch(struct cpu_vm *vm, uint32_t site, uint32_t to)
+{
+    patch_site(vm, site, to);
+}
+
+static void unlink_out(struct cpu_vm *vm, struct link *l)
+{
+    if (l->to == 0) {
+        return;
+    }
+    uint32_t index = (uint32_t)(l - vm->links);
+    uint32_t *at = &vm->blocks[l->to].links_in;
+    while (*at != 0 && *at != index) {
+        at = &vm->links[*at].next_in;
+    }
+    if (*at == index) {
+        *at = l->next_in;
+    }
+    l->to = 0;
+    patch_site(vm, l->site, l->stub);
+}
+
+/*
+ * The block stays where it is (a vCPU may be inside) but cannot be entered any more: links are led
+ * back to their stubs, and its first 8 bytes become a jump to the stub that looks its address up
+ * again, for host addresses still in jump caches.
+ */
+static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b)
+{
+    if (!b->valid) {
+        return;
+    }
+    b->valid = false;
+    for (uint32_t i = b->links_in; i != 0;) {
+        struct link *l = &vm->links[i];
+        i = l->next_in;
+        l->to = 0;
+        l->next_in = 0;
+        patch_site(vm, l->site, l->stub);
+    }
+    b->links_in = 0;
+    for (uint32_t i = b->links_out; i != 0; i = vm->links[i].next_out) {
+        unlink_out(vm, &vm->links[i]);
+    }
+    uint32_t rel = b->relookup - (b->host + 5);
+    uint64_t jump = 0x9090900000000000ull | (uint64_t)rel << 8 | 0xe9;
+    __atomic_store_n((uint64_t *)(void *)(vm->rw + b->host), jump, __ATOMIC_RELEASE);
+
+    uint32_t h = hash_block(b->va, b->gpa, b->mode);
+    uint32_t index = (uint32_t)(b - vm->blocks);
+    uint32_t *at = &vm->hash[h];
+    while (*at != 0 && *at != index) {
+        at = &vm->blocks[*at].next_hash;
+    }
+    if (*at == index) {
+        *at = b->next_hash;
+    }
+    if (cpu != NULL) {
+        cpu->stats[CPU_STAT_SMC_INVALIDATIONS]++;
+    }
+}
+
+/* Drops the blocks of one page that overlap [first, last] (offsets in the page). Lock held. */
+static void invalidate_in_page(struct cpu *cpu, struct cpu_vm *vm, struct code_page *page, unsigned first,
+                               unsigned last)
+{
+    uint32_t *at = &page->blocks;
+    uint64_t lines = 0;
+
+    while (*at != 0) {
+        struct block *b = &vm->blocks[*at];
+        bool second = (b->gpa & KAGE_PAGE_MASK) != page->gpa;
+        uint32_t *next = second ? &b->next_page2 : &b->next_page;
+        unsigned b_first = second ? 0 : (unsigned)(b->gpa & 4095);
+        unsigned b_last = second            ? (unsigned)((b->gpa + b->guest_len - 1) & 4095)
+                          : b->gpa2 != 0 ? 4095
+                                         : b_first + b->guest_len - 1;
+        if (b->valid && b_first <= last && b_last >= first) {
+            invalidate_block(cpu, vm, b);
+        }
+        if (!b->valid) {
+            *at = *next;
+            continue;
+        }
+        lines |= lines_of(b_first, b_last);
+        at = next;
+    }
+    page->lines = lines;
+    page->invalidations++;
+}
+
+void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
+{
+    struct cpu_vm *vm = cpu->vm;
+    struct code_page *page = code_page_at(vm, gpa);
+
+    if (page == NULL || len == 0) {
+        return;
+    }
+    gpa_t last = gpa + len - 1;
+    unsigned end = (last & KAGE_PAGE_MASK) == (gpa & KAGE_PAGE_MASK) ? (unsigned)(last & 4095) : 4095;
+
+    if ((page->lines & lines_of(gpa, end)) != 0) {
+        pthread_mutex_lock(&vm->lock);
+        invalidate_in_page(cpu, vm, page, (unsigned)(gpa & 4095), end);
+        pthread_mutex_unlock(&vm->lock);
+    }
+    if ((last & KAGE_PAGE_MASK) != (gpa & KAGE_PAGE_MASK)) {
+        cpu_code_written(cpu, last & KAGE_PAGE_MASK, (unsigned)(last & 4095) + 1);
+    }
+}
+
+bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa)
+{
+    return code_page_at(vm, gpa) != NULL;
+}
+
+void cpu_vm_code_invalidate(struct cpu_vm *vm, gpa_t gpa, uint64_t len)
+{
+    pthread_mutex_lock(&vm->lock);
+    for (uint32_t i = 1; i < vm->page_count; i++) {
+        struct code_page *p = &vm->pages[i];
+        if (p->gpa + KAGE_PAGE_SIZE > gpa && p->gpa < gpa + len && p->blocks != 0) {
+            invalidate_in_page(NULL, vm, p, 0, 4095);
+        }
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void code_link(struct cpu *cpu, struct link *l, struct block *to)
+{
+    struct cpu_vm *vm = cpu->vm;
+    struct block *from = &vm->blocks[l->from];
+
+    if (l->to != 0 || !from->valid || !to->valid || to->no_link || from->no_link || from->mode != to->mode ||
+        (vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
+        return;
+    }
+    uint32_t entry;
+    if (((from->va ^ to->va) & KAGE_PAGE_MASK) == 0) {
+        if (from->token != to->token) {
+            return;
+        }
+        /* Only a backward branch can loop: a forward one may skip the poll. */
+        entry = to->va > from->va ? to->body : to->host;
+    } else {
+        entry = code_emit_cross_page_link(cpu, from, to, l);
+        if (entry == 0) {
+            return;
+        }
+    }
+    l->to = (uint32_t)(to - vm->blocks);
+    l->next_in = to->links_in;
+    to->links_in = (uint32_t)(l - vm->links);
+    patch_site(vm, l->site, entry);
+    cpu->stats[CPU_STAT_LINKS]++;
+}
+
+void code_flush(struct cpu_vm *vm)
+{
+    for (uint32_t i = 1; i < vm->page_count; i++) {
+        atomic_store_explicit(&vm->page_index[vm->pages[i].gpa >> KAGE_PAGE_SHIFT], 0, memory_order_release);
+    }
+    madvise(vm->hash, HASH_SIZE * sizeof(uint32_t), MADV_DONTNEED);
+    madvise(vm->token_hash, HASH_SIZE * sizeof(uint32_t), MADV_DONTNEED);
+    vm->block_count = vm->link_count = vm->map_count = vm->page_count = vm->token_count = 1;
+    vm->used = 64;
+    vm->generation++;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        /* Jump caches and code TLBs hold addresses and tokens of the old contents. */
+        mmu_flush_all(vm->cpus[i]);
+        vm->cpus[i]->stats[CPU_STAT_CODE_FLUSHES]++;
+    }
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The code cache of a VM: translated blocks, their index by guest code and by host address, and
+ * the links between them. One cache serves all vCPUs; translating, linking and invalidating take
+ * its lock, running and looking up by jump cache do not.
+ *
+ * Executable memory is one memfd seen twice: `rx` is what runs, `rw` is where it is written
+ * (law: never writable and executable through the same mapping). When the cache is full it is
+ * emptied as a whole with every vCPU stopped.
+ */
+#ifndef KAGE_CPU_CODE_CACHE_H
+#define KAGE_CPU_CODE_CACHE_H
+
+#include <pthread.h>
+
+#include "cpu/cpu.h"
+
+#define BLOCK_MAX_INSNS 48u
+#define BLOCK_MAX_EXITS 8u
+
+/* Where a guest instruction's host code begins; sorted by host offset within a block. */
+struct insn_map {
+    uint16_t host;   /* offset from the block's first host byte, in units of a byte */
+    uint8_t guest;   /* offset from the block's first guest byte */
+    uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile */
+};
+
+/* A direct exit of a block: a rel32 that leads to its stub, or to the target once linked. */
+struct link {
+    uint32_t site;    /* offset of the rel32 in the cache */
+    uint32_t stub;    /* offset of the exit stub */
+    uint32_t from;    /* block index */
+    uint32_t to;      /* block index, 0: not linked */
+    uint32_t next_in; /* next link that leads to the same block */
+    uint32_t next_out;/* next exit of the same block */
+    uint64_t target;  /* guest RIP */
+};
+
+struct block {
+    gva_t va;
+    gpa_t gpa;        /* of the first byte */
+    gpa_t gpa2;       /* page of the last bytes if the one instruction crosses a page, else 0 */
+    uint32_t mode;    /* CPU_MODE_* */
+    uint32_t token;   /* of its (va page, gpa page) pair */
+    uint32_t host;    /* offset of the entry that polls */
+    uint32_t host_len;/* whole, stubs included */
+    uint32_t body;    /* offset of the entry behind the poll */
+    uint32_t relookup;/* offset of the stub that leaves to look the block's address up */
+    uint32_t map;     /* index of its first insn_map */
+    uint16_t map_len;
+    uint16_t guest_len;
+    bool valid;
+    bool flags_in;    /* reads arithmetic flags before it writes them */
+    bool no_link;     /* crosses a page, or a mode that must pass through the run loop */
+    uint32_t next_hash, next_page, next_page2;
+    uint32_t links_in, links_out;
+};
+
+/* A guest-physical page with translated code. */
+struct code_page {
+    gpa_t gpa;
+    uint32_t blocks;     /* list by next_page / next_page2 */
+    uint64_t lines;      /* bit n: bytes [64n, 64n+64) have code */
+    uint32_t invalidations;
+};
+
+struct code_token {
+    gva_t va_page;
+    gpa_t gpa_page;
+    uint32_t next;
+};
+
+struct cpu_vm {
+    struct ept *ept;
+    pthread_mutex_t lock; /* code cache and page index; taken inside nothing, takes nothing */
+
+    int fd;
+    uint8_t *rx, *rw;
+    size_t size, used;
+
+    struct block *blocks;
+    uint32_t block_count, block_max;
+    struct link *links;
+    uint32_t link_count, link_max;
+    struct insn_map *maps;
+    uint32_t map_count, map_max;
+    struct code_page *pages;
+    uint32_t page_count, page_max;
+    struct code_token *tokens;
+    uint32_t token_count, token_max;
+    uint32_t *hash;       /* blocks by (gpa, va, mode) */
+    uint32_t *token_hash;
+    _Atomic uint32_t *page_index; /* by gfn: index into pages, 0: none */
+    uint64_t max_gfn;
+    uint64_t generation;  /* of the whole cache: counts flushes */
+
+    unsigned test_flags;  /* CODE_TEST_* */
+
+    /* vCPUs and the exclusive section (run.c) */
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_cond;
+    struct cpu *cpus[256];
+    unsigned cpu_count;
+    struct cpu *exclusive_owner;
+    bool exclusive;
+    _Atomic uint64_t flush_wanted;
+};
+
+#define CODE_TEST_NO_CHAIN 1u
+#define CODE_TEST_SINGLE_INSN 2u
+#define CODE_TEST_TINY_TLB 4u
+
+int code_cache_init(struct cpu_vm *vm);
+void code_cache_fini(struct cpu_vm *vm);
+
+/* The block made from the code at (va, gpa) in `mode`, or NULL. Lock held. */
+struct block *code_find(struct cpu_vm *vm, gva_t va, gpa_t gpa, uint32_t mode);
+/* The block whose host code holds `pc` (an address in rx), or NULL. Safe in a signal handler. */
+struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc);
+/* The guest RIP of host address pc in block b, and the spilled register (or -1). */
+gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled);
+/* Token of the (va page, gpa page) pair, made if new; 0 if the table is full. Lock held. */
+uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa);
+
+/* Room for a translation: block, maps, links, bytes. False: the cache must be flushed first. Lock held. */
+bool code_has_room(const struct cpu_vm *vm);
+/* Adds block number vm->block_count, filled in by the caller, to the indexes. Lock held. */
+void code_publish(struct cpu *cpu, struct block *b);
+/* Leads a link to its target block. Lock held. */
+void code_link(struct cpu *cpu, struct link *l, struct block *to);
+/* Makes `gpa` a code page before its bytes are read: from then on writes to it are noticed. 0, -ENOSPC (flush first) or -ERANGE. */
+int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page);
+/* Emits the check that the target's page is still mapped, and the jump; returns its offset, or 0. Lock held (lower_branch.c). */
+uint32_t code_emit_cross_page_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l);
+/* Empties the cache. Every vCPU is stopped. */
+void code_flush(struct cpu_vm *vm);
+
+static inline struct code_page *code_page_at(const struct cpu_vm *vm, gpa_t gpa)
+{
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+    uint32_t i = gfn < vm->max_gfn ? atomic_load_explicit(&vm->page_index[gfn], memory_order_acquire) : 0;
+    return i != 0 ? &vm->pages[i] : NULL;
+}
+
+#endif

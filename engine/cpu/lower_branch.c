@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Lowering of everything that moves RSP or RIP: stack instructions, branches, block entry and exit,
+ * helper calls, and the stubs behind a block. An exit with a known target is a rel32 that leads to
+ * its stub until it is linked; an indirect one probes the jump cache without touching flags,
+ * because flags may well be live across it.
+ */
+#include "cpu/sys.h"
+#include "cpu/translate.h"
+
+#include "mmu/mmu.h"
+
+#define R10 X86_R10
+#define R11 X86_R11
+#define RCX X86_RCX
+#define RSP X86_RSP
+
+void lower_set_rip(struct emit *e, gva_t rip)
+{
+    if (e_fits_s32(rip)) {
+        e_b(e, 0x65); /* mov qword gs:[rip], imm32 */
+        e_b(e, 0x48);
+        e_b(e, 0xc7);
+        e_b(e, 0x04);
+        e_b(e, 0x25);
+        e_d(e, OFF(rip));
+        e_d(e, (uint32_t)rip);
+        return;
+    }
+    e_mov_imm(e, R10, rip);
+    e_store_gs(e, OFF(rip), R10);
+}
+
+static uint32_t cache_offset(const struct trans *t, const uint8_t *p)
+{
+    return (uint32_t)(p - t->vm->rw);
+}
+
+static void emit_nops(struct emit *e, unsigned n)
+{
+    static const uint8_t nops[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+    e_bytes(e, nops[n], n);
+}
+
+/* Pads so that a rel32 that comes `before` bytes later is aligned: it is patched while others run it. */
+static void align_rel32(struct emit *e, unsigned before)
+{
+    emit_nops(e, (0u - ((unsigned)(uintptr_t)e->p + before)) & 3u);
+}
+
+/* The rel32 just emitted at `field` is an exit to guest address target. */
+static void note_exit(struct trans *t, unsigned i, uint8_t *field, gva_t target)
+{
+    struct cold *c = trans_cold(t, COLD_EXIT, i);
+    c->from = field;
+    c->target = target;
+}
+
+static void emit_exit_jmp(struct trans *t, unsigned i, gva_t target)
+{
+    align_rel32(&t->e, 1);
+    e_b(&t->e, 0xe9);
+    uint8_t *field = t->e.p;
+    e_d(&t->e, 0);
+    note_exit(t, i, field, target);
+}
+
+void lower_goto(struct trans *t, unsigned i, gva_t va)
+{
+    emit_exit_jmp(t, i, va);
+}
+
+/* R10 holds the target. */
+void lower_indirect(struct trans *t)
+{
+    struct emit *e = &t->e;
+    uint32_t table = OFF_JUMP(t->idx);
+
+    if (t->b->no_link || (t->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
+        e_store_gs(e, OFF(rip), R10);
+        e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+        return;
+    }
+    e_store_gs(e, OFF_GPR(RCX), RCX);
+    e_pext_gs(e, R11, R10, OFF(pext_jump));
+    e_lea(e, R11, R11, R11, 0, 0);
+    e_op_gs_mem(e, 0x8b, RCX, EMIT_NO_REG, R11, 3, table);
+    e_lea(e, RCX, RCX, R10, 0, 0);
+    e_b(e, 0xe3); /* jrcxz hit */
+    uint8_t *rel8 = e->p;
+    e_b(e, 0);
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+    e_jmp_gs(e, OFF_THUNK(THUNK_JUMP));
+    if (!e->overflow) {
+        *rel8 = (uint8_t)(e->p - (rel8 + 1));
+    }
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+    /* jmp qword gs:[r11 * 8 + host] */
+    e_b(e, 0x65);
+    e_b(e, 0x42);
+    e_b(e, 0xff);
+    e_b(e, 0x24);
+    e_b(e, 0xdd);
+    e_d(e, table + 8);
+}
+
+void lower_poll(struct trans *t)
+{
+    struct emit *e = &t->e;
+    struct cold *c = trans_cold(t, COLD_RELOOKUP, 0);
+
+    if (!t->b->flags_in) {
+        e_b(e, 0x65); /* cmp dword gs:[pending], 0 */
+        e_b(e, 0x83);
+        e_b(e, 0x3c);
+        e_b(e, 0x25);
+        e_d(e, OFF(pending));
+        e_b(e, 0);
+        e_b(e, 0x0f); /* jne stub */
+        e_b(e, 0x85);
+        c->from = e->p;
+        e_d(e, 0);
+        return;
+    }
+    e_store_gs(e, OFF_GPR(RCX), RCX);
+    e_op_gs(e, 0x8b, RCX, OFF(pending), false);
+    e_b(e, 0xe3);
+    e_b(e, 5);
+    e_b(e, 0xe9);
+    c->from = e->p;
+    c->restore_rcx = true;
+    e_d(e, 0);
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+}
+
+void lower_helper(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+    struct cold *c;
+
+    if (in->has_mem) {
+        lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->seg, in->addr32, in->rip_relative, true);
+        e_store_gs(e, OFF(ea), R10);
+    }
+    c = trans_cold(t, COLD_HELPER, i);
+    e_b(e, 0xe9);
+    c->from = e->p;
+    e_d(e, 0);
+    c->resume = e->p;
+}
+
+/* op [r10 + disp], reg or reg, [r10 + disp], 16 or 64 bits */
+static void emit_move(struct emit *e, unsigned opcode, unsigned reg, struct mem_operand m, unsigned bytes)
+{
+    if (bytes == 2) {
+        e_b(e, 0x66);
+    }
+    e_op_mem(e, opcode, reg, m.base, EMIT_NO_REG, 0, m.disp, bytes == 8);
+}
+
+static struct mem_operand stack_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, int disp,
+                                       unsigned base, bool live)
+{
+    return lower_access_at(t, i, access | ACCESS_STACK, bytes, live, base, EMIT_NO_REG, 0, disp, X86_DS, false, false);
+}
+
+/* The register that PUSH, POP, CALL or JMP names, or EMIT_NO_REG for memory and immediates. */
+static unsigned named_register(const struct insn *in)
+{
+    const ZydisDecodedInstruction *z = &in->z;
+    unsigned rex_b = (z->attributes & ZYDIS_ATTRIB_HAS_REX) && z->raw.rex.B ? 8u : 0u;
+
+    if (in->has_mem && z->raw.modrm.mod != 3 && (z->attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+        return EMIT_NO_REG;
+    }
+    if (z->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+        return z->raw.modrm.rm | rex_b;
+    }
+    return z->opcode >= 0x50 && z->opcode <= 0x5f ? (z->opcode & 7u) | rex_b : EMIT_NO_REG;
+}
+
+/* Stores R11-or-register / immediate at [rsp - bytes] and moves RSP. */
+static void push_register(struct trans *t, unsigned i, unsigned reg, unsigned bytes, bool live)
+{
+    struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, live);
+    if (reg == R10 || reg == R11) {
+        e_load_gs(&t->e, R11, OFF_GPR(reg));
+        reg = R11;
+    }
+    emit_move(&t->e, 0x89, reg, m, bytes);
+    e_lea(&t->e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+    lower_access_done(t);
+}
+
+static void push_imm(struct trans *t, unsigned i, uint64_t imm, unsigned bytes, bool live)
+{
+    struct emit *e = &t->e;
+    struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, live);
+    if (bytes == 8 && !e_fits_s32(imm)) {
+        e_mov_imm(e, R11, imm);
+        emit_move(e, 0x89, R11, m, 8);
+    } else {
+        emit_move(e, 0xc7, 0, m, bytes);
+        e_b(e, imm & 0xff);
+        e_b(e, imm >> 8 & 0xff);
+        if (bytes == 8) {
+            e_b(e, imm >> 16 & 0xff);
+            e_b(e, imm >> 24 & 0xff);
+        }
+    }
+    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+    lower_access_done(t);
+}
+
+static unsigned stack_bytes(const struct insn *in)
+{
+    return in->z.operand_width == 16 ? 2 : 8;
+}
+
+/* The explicit memory operand of PUSH, CALL or JMP goes through R11 to scratch[1]. */
+static void load_operand(struct trans *t, unsigned i, unsigned bytes)
+{
+    struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, t->insns[i].live_in);
+    emit_move(&t->e, 0x8b, R11, m, bytes);
+    e_store_gs(&t->e, OFF(scratch[1]), R11);
+    lower_access_done(t);
+}
+
+static void lower_push(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    unsigned bytes = stack_bytes(in), reg = named_register(in);
+
+    if (reg != EMIT_NO_REG) {
+        push_register(t, i, reg, bytes, in->live_in);
+    } else if (in->z.opcode == 0x68 || in->z.opcode == 0x6a) {
+        push_imm(t, i, (uint64_t)in->z.raw.imm[0].value.s, bytes, in->live_in);
+    } else {
+        load_operand(t, i, bytes);
+        struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, in->live_in);
+        e_load_gs(&t->e, R11, OFF(scratch[1]));
+        emit_move(&t->e, 0x89, R11, m, bytes);
+        e_lea(&t->e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+        lower_access_done(t);
+    }
+}
+
+static void lower_pop(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+    unsigned bytes = stack_bytes(in), reg = named_register(in);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, in->live_in);
+
+    if (reg == R10 || reg == R11) {
+        if (bytes == 2) {
+            e_load_gs(e, R11, OFF_GPR(reg));
+        }
+        emit_move(e, 0x8b, R11, m, bytes);
+        e_store_gs(e, OFF_GPR(reg), R11);
+    } else if (reg == RSP) {
+        if (bytes == 2) {
+            e_lea(e, RSP, RSP, EMIT_NO_REG, 0, 2);
+        }
+        emit_move(e, 0x8b, RSP, m, bytes);
+        lower_access_done(t);
+        return;
+    } else if (reg != EMIT_NO_REG) {
+        emit_move(e, 0x8b, reg, m, bytes);
+    } else {
+        emit_move(e, 0x8b, R11, m, bytes);
+        e_store_gs(e, OFF(scratch[1]), R11);
+        lower_access_done(t);
+        /* The address is computed with RSP already moved (SDM 2B, POP). */
+        int64_t disp = in->disp + (in->base == RSP ? (int)bytes : 0);
+        m = lower_access_at(t, i, ACCESS_WRITE | (in->stack_seg ? ACCESS_STACK : 0), bytes, in->live_in, in->base,
+                            in->index, in->scale_log2, disp, in->seg, in->addr32, in->rip_relative);
+        e_load_gs(e, R11, OFF(scratch[1]));
+        emit_move(e, 0x89, R11, m, bytes);
+    }
+    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, (int)bytes);
+    lower_access_done(t);
+}
+
+static void lower_leave(struct trans *t, unsigned i)
+{
+    struct emit *e = &t->e;
+    unsigned bytes = stack_bytes(&t->insns[i]);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, X86_RBP, t->insns[i].live_in);
+
+    if (bytes == 8) {
+        emit_move(e, 0x8b, R11, m, 8);
+        e_lea(e, RSP, X86_RBP, EMIT_NO_REG, 0, 8);
+        e_mov_rr(e, X86_RBP, R11);
+    } else {
+        e_lea(e, RSP, X86_RBP, EMIT_NO_REG, 0, 2);
+        emit_move(e, 0x8b, X86_RBP, m, 2);
+    }
+    lower_access_done(t);
+}
+
+static void lower_ret(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+    int pop = 8 + (in->z.raw.imm[0].size != 0 ? (int)(uint16_t)in->z.raw.imm[0].value.u : 0);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, 8, 0, RSP, in->live_in);
+
+    emit_move(e, 0x8b, R10, m, 8);
+    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, pop);
+    lower_access_done(t);
+    lower_indirect(t);
+}
+
+static void lower_call(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+    gva_t next = t->b->va + in->offset + in->z.length;
+
+    if (in->z.raw.imm[0].is_relative) {
+        push_imm(t, i, next, 8, in->live_in);
+        emit_exit_jmp(t, i, in->target);
+        return;
+    }
+    unsigned reg = named_register(in);
+    if (reg == EMIT_NO_REG) {
+        load_operand(t, i, 8);
+    }
+    push_imm(t, i, next, 8, in->live_in);
+    if (reg == EMIT_NO_REG) {
+        e_load_gs(e, R10, OFF(scratch[1]));
+    } else if (reg == R10 || reg == R11) {
+        e_load_gs(e, R10, OFF_GPR(reg));
+    } else if (reg == RSP) {
+        e_lea(e, R10, RSP, EMIT_NO_REG, 0, 8);
+    } else {
+        e_mov_rr(e, R10, reg);
+    }
+    lower_indirect(t);
+}
+
+static void lower_jmp(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+
+    if (in->z.raw.imm[0].is_relative) {
+        emit_exit_jmp(t, i, in->target);
+        return;
+    }
+    unsigned reg = named_register(in);
+    if (reg == EMIT_NO_REG) {
+        struct mem_operand m = lower_access(t, i, ACCESS_READ, 8, in->live_in);
+        emit_move(e, 0x8b, R10, m, 8);
+        lower_access_done(t);
+    } else if (reg == R10 || reg == R11) {
+        e_load_gs(e, R10, OFF_GPR(reg));
+    } else {
+        e_mov_rr(e, R10, reg);
+    }
+    lower_indirect(t);
+}
+
+static void lower_jcc(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+
+    align_rel32(e, 2);
+    e_b(e, 0x0f);
+    e_b(e, 0x80 | (in->z.opcode & 0xfu));
+    uint8_t *field = e->p;
+    e_d(e, 0);
+    note_exit(t, i, field, in->target);
+}
+
+/* LOOPcc and JrCXZ have only a short form: it skips the jump of the not-taken way. */
+static void lower_loop(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+    bool addr32 = in->z.address_width == 32;
+
+    align_rel32(e, addr32 ? 4 : 3);
+    if (addr32) {
+        e_b(e, 0x67);
+    }
+    e_b(e, in->z.opcode);
+    e_b(e, 8); /* over jmp rel32 and three bytes of padding, which keep the second rel32 aligned */
+    emit_exit_jmp(t, i, t->b->va + in->offset + in->z.length);
+    emit_nops(e, 3);
+    emit_exit_jmp(t, i, in->target);
+}
+
+void lower_branch(struct trans *t, unsigned i)
+{
+    switch (t->insns[i].cls) {
+    case INSN_PUSH: lower_push(t, i); break;
+    case INSN_POP: lower_pop(t, i); break;
+    case INSN_LEAVE: lower_leave(t, i); break;
+    case INSN_CALL: lower_call(t, i); break;
+    case INSN_RET: lower_ret(t, i); break;
+    case INSN_JMP: lower_jmp(t, i); break;
+    case INSN_JCC: lower_jcc(t, i); break;
+    case INSN_LOOP: lower_loop(t, i); break;
+    default: t->failed = true; break;
+    }
+}
+
+/* ---- behind the block ---- */
+
+/* lea r11, [rip + distance to `target`], patched later: returns the field */
+static uint8_t *emit_lea_r11_rip(struct emit *e)
+{
+    e_b(e, 0x4c);
+    e_b(e, 0x8d);
+    e_b(e, 0x1d);
+    uint8_t *field = e->p;
+    e_d(e, 0);
+    return field;
+}
+
+static void emit_padded(struct emit *e, unsigned align)
+{
+    while (((uintptr_t)e->p & (align - 1)) != 0 && !e->overflow) {
+        e_b(e, 0xcc);
+    }
+}
+
+static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_field, const uint8_t *resume,
+                           const uint8_t *bounce)
+{
+    struct emit *e = &t->e;
+    const struct insn *in = &t->insns[c->insn];
+    gva_t rip = t->b->va + in->offset, next = rip + in->z.length;
+    bool leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
+
+    emit_padded(e, 8);
+    if (e->overflow) {
+        return;
+    }
+    uint8_t *desc = e->p;
+    e_patch_rel32(lea_field, desc);
+    e_d(e, c->info);
+    e_d(e, (uint32_t)(resume - desc));
+    e_d(e, bounce != NULL ? (uint32_t)(bounce - desc) : 0);
+    e_d(e, (uint32_t)c->target);
+    e_q(e, rip);
+    e_q(e, leaves ? 0 : next);
+}
+
+/* First part of a slow access: the address again, then the thunk, which goes on at resume or bounce. */
+static void cold_access(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+
+    if (c->restore_rcx) {
+        e_load_gs(e, RCX, OFF_GPR(RCX));
+    }
+    if (c->undo_tag) {
+        e_op_gs_mem(e, 0x2b, R10, R11, EMIT_NO_REG, 0, c->tlb_off); /* sub r10, gs:[r11 + neg_tag] */
+    } else {
+        lower_address(t, c->base, c->index, c->scale_log2, c->disp, c->seg, c->addr32, c->rip_relative, true);
+    }
+    e_store_gs(e, OFF(ea), R10);
+    uint8_t *field = emit_lea_r11_rip(e);
+    e_jmp_gs(e, OFF_THUNK(THUNK_SLOW));
+
+    uint8_t *bounce = NULL;
+    uint8_t *desc_field2 = NULL;
+    if ((c->info & ACCESS_WRITE) != 0) {
+        bounce = e->p;
+        trans_note(t, c->insn, -1);
+        e_bytes(e, c->op_begin, (unsigned)(c->op_end - c->op_begin));
+        desc_field2 = emit_lea_r11_rip(e);
+        e_jmp_gs(e, OFF_THUNK(THUNK_COMMIT));
+    }
+    emit_slow_desc(t, c, field, c->resume, bounce);
+    if (bounce != NULL) {
+        emit_slow_desc(t, c, desc_field2, c->after, NULL);
+    }
+}
+
+static void cold_helper(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+    const struct insn *in = &t->insns[c->insn];
+    uint8_t *field = emit_lea_r11_rip(e);
+
+    e_jmp_gs(e, OFF_THUNK(THUNK_HELPER));
+    emit_padded(e, 8);
+    if (e->overflow) {
+        return;
+    }
+    uint8_t *desc = e->p;
+    e_patch_rel32(field, desc);
+    bool check = c->info != 0;
+    e_q(e, check ? c->target : (uint64_t)(uintptr_t)in->fn);
+    e_q(e, t->b->va + in->offset);
+    e_d(e, check ? c->info : in->helper_arg);
+    e_d(e, in->z.length);
+    e_d(e, check ? 0 : in->helper_flags);
+    e_d(e, (uint32_t)(c->resume - desc));
+    e_q(e, in->z.raw.imm[0].value.u);
+}
+
+static void cold_exit(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+    struct cpu_vm *vm = t->vm;
+    uint32_t index = vm->link_count++;
+    struct link *l = &vm->links[index];
+
+    *l = (struct link){
+        .site = cache_offset(t, c->from),
+        .stub = cache_offset(t, e->p),
+        .from = (uint32_t)(t->b - vm->blocks),
+        .target = c->target,
+        .next_out = t->b->links_out,
+    };
+    t->b->links_out = index;
+    lower_set_rip(e, c->target);
+    if (t->b->no_link) {
+        e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+        return;
+    }
+    e_mov_imm(e, R10, index);
+    e_jmp_gs(e, OFF_THUNK(THUNK_LINK));
+}
+
+static void cold_relookup(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+
+    if (c->restore_rcx) {
+        e_load_gs(e, RCX, OFF_GPR(RCX));
+    }
+    t->b->relookup = cache_offset(t, e->p);
+    lower_set_rip(e, t->b->va);
+    e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+}
+
+void cold_emit(struct trans *t)
+{
+    for (unsigned n = 0; n < t->cold_count && !t->e.overflow; n++) {
+        struct cold *c = &t->colds[n];
+        trans_note(t, c->insn, -1);
+        e_patch_rel32(c->from, t->e.p);
+        switch (c->kind) {
+        case COLD_ACCESS: cold_access(t, c); break;
+        case COLD_HELPER: cold_helper(t, c); break;
+        case COLD_EXIT: cold_exit(t, c); break;
+        case COLD_RELOOKUP: cold_relookup(t, c); break;
+        }
+    }
+}
+
+/*
+ * A link to another page: the code TLB must still hold the token of the target's page, which names
+ * its virtual and its physical address. Flags may be live.
+ */
+uint32_t code_emit_cross_page_link(struct cpu *cpu, const struct block *from, const struct block *to,
+                                   const struct link *l)
+{
+    struct cpu_vm *vm = cpu->vm;
+    struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->size};
+    unsigned idx = (from->mode >> CPU_MODE_IDX_SHIFT) & 3u;
+    uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(to->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
+    uint32_t entry = (uint32_t)vm->used;
+
+    if (to->token == 0 || vm->used + 128 > vm->size) {
+        return 0;
+    }
+    e_store_gs(&e, OFF_GPR(RCX), RCX);
+    e_op_gs(&e, 0x8b, RCX, slot, false);
+    e_lea(&e, RCX, RCX, EMIT_NO_REG, 0, -(int32_t)to->token);
+    e_b(&e, 0xe3); /* jrcxz same */
+    uint8_t *rel8 = e.p;
+    e_b(&e, 0);
+    e_load_gs(&e, RCX, OFF_GPR(RCX));
+    e_b(&e, 0xe9);
+    e_d(&e, 0);
+    e_patch_rel32(e.p - 4, vm->rw + l->stub);
+    *rel8 = (uint8_t)(e.p - (rel8 + 1));
+    e_load_gs(&e, RCX, OFF_GPR(RCX));
+    e_b(&e, 0xe9);
+    e_d(&e, 0);
+    e_patch_rel32(e.p - 4, vm->rw + to->host);
+    vm->used = ((size_t)(e.p - vm->rw) + 15) & ~(size_t)15;
+    return entry;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Lowering of a guest memory access, in one place: address computation, the inline probe of the
+ * first-level TLB, and the way to the slow path. The hot path of an access with dead flags is
+ *
+ *     lea   r10, [address]
+ *     mov   r11d, r10d ; shr r11d, 8 ; and r11d, 0x1ff0      entry = page number mod TLB_SIZE
+ *     add   r10, gs:[r11 + neg_tag]                          offset in the page, if it is that page
+ *     cmp   r10, 4096 - size ; ja slow
+ *     add   r10, gs:[r11 + host]
+ *
+ * With live flags the same is done by LEA and PEXT, and the test by JRCXZ. An address that is known
+ * at translation time needs no index and no offset.
+ */
+#include "cpu/translate.h"
+
+_Static_assert(sizeof(struct tlb_entry) == 16, "the probe scales by 16");
+_Static_assert(offsetof(struct tlb_entry, host) == 8, "the probe reads host at +8");
+
+#define R10 X86_R10
+#define R11 X86_R11
+
+/* lea r10d, [...] when addr32, else lea r10, [...] */
+static void emit_lea_r10(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int32_t disp,
+                         bool addr32)
+{
+    struct emit *e = &t->e;
+
+    if (!addr32 && index == EMIT_NO_REG && disp == 0 && base != EMIT_NO_REG) {
+        if (base != R10) {
+            e_mov_rr(e, R10, base);
+        }
+        return;
+    }
+    e_op_mem(e, 0x8d, R10, base, index, scale_log2, disp, !addr32);
+}
+
+void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
+                   bool addr32, bool rip_relative, bool flags_live)
+{
+    struct emit *e = &t->e;
+
+    if (base == BASE_SCRATCH) {
+        e_load_gs(e, R10, OFF(scratch[2]));
+    } else if (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) {
+        e_mov_imm(e, R10, addr32 ? (uint32_t)disp : (uint64_t)disp);
+    } else {
+        if (base == R10 || index == R10) {
+            e_load_gs(e, R10, OFF_GPR(R10));
+        }
+        if (base == R11 || index == R11) {
+            e_load_gs(e, R11, OFF_GPR(R11));
+        }
+        emit_lea_r10(t, base, index, scale_log2, (int32_t)disp, addr32);
+    }
+    if (seg == X86_FS || seg == X86_GS) {
+        if (flags_live) {
+            e_load_gs(e, R11, OFF_SEG_BASE(seg));
+            e_lea(e, R10, R10, R11, 0, 0);
+        } else {
+            e_op_gs(e, 0x03, R10, OFF_SEG_BASE(seg), true); /* add r10, gs:[base] */
+        }
+    }
+}
+
+/* jcc rel32 with the field to be patched returned */
+static uint8_t *emit_jcc(struct emit *e, unsigned cc)
+{
+    e_b(e, 0x0f);
+    e_b(e, 0x80 | cc);
+    uint8_t *field = e->p;
+    e_d(e, 0);
+    return field;
+}
+
+static uint8_t *emit_jmp(struct emit *e)
+{
+    e_b(e, 0xe9);
+    uint8_t *field = e->p;
+    e_d(e, 0);
+    return field;
+}
+
+#define CC_NE 5u
+#define CC_A 7u
+
+static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
+{
+    struct emit *e = &t->e;
+
+    static const uint8_t index[] = {
+        0x45, 0x89, 0xd3,       /* mov r11d, r10d */
+        0x41, 0xc1, 0xeb, 0x08, /* shr r11d, 8 */
+        0x41, 0x81, 0xe3,       /* and r11d, imm32 */
+    };
+    e_bytes(e, index, sizeof(index));
+    e_d(e, (TLB_SIZE - 1) << 4);
+    e_op_gs_mem(e, 0x03, R10, R11, EMIT_NO_REG, 0, tlb_off);
+    e_b(e, 0x49); /* cmp r10, imm32 */
+    e_b(e, 0x81);
+    e_b(e, 0xfa);
+    e_d(e, (uint32_t)KAGE_PAGE_SIZE - bytes);
+    uint8_t *field = emit_jcc(e, CC_A);
+    e_op_gs_mem(e, 0x03, R10, R11, EMIT_NO_REG, 0, tlb_off + 8);
+    return field;
+}
+
+static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
+{
+    struct emit *e = &t->e;
+
+    e_store_gs(e, OFF_GPR(X86_RCX), X86_RCX);
+    e_pext_gs(e, R11, R10, OFF(pext_tlb));
+    e_lea(e, R11, R11, R11, 0, 0);
+    e_op_gs_mem(e, 0x8b, X86_RCX, EMIT_NO_REG, R11, 3, tlb_off);
+    e_lea(e, R10, R10, X86_RCX, 0, 0);
+    e_lea(e, X86_RCX, R10, EMIT_NO_REG, 0, (int32_t)bytes - 1);
+    e_pext_gs(e, X86_RCX, X86_RCX, OFF(pext_page));
+    e_b(e, 0xe3); /* jrcxz over the jump */
+    e_b(e, 5);
+    uint8_t *field = emit_jmp(e);
+    e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
+    e_op_gs_mem(e, 0x8b, R11, EMIT_NO_REG, R11, 3, tlb_off + 8);
+    e_lea(e, R10, R10, R11, 0, 0);
+    return field;
+}
+
+/* The address is known: compare the tag of its one entry. R10 becomes the page's host address. */
+static uint8_t *emit_probe_constant(struct trans *t, uint32_t entry_off, gva_t page, bool flags_live)
+{
+    struct emit *e = &t->e;
+    uint64_t neg = 0 - page;
+    uint8_t *field;
+
+    if (flags_live) {
+        e_store_gs(e, OFF_GPR(X86_RCX), X86_RCX);
+        e_load_gs(e, X86_RCX, entry_off);
+        if (e_fits_s32(page)) {
+            e_lea(e, X86_RCX, X86_RCX, EMIT_NO_REG, 0, (int32_t)page);
+        } else {
+            e_mov_imm(e, R10, page);
+            e_lea(e, X86_RCX, X86_RCX, R10, 0, 0);
+        }
+        e_b(e, 0xe3);
+        e_b(e, 5);
+        field = emit_jmp(e);
+        e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
+    } else if (e_fits_s32(neg)) {
+        e_b(e, 0x65); /* cmp qword gs:[entry], imm32 */
+        e_b(e, 0x48);
+        e_b(e, 0x81);
+        e_b(e, 0x3c);
+        e_b(e, 0x25);
+        e_d(e, entry_off);
+        e_d(e, (uint32_t)neg);
+        field = emit_jcc(e, CC_NE);
+    } else {
+        e_mov_imm(e, R10, neg);
+        e_op_gs(e, 0x3b, R10, entry_off, true); /* cmp r10, gs:[entry] */
+        field = emit_jcc(e, CC_NE);
+    }
+    e_load_gs(e, R10, entry_off + 8);
+    return field;
+}
+
+struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live,
+                                   unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
+                                   bool addr32, bool rip_relative)
+{
+    unsigned rw = (access & ACCESS_WRITE) != 0 ? 1 : 0;
+    uint32_t tlb_off = OFF_TLB(t->idx, rw);
+    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && seg != X86_FS && seg != X86_GS;
+    struct mem_operand m = {.base = R10, .disp = 0};
+    struct cold *c = trans_cold(t, COLD_ACCESS, i);
+    uint64_t va = addr32 ? (uint32_t)disp : (uint64_t)disp;
+
+    if (bytes == 0 || bytes > 64) {
+        t->failed = true;
+        return m;
+    }
+    c->info = access | (flags_live ? ACCESS_FLAGS : 0) | t->idx << ACCESS_IDX_SHIFT | bytes << ACCESS_BYTES_SHIFT;
+    c->base = (uint8_t)base;
+    c->index = (uint8_t)index;
+    c->scale_log2 = (uint8_t)scale_log2;
+    c->seg = (uint8_t)seg;
+    c->addr32 = addr32;
+    c->rip_relative = rip_relative;
+    c->disp = disp;
+    c->restore_rcx = flags_live;
+    c->tlb_off = tlb_off;
+    if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {
+        uint32_t entry = tlb_off + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)) * 16u;
+        c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
+        m.disp = (int32_t)(va & 4095);
+    } else {
+        lower_address(t, base, index, scale_log2, disp, seg, addr32, rip_relative, flags_live);
+        c->undo_tag = !flags_live;
+        c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes) : emit_probe_dead_flags(t, tlb_off, bytes);
+    }
+    c->resume = c->op_begin = t->e.p;
+    c->target = (uint64_t)m.disp; /* what the slow path must subtract from the host address */
+    return m;
+}
+
+struct mem_operand lower_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live)
+{
+    const struct insn *in = &t->insns[i];
+
+    return lower_access_at(t, i, access | (in->stack_seg ? ACCESS_STACK : 0), bytes, flags_live, in->base, in->index,
+                           in->scale_log2, in->disp, in->seg, in->addr32, in->rip_relative);
+}
+
+void lower_access_done(struct trans *t)
+{
+    struct cold *c = &t->colds[t->cold_count - 1];
+    c->op_end = c->after = t->e.p;
+}

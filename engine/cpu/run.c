@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The processor's run loop: deliver events, honour requests, find or make the block at RIP, run it.
+ * Also what translated code calls when it cannot go on by itself.
+ */
+#include "cpu/run.h"
+
+#include <errno.h>
+
+#include "cpu/sys.h"
+#include "cpu/translate.h"
+#include "mmu/mmu.h"
+
+#define NO_EXIT UINT32_MAX
+
+static unsigned jump_index(gva_t rip)
+{
+    return (unsigned)(rip >> 1) & (JUMP_CACHE_SIZE - 1);
+}
+
+/* Interrupt- or NMI-window exiting wants to know about the very next boundary. */
+static bool window_wanted(const struct cpu *cpu)
+{
+    return (cpu->vmcs.proc_based_ctls & (VMX_PROC_INTR_WINDOW_EXITING | VMX_PROC_NMI_WINDOW_EXITING)) != 0;
+}
+
+static uint32_t open_window(const struct cpu *cpu)
+{
+    uint32_t ctls = cpu->vmcs.proc_based_ctls;
+
+    if ((ctls & VMX_PROC_NMI_WINDOW_EXITING) != 0 && !cpu->nmi_blocked && cpu->intr_shadow == 0) {
+        return VMX_EXIT_NMI_WINDOW;
+    }
+    if ((ctls & VMX_PROC_INTR_WINDOW_EXITING) != 0 && cpu->iflag && cpu->intr_shadow == 0) {
+        return VMX_EXIT_INTR_WINDOW;
+    }
+    return NO_EXIT;
+}
+
+/* ---- called from translated code ---- */
+
+static const void *code_if_cached(struct cpu *cpu)
+{
+    unsigned idx = cpu_mmu_idx(cpu);
+    const struct jump_cache_entry *e = &cpu->jump_cache[idx][jump_index(cpu->rip)];
+
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0 || cpu->event.valid ||
+        cpu->intr_shadow != 0 || window_wanted(cpu) || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 ||
+        cpu->jump_mode[idx] != cpu->mode || e->neg_rip + cpu->rip != 0) {
+        return NULL;
+    }
+    return (const void *)e->host;
+}
+
+static bool is_bounce(const struct cpu *cpu, const uint8_t *p)
+{
+    return p >= cpu->bounce && p < cpu->bounce + sizeof(cpu->bounce);
+}
+
+const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
+{
+    unsigned len = d->info >> ACCESS_BYTES_SHIFT;
+    enum mmu_idx idx = (enum mmu_idx)(d->info >> ACCESS_IDX_SHIFT & 3u);
+    uint8_t *host = NULL;
+
+    cpu->rip = d->rip;
+    enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
+                                           (d->info & ACCESS_WRITE) != 0, idx, &host);
+    if (r != CPU_NEXT) {
+        if (r == CPU_FAULT && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
+            cpu->event.vector = X86_EXC_SS; /* SDM 3A 6.15, interrupt 12 */
+        }
+        return NULL;
+    }
+    cpu_fpu_load(cpu);
+    cpu->scratch[0] = (uint64_t)(uintptr_t)host - (uint64_t)(int64_t)d->host_disp;
+    int32_t to = d->bounce != 0 && is_bounce(cpu, host) ? d->bounce : d->resume;
+    return (const uint8_t *)d + to;
+}
+
+const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d)
+{
+    uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
+
+    cpu->rip = d->next_rip != 0 ? d->next_rip : d->rip;
+    if (cpu_access_commit(cpu) != CPU_NEXT) {
+        return NULL;
+    }
+    /* The store may have changed this very block: look the next instruction up anew. */
+    if (cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations && d->next_rip != 0) {
+        return NULL;
+    }
+    cpu_fpu_load(cpu);
+    return (const uint8_t *)d + d->resume;
+}
+
+const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
+{
+    cpu->rip = s->rip;
+    cpu->imm = s->imm;
+    cpu->stats[CPU_STAT_HELPER_CALLS]++;
+    if (s->flags & HELPER_VECTOR) {
+        cpu_fpu_load(cpu);
+    }
+    switch (((cpu_helper *)s->fn)(cpu, s->arg, s->len)) {
+    case CPU_NEXT:
+        if ((s->flags & HELPER_ENDS_BLOCK) == 0) {
+            cpu_fpu_load(cpu);
+            return (const uint8_t *)s + s->resume;
+        }
+        cpu->rip += s->len;
+        break;
+    case CPU_JUMP:
+        break;
+    default:
+        return NULL;
+    }
+    const void *code = code_if_cached(cpu);
+    if (code != NULL) {
+        cpu_fpu_load(cpu);
+    }
+    return code;
+}
+
+/* ---- finding code ---- */
+
+static void flush_code(void *arg)
+{
+    code_flush(arg);
+}
+
+static void remember_block(struct cpu *cpu, const struct block *b)
+{
+    unsigned idx = cpu_mmu_idx(cpu);
+
+    if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
+        return;
+    }
+    if (cpu->jump_mode[idx] != cpu->mode) {
+        for (unsigned i = 0; i < JUMP_CACHE_SIZE; i++) {
+            cpu->jump_cache[idx][i] = (struct jump_cache_entry){.neg_rip = i == 0 ? 1 : 0, .host = 0};
+        }
+        memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
+        cpu->jump_mode[idx] = cpu->mode;
+    }
+    if ((cpu->vm->test_flags & CODE_TEST_NO_CHAIN) == 0) {
+        cpu->jump_cache[idx][jump_index(b->va)] = (struct jump_cache_entry){
+            .neg_rip = 0 - b->va,
+            .host = (uint64_t)(uintptr_t)(cpu->vm->rx + b->host),
+        };
+        mmu_note_jump_target(cpu, b->va);
+        mmu_note_jump_target(cpu, b->va + b->guest_len - 1);
+    }
+    cpu->code_tlb[idx][(b->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)] = b->token;
+}
+
+static bool straddle_still_mapped(struct cpu *cpu, const struct block *b, enum mmu_idx idx, enum cpu_result *result)
+{
+    struct mmu_map map;
+    enum mmu_result r;
+
+    if (b->gpa2 == 0) {
+        return true;
+    }
+    r = mmu_translate(cpu, (b->va & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE, MMU_FETCH, idx, &map);
+    *result = r == MMU_FAULT ? CPU_FAULT : r == MMU_EXIT ? CPU_EXIT : CPU_NEXT;
+    return r == MMU_OK && (map.gpa & KAGE_PAGE_MASK) == b->gpa2;
+}
+
+/* The block at RIP, translated if need be. NULL: *result is CPU_FAULT or CPU_EXIT. */
+static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
+{
+    struct cpu_vm *vm = cpu->vm;
+    enum mmu_idx idx = (cpu->mode & CPU_MODE_CPL) == 3 ? MMU_IDX_USER : MMU_IDX_KERNEL;
+
+    for (;;) {
+        struct mmu_map map;
+        switch (mmu_translate(cpu, cpu->rip, MMU_FETCH, idx, &map)) {
+        case MMU_OK:
+            break;
+        case MMU_FAULT:
+            *result = CPU_FAULT;
+            return NULL;
+        case MMU_MMIO: /* no code is run out of devices */
+            *result = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 1, 0);
+            return NULL;
+        default:
+            *result = CPU_EXIT;
+            return NULL;
+        }
+        const uint8_t *host_page = (const uint8_t *)((uintptr_t)map.hva & ~(uintptr_t)4095);
+        int err = code_page_prepare(cpu, map.gpa, host_page);
+        struct block *b = NULL;
+        if (err == -ERANGE) {
+            *result = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 2, 0);
+            return NULL;
+        }
+        if (err == 0) {
+            pthread_mutex_lock(&vm->lock);
+            b = code_find(vm, cpu->rip, map.gpa, cpu->mode);
+            pthread_mutex_unlock(&vm->lock);
+            *result = CPU_NEXT;
+            if (b != NULL && !straddle_still_mapped(cpu, b, idx, result)) {
+                if (*result != CPU_NEXT) {
+                    return NULL;
+                }
+                cpu_code_written(cpu, b->gpa, b->guest_len);
+                b = NULL;
+            }
+            if (b == NULL) {
+                b = translate(cpu, cpu->rip, map.gpa, map.hva, result);
+            }
+            if (b != NULL || *result != CPU_NEXT) {
+                return b;
+            }
+        }
+        cpu_vm_exclusive(vm, cpu, flush_code, vm);
+    }
+}
+
+const void *cpu_jump_miss(struct cpu *cpu)
+{
+    enum cpu_result result;
+
+    cpu->stats[CPU_STAT_JUMP_MISSES]++;
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0) {
+        return NULL;
+    }
+    struct block *b = find_block(cpu, &result);
+    if (b == NULL) {
+        return NULL;
+    }
+    remember_block(cpu, b);
+    cpu_fpu_load(cpu);
+    return cpu->vm->rx + b->host;
+}
+
+static void link_blocks(struct cpu *cpu, uint32_t index, struct block *to)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    pthread_mutex_lock(&vm->lock);
+    if (index != 0 && index < vm->link_count && vm->links[index].target == to->va) {
+        code_link(cpu, &vm->links[index], to);
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
+/* ---- the loop ---- */
+
+/* A vCPU comes into guest mode only while nobody is exclusive. */
+static void enter_guest(struct cpu *cpu)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    pthread_mutex_lock(&vm->sync_lock);
+    while (vm->exclusive) {
+        pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
+    }
+    cpu->in_guest = 1;
+    pthread_mutex_unlock(&vm->sync_lock);
+}
+
+static void leave_guest(struct cpu *cpu)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    pthread_mutex_lock(&vm->sync_lock);
+    cpu->in_guest = 0;
+    pthread_cond_broadcast(&vm->sync_cond);
+    pthread_mutex_unlock(&vm->sync_lock);
+}
+
+/* Waits at a safe point while another thread has the VM to itself. */
+static void park(struct cpu *cpu)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    pthread_mutex_lock(&vm->sync_lock);
+    cpu->in_guest = 0;
+    pthread_cond_broadcast(&vm->sync_cond);
+    while (vm->exclusive && vm->exclusive_owner != cpu) {
+        pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
+    }
+    atomic_fetch_and(&cpu->pending, ~CPU_REQ_SYNC);
+    cpu->in_guest = 1;
+    pthread_mutex_unlock(&vm->sync_lock);
+}
+
+/* Honours requests; true if they end in a VM exit. */
+static bool honour_requests(struct cpu *cpu)
+{
+    uint32_t req = atomic_load_explicit(&cpu->pending, memory_order_acquire);
+
+    if (req & CPU_REQ_SYNC) {
+        cpu_fpu_save(cpu);
+        park(cpu);
+    }
+    if (req & CPU_REQ_TLB_FLUSH) {
+        atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
+        mmu_flush_all(cpu);
+    }
+    if (req & CPU_REQ_KICK) {
+        atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK);
+        cpu_vmexit(cpu, VMX_EXIT_EXT_INTR, 0, 0);
+        return true;
+    }
+    return false;
+}
+
+/* One instruction, then a look: RFLAGS.TF, guest debugging, or the end of an interrupt shadow. */
+static void run_one(struct cpu *cpu, bool trap)
+{
+    enum cpu_result result;
+    uint32_t mode = cpu->mode;
+
+    cpu->mode |= CPU_MODE_STEP;
+    cpu->intr_shadow = 0;
+    struct block *b = find_block(cpu, &result);
+    if (b != NULL) {
+        cpu_fpu_load(cpu);
+        cpu_enter_code(cpu, cpu->vm->rx + b->host);
+    }
+    if (cpu->mode == (mode | CPU_MODE_STEP)) {
+        cpu->mode = mode;
+    }
+    if (b != NULL && trap && !cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
+        cpu_raise(cpu, X86_EXC_DB);
+        cpu->event.payload = X86_DR6_BS;
+    }
+}
+
+static void run_block(struct cpu *cpu, uint32_t *link)
+{
+    enum cpu_result result;
+    uint64_t generation = cpu->vm->generation;
+    struct block *b = find_block(cpu, &result);
+
+    cpu->stats[CPU_STAT_DISPATCHES]++;
+    if (b == NULL) {
+        *link = 0;
+        return;
+    }
+    if (*link != 0 && cpu->vm->generation == generation) { /* link numbers do not outlive a flush */
+        link_blocks(cpu, *link, b);
+    }
+    remember_block(cpu, b);
+    cpu_fpu_load(cpu);
+    *link = (uint32_t)cpu_enter_code(cpu, cpu->vm->rx + b->host);
+}
+
+void cpu_run(struct cpu *cpu)
+{
+    uint64_t host_gs;
+    uint32_t link = 0;
+
+    cpu->vmcs.exit_reason = NO_EXIT;
+    enter_guest(cpu);
+    __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
+    __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");
+    cpu_signal_enter(cpu);
+
+    while (cpu->vmcs.exit_reason == NO_EXIT) {
+        if (cpu->event.valid) {
+            link = 0;
+            cpu_deliver_event(cpu);
+            continue;
+        }
+        if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0) {
+            link = 0; /* the cache may be emptied meanwhile */
+            if (honour_requests(cpu)) {
+                break;
+            }
+            continue;
+        }
+        bool trap = (cpu->mode & CPU_MODE_STEP) != 0;
+        if (window_wanted(cpu)) {
+            uint32_t reason = open_window(cpu);
+            if (reason != NO_EXIT) {
+                cpu_vmexit(cpu, reason, 0, 0);
+                break;
+            }
+        }
+        if (trap || (cpu->intr_shadow != 0 && window_wanted(cpu))) {
+            link = 0;
+            run_one(cpu, trap);
+            continue;
+        }
+        cpu->intr_shadow = 0;
+        run_block(cpu, &link);
+    }
+    cpu_fpu_save(cpu);
+    cpu_signal_leave(cpu);
+    __asm__ volatile("wrgsbase %0" : : "r"(host_gs) : "memory");
+    leave_guest(cpu);
+}
+
+/* ---- stopping everybody ---- */
+
+void cpu_vm_exclusive(struct cpu_vm *vm, struct cpu *self, void (*fn)(void *), void *arg)
+{
+    bool self_in_guest = self != NULL && self->in_guest;
+
+    if (self != NULL) {
+        cpu_fpu_save(self);
+    }
+    pthread_mutex_lock(&vm->sync_lock);
+    if (self_in_guest) {
+        self->in_guest = 0; /* whoever is exclusive now need not wait for us */
+        pthread_cond_broadcast(&vm->sync_cond);
+    }
+    while (vm->exclusive) {
+        pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
+    }
+    vm->exclusive = true;
+    vm->exclusive_owner = self;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        if (vm->cpus[i] != self) {
+            cpu_request(vm->cpus[i], CPU_REQ_SYNC);
+        }
+    }
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        while (vm->cpus[i] != self && vm->cpus[i]->in_guest) {
+            pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
+        }
+    }
+    pthread_mutex_unlock(&vm->sync_lock);
+
+    fn(arg);
+
+    pthread_mutex_lock(&vm->sync_lock);
+    vm->exclusive = false;
+    vm->exclusive_owner = NULL;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        if (vm->cpus[i] != self) {
+            atomic_fetch_and(&vm->cpus[i]->pending, ~CPU_REQ_SYNC);
+        }
+    }
+    if (self_in_guest) {
+        self->in_guest = 1;
+    }
+    pthread_cond_broadcast(&vm->sync_cond);
+    pthread_mutex_unlock(&vm->sync_lock);
+}
+

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Between run.c, the thunks and the signal handler: what translated code calls, and the way out
+ * after a host fault. Not for other parts of the engine.
+ */
+#ifndef KAGE_CPU_RUN_H
+#define KAGE_CPU_RUN_H
+
+#include "cpu/cpu.h"
+
+struct slow_desc;
+struct helper_site;
+
+/* Each returns the host code to go on at, or NULL to leave for the run loop. */
+const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d);
+const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d);
+const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s);
+const void *cpu_jump_miss(struct cpu *cpu);
+
+void cpu_leave_after_fault(void);
+
+/* fpu.c */
+KAGE_MUST_CHECK int cpu_fpu_init(struct cpu *cpu);
+void cpu_fpu_fini(struct cpu *cpu);
+void cpu_fpu_reset(struct cpu *cpu);
+
+/* signal.c */
+KAGE_MUST_CHECK int cpu_signal_init(void); /* once per process, idempotent */
+void cpu_signal_enter(struct cpu *cpu);    /* this thread runs cpu's translated code from here */
+void cpu_signal_leave(struct cpu *cpu);
+
+#endif

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Second pass of the translator and its driver: a block is emitted as one transaction into the code
+ * cache and published only when it is whole.
+ */
+#include "cpu/translate.h"
+
+#include "cpu/sys.h"
+
+void trans_note(struct trans *t, unsigned i, int spilled)
+{
+    if (t->map_count == KAGE_ARRAY_SIZE(t->maps)) {
+        t->failed = true;
+        return;
+    }
+    t->maps[t->map_count++] = (struct insn_map){
+        .host = (uint16_t)(t->e.p - (t->vm->rw + t->b->host)),
+        .guest = t->insns[i].offset,
+        .spilled = (uint8_t)(spilled + 1),
+    };
+}
+
+struct cold *trans_cold(struct trans *t, enum cold_kind kind, unsigned i)
+{
+    if (t->cold_count == KAGE_ARRAY_SIZE(t->colds)) {
+        t->failed = true;
+        t->cold_count--;
+    }
+    struct cold *c = &t->colds[t->cold_count++];
+    memset(c, 0, sizeof(*c));
+    c->kind = kind;
+    c->insn = (uint8_t)i;
+    return c;
+}
+
+/* Which unit an instruction uses, for CR0.EM/TS, CR4.OSFXSR, CR4.OSXSAVE and XCR0: FPU_CHECK_*, 0 for none. */
+static uint32_t fpu_kind(const ZydisDecodedInstruction *z)
+{
+    switch (z->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_X87:
+        return z->mnemonic == ZYDIS_MNEMONIC_FWAIT ? FPU_CHECK_FWAIT : FPU_CHECK_X87;
+    case ZYDIS_ISA_EXT_MMX:
+    case ZYDIS_ISA_EXT_AMD3DNOW:
+        return FPU_CHECK_MMX;
+    case ZYDIS_ISA_EXT_SSE:
+    case ZYDIS_ISA_EXT_SSE2:
+    case ZYDIS_ISA_EXT_SSE3:
+    case ZYDIS_ISA_EXT_SSSE3:
+    case ZYDIS_ISA_EXT_SSE4:
+    case ZYDIS_ISA_EXT_SSE4A:
+    case ZYDIS_ISA_EXT_AES:
+    case ZYDIS_ISA_EXT_PCLMULQDQ:
+    case ZYDIS_ISA_EXT_SHA:
+        break;
+    case ZYDIS_ISA_EXT_GFNI:
+        if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+            return FPU_CHECK_SSE;
+        }
+        return FPU_CHECK_AVX;
+    case ZYDIS_ISA_EXT_AVX:
+    case ZYDIS_ISA_EXT_AVX2:
+    case ZYDIS_ISA_EXT_AVX2GATHER:
+    case ZYDIS_ISA_EXT_AVXAES:
+    case ZYDIS_ISA_EXT_AVX_VNNI:
+    case ZYDIS_ISA_EXT_F16C:
+    case ZYDIS_ISA_EXT_FMA:
+    case ZYDIS_ISA_EXT_FMA4:
+    case ZYDIS_ISA_EXT_XOP:
+    case ZYDIS_ISA_EXT_VAES:
+    case ZYDIS_ISA_EXT_VPCLMULQDQ:
+        return z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ? FPU_CHECK_AVX512 : FPU_CHECK_AVX;
+    case ZYDIS_ISA_EXT_AVX512EVEX:
+    case ZYDIS_ISA_EXT_AVX512VEX:
+        return FPU_CHECK_AVX512;
+    default:
+        return 0;
+    }
+    switch (z->mnemonic) { /* in the SSE sets, but without SSE state */
+    case ZYDIS_MNEMONIC_POPCNT:
+    case ZYDIS_MNEMONIC_CRC32:
+    case ZYDIS_MNEMONIC_SFENCE:
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_MOVNTI:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_PAUSE:
+        return 0;
+    default:
+        return z->operand_width == 0 ? 0 : FPU_CHECK_SSE;
+    }
+}
+
+/* A call of cpu_fpu_check() ahead of the instruction. */
+static void emit_fpu_check(struct trans *t, unsigned i, uint32_t kind)
+{
+    struct cold *c = trans_cold(t, COLD_HELPER, i);
+    c->info = kind;
+    c->target = (uint64_t)(uintptr_t)cpu_fpu_check;
+    e_b(&t->e, 0xe9);
+    c->from = t->e.p;
+    e_d(&t->e, 0);
+    c->resume = t->e.p;
+}
+
+static void emit_insn(struct trans *t, unsigned i)
+{
+    struct insn *in = &t->insns[i];
+
+    if (t->mode & (CPU_MODE_NO_SSE | CPU_MODE_NO_AVX)) {
+        uint32_t kind = fpu_kind(&in->z);
+        if (kind != 0) {
+            emit_fpu_check(t, i, kind);
+        }
+    }
+    switch (in->cls) {
+    case INSN_COPY:
+        rewrite_copy(t, i);
+        break;
+    case INSN_DROP:
+        break;
+    case INSN_LEA:
+        rewrite_lea(t, i);
+        break;
+    case INSN_BIT_STRING:
+        rewrite_bit_string(t, i);
+        break;
+    case INSN_MOFFS:
+        rewrite_moffs(t, i);
+        break;
+    case INSN_UD:
+        in->has_mem = false;
+        in->fn = sys_ud;
+        in->helper_flags = HELPER_ENDS_BLOCK;
+        lower_helper(t, i);
+        break;
+    case INSN_HELPER:
+        lower_helper(t, i);
+        break;
+    case INSN_CLI:
+        if ((t->mode & CPU_MODE_CPL) != 0) {
+            in->fn = sys_cli;
+            in->helper_flags = 0;
+            lower_helper(t, i);
+        } else {
+            e_b(&t->e, 0x65); /* mov byte gs:[iflag], 0 */
+            e_b(&t->e, 0xc6);
+            e_b(&t->e, 0x04);
+            e_b(&t->e, 0x25);
+            e_d(&t->e, OFF(iflag));
+            e_b(&t->e, 0);
+        }
+        break;
+    default:
+        lower_branch(t, i);
+        break;
+    }
+}
+
+static bool falls_through(const struct insn *in)
+{
+    switch (in->cls) {
+    case INSN_CALL:
+    case INSN_RET:
+    case INSN_JMP:
+    case INSN_LOOP:
+    case INSN_UD:
+        return false;
+    case INSN_HELPER:
+        return (in->helper_flags & HELPER_ENDS_BLOCK) == 0;
+    default:
+        return true;
+    }
+}
+
+/* Emits t->insns at the end of the cache; the transaction is committed by the caller. */
+static bool emit_block(struct trans *t)
+{
+    struct block *b = t->b;
+
+    b->host = (uint32_t)t->vm->used;
+    b->flags_in = t->insns[0].live_in;
+    t->e = (struct emit){.p = t->vm->rw + b->host, .end = t->vm->rw + t->vm->size};
+    t->cold_count = t->map_count = 0;
+    t->failed = false;
+
+    trans_note(t, 0, -1);
+    lower_poll(t);
+    b->body = (uint32_t)(t->e.p - t->vm->rw);
+    for (unsigned i = 0; i < t->count; i++) {
+        trans_note(t, i, -1);
+        emit_insn(t, i);
+    }
+    const struct insn *last = &t->insns[t->count - 1];
+    if (falls_through(last)) {
+        lower_goto(t, t->count - 1, b->va + b->guest_len);
+    }
+    cold_emit(t);
+    return !t->failed && !t->e.overflow && t->e.p - (t->vm->rw + b->host) < 0xfff0;
+}
+
+static void commit(struct trans *t)
+{
+    struct cpu_vm *vm = t->vm;
+    struct block *b = t->b;
+    size_t end = (size_t)(t->e.p - vm->rw);
+
+    b->host_len = (uint32_t)(end - b->host);
+    vm->used = (end + 15) & ~(size_t)15;
+    b->map = vm->map_count;
+    b->map_len = (uint16_t)t->map_count;
+    memcpy(&vm->maps[vm->map_count], t->maps, t->map_count * sizeof(t->maps[0]));
+    vm->map_count += t->map_count;
+    code_publish(t->cpu, b);
+    t->cpu->stats[CPU_STAT_BLOCKS_TRANSLATED]++;
+    t->cpu->stats[CPU_STAT_GUEST_BYTES] += b->guest_len;
+    t->cpu->stats[CPU_STAT_GUEST_INSNS] += t->count;
+    t->cpu->stats[CPU_STAT_HOST_BYTES] += b->host_len;
+}
+
+struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result)
+{
+    struct cpu_vm *vm = cpu->vm;
+    struct trans *t = cpu->trans;
+    struct block draft;
+
+    if ((cpu->mode & CPU_MODE_LONG) == 0) {
+        *result = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 0, 0);
+        return NULL;
+    }
+    t->cpu = cpu;
+    t->vm = vm;
+    t->mode = cpu->mode;
+    t->idx = cpu_mmu_idx(cpu);
+    memset(&draft, 0, sizeof(draft));
+    t->b = &draft;
+    draft.va = va;
+    draft.gpa = gpa;
+    draft.mode = cpu->mode;
+
+    cpu_fpu_save(cpu); /* Zydis uses vector registers */
+    enum scan_result s = scan_block(t, va, gpa, host);
+    if (s != SCAN_OK) {
+        *result = s == SCAN_FAULT ? CPU_FAULT : CPU_EXIT;
+        return NULL;
+    }
+    draft.no_link = draft.gpa2 != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
+
+    pthread_mutex_lock(&vm->lock);
+    struct block *b = NULL;
+    if (code_has_room(vm)) {
+        uint32_t links = vm->link_count;
+        b = &vm->blocks[vm->block_count];
+        *b = draft;
+        t->b = b;
+        b->token = code_token(vm, va, gpa);
+        if (emit_block(t)) {
+            commit(t);
+        } else if (t->count > 1) {
+            /* Too long for one block: half of it fits. */
+            vm->link_count = links;
+            *b = draft;
+            b->token = code_token(vm, va, gpa);
+            t->count /= 2;
+            b->guest_len = (uint16_t)(t->insns[t->count].offset);
+            if (emit_block(t)) {
+                commit(t);
+            } else {
+                b = NULL;
+            }
+        } else {
+            b = NULL;
+        }
+        if (b == NULL) {
+            vm->link_count = links;
+        }
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (b == NULL) {
+        *result = CPU_NEXT; /* the cache must be flushed */
+    }
+    return b;
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside of the translator: one pass decodes a block and works out which flags are live, a second
+ * emits host code. Stubs that are seldom run are collected and put behind the block.
+ */
+#ifndef KAGE_CPU_TRANSLATE_H
+#define KAGE_CPU_TRANSLATE_H
+
+#include <Zydis/Zydis.h>
+
+#include "cpu/code_cache.h"
+#include "cpu/cpu.h"
+#include "cpu/emit.h"
+
+/* How an instruction is carried over. */
+enum insn_class {
+    INSN_COPY,       /* the same instruction, operands rewritten */
+    INSN_DROP,       /* NOP, PREFETCH, ENDBR: nothing to do */
+    INSN_HELPER,     /* a C function: cpu_helper_table */
+    INSN_UD,         /* #UD in every mode that the engine carries */
+    INSN_LEA,
+    INSN_PUSH,
+    INSN_POP,
+    INSN_CALL,
+    INSN_RET,
+    INSN_JMP,
+    INSN_JCC,
+    INSN_LOOP,       /* LOOP, LOOPE, LOOPNE, JRCXZ, JECXZ */
+    INSN_LEAVE,
+    INSN_BIT_STRING, /* BT, BTS, BTR, BTC with a memory and a register operand */
+    INSN_MOFFS,      /* MOV with a 64-bit absolute address */
+    INSN_CLI,
+};
+
+/* A decoded guest instruction, as far as the translator cares. */
+struct insn {
+    ZydisDecodedInstruction z;
+    uint8_t cls;            /* enum insn_class */
+    uint8_t offset;         /* from the block's first byte */
+    bool has_mem;
+    bool mem_read, mem_write;
+    uint16_t mem_bytes;
+    uint8_t seg;            /* X86_FS, X86_GS, or X86_DS for "no base" */
+    bool stack_seg;         /* a non-canonical address is #SS, not #GP */
+    uint8_t base, index, scale_log2; /* EMIT_NO_REG: none */
+    bool rip_relative;
+    bool addr32;
+    int64_t disp;           /* for RIP-relative: the absolute address */
+    uint8_t high_read, high_write; /* data operands in R10 (bit 0) and R11 (bit 1) */
+    bool high_byte;         /* names AH, CH, DH or BH */
+    uint32_t flags_read, flags_kill;
+    bool live_in, live_out; /* any arithmetic flag is live before / behind it */
+    uint64_t target;        /* of a direct branch */
+    const struct cpu_helper_desc *helper;
+    cpu_helper *fn;
+    uint32_t helper_arg, helper_flags;
+};
+
+enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_RELOOKUP };
+
+/* Code to be put behind the block. */
+struct cold {
+    enum cold_kind kind;
+    uint8_t insn;         /* index */
+    uint8_t *from;        /* rel32 that leads here */
+    uint8_t *resume;      /* where the hot path goes on */
+    uint32_t info;        /* ACCESS_*; or CPU_JUMP-ness of a helper */
+    uint8_t *op_begin, *op_end; /* the access itself, copied for bounce buffers */
+    uint8_t *after;
+    bool restore_rcx;     /* the check spilled RCX */
+    bool undo_tag;        /* R10 holds the offset: add the page back */
+    uint32_t tlb_off;
+    uint8_t base, index, scale_log2, seg; /* operand address to recompute */
+    bool addr32, rip_relative;
+    int64_t disp;
+    uint64_t target;
+    struct link *link;
+};
+
+/* Descriptor that the slow-access thunk finds at R11; see thunks.c. */
+struct slow_desc {
+    uint32_t info;        /* ACCESS_* */
+    int32_t resume;       /* relative to this struct */
+    int32_t bounce;       /* 0: go on at resume with the bounce buffer */
+    int32_t host_disp;    /* displacement that the access adds to R10 */
+    uint64_t rip, next_rip;
+};
+/* Base register of an address that the glue has put into scratch[2]. */
+#define BASE_SCRATCH 0xfeu
+
+#define ACCESS_READ (1u << 0)
+#define ACCESS_WRITE (1u << 1)
+#define ACCESS_STACK (1u << 2)
+#define ACCESS_FLAGS (1u << 3)      /* flags are live: put them back */
+#define ACCESS_IDX_SHIFT 4
+#define ACCESS_BYTES_SHIFT 8
+
+/* Descriptor that the helper thunk finds at R11. */
+struct helper_site {
+    uint64_t fn;
+    uint64_t rip;
+    uint32_t arg, len;
+    uint32_t flags;       /* HELPER_* */
+    int32_t resume;       /* relative to this struct */
+    uint64_t imm;
+};
+
+struct trans {
+    struct cpu *cpu;
+    struct cpu_vm *vm;
+    struct emit e;
+    struct block *b;
+    uint32_t mode;
+    unsigned idx;         /* enum mmu_idx of the block's accesses */
+    unsigned count;
+    struct insn insns[BLOCK_MAX_INSNS + 1];
+    struct cold colds[4 * BLOCK_MAX_INSNS];
+    unsigned cold_count;
+    struct insn_map maps[4 * BLOCK_MAX_INSNS];
+    unsigned map_count;
+    const uint8_t *code;  /* guest bytes of the block: bytes[] */
+    uint8_t bytes[304];
+    bool failed;
+    ZydisDecoder decoder;
+};
+
+#define OFF(field) ((uint32_t)offsetof(struct cpu, field))
+#define OFF_GPR(n) (OFF(gpr) + 8u * (uint32_t)(n))
+#define OFF_SEG_BASE(s) (OFF(vmcs.guest_seg) + (uint32_t)(s) * (uint32_t)sizeof(struct vmcs_segment))
+#define OFF_TLB(idx, rw) (OFF(tlb) + ((uint32_t)(idx)*2u + (uint32_t)(rw)) * TLB_SIZE * (uint32_t)sizeof(struct tlb_entry))
+#define OFF_JUMP(idx) (OFF(jump_cache) + (uint32_t)(idx)*JUMP_CACHE_SIZE * (uint32_t)sizeof(struct jump_cache_entry))
+#define OFF_CODE_TLB(idx) (OFF(code_tlb) + (uint32_t)(idx)*CODE_TLB_SIZE * 4u)
+
+/* Where thunks stand in cpu->thunks. */
+enum {
+    THUNK_LEAVE,       /* to the run loop; rip is set */
+    THUNK_LINK,        /* the same, asking for the link whose index is in R10D */
+    THUNK_SLOW,        /* memory access: descriptor at R11, address in ea */
+    THUNK_COMMIT,      /* write the bounce buffer back: descriptor at R11 */
+    THUNK_HELPER,      /* descriptor at R11 */
+    THUNK_JUMP,        /* indirect branch to the address in R10 that missed the jump cache */
+    THUNK_COUNT,
+};
+#define OFF_THUNK(n) (OFF(thunks) + 8u * (uint32_t)(n))
+
+/* classes.c */
+void classify_init(void);
+enum insn_class classify(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in);
+
+/* scan.c: decodes the block into t->insns and works out liveness; 0, or the reason why not even one instruction was had */
+enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT };
+enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host);
+
+/* lower_mem.c */
+struct mem_operand { /* a host memory operand: [base + disp] */
+    uint8_t base;
+    int32_t disp;
+};
+/* Emits the address computation and TLB check of an access; afterwards R10 (+ disp) is the host address, R11 is free. */
+struct mem_operand lower_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live);
+struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live,
+                                   unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
+                                   bool addr32, bool rip_relative);
+/* Marks the end of the instruction that does the access: what lies between is copied for the bounce path. */
+void lower_access_done(struct trans *t);
+/* Linear address of a memory operand into R10, flags untouched if flags_live. May use R11. */
+void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
+                   bool addr32, bool rip_relative, bool flags_live);
+void lower_stack_push(struct trans *t, unsigned i, unsigned bytes, bool flags_live, unsigned reg, uint64_t imm);
+
+/* rewrite.c: copies instruction i with operands rewritten */
+void rewrite_copy(struct trans *t, unsigned i);
+void rewrite_lea(struct trans *t, unsigned i);
+void rewrite_bit_string(struct trans *t, unsigned i);
+void rewrite_moffs(struct trans *t, unsigned i);
+
+/* lower_branch.c */
+void lower_branch(struct trans *t, unsigned i);
+/* Ends the block by going on at guest address va. */
+void lower_goto(struct trans *t, unsigned i, gva_t va);
+void lower_indirect(struct trans *t);
+void lower_set_rip(struct emit *e, gva_t rip);
+void lower_poll(struct trans *t);
+void lower_helper(struct trans *t, unsigned i);
+void cold_emit(struct trans *t);
+
+/* fpu.c: may an instruction of this unit run in the current mode? arg: FPU_CHECK_*. Raises #UD or #NM. */
+cpu_helper cpu_fpu_check;
+#define FPU_CHECK_X87 1u
+#define FPU_CHECK_FWAIT 2u
+#define FPU_CHECK_MMX 3u
+#define FPU_CHECK_SSE 4u
+#define FPU_CHECK_AVX 5u
+#define FPU_CHECK_AVX512 6u
+
+/* translate.c: the block for the code at rip in the current mode. Returns NULL with an event or exit recorded (result). */
+struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result);
+void trans_note(struct trans *t, unsigned i, int spilled);
+struct cold *trans_cold(struct trans *t, enum cold_kind kind, unsigned i);
+
+/* thunks.c: entry to and way out of translated code */
+extern uint64_t cpu_enter_code(struct cpu *cpu, const void *code);
+extern const void *const cpu_thunk_table[THUNK_COUNT];
+
+#endif
