@@ -222,14 +222,13 @@ struct lapic *irqchip_add_vcpu(struct irqchip *chip, uint32_t index, uint32_t vc
 	lapic_init(l, index, vcpu_id, &lapic_side, chip);
 	l->directed_eoi = chip->split; /* as KVM: only where the I/O APIC has an EOI register */
 	lapic_reset(l, false, bsp);
-	apic_timer_attach(&chip->timer, PIT_TIMER_SLOT + 1 + vcpu_id, lapic_due, l);
 	if (!atomic_compare_exchange_strong(&chip->by_id[vcpu_id], &nobody, l)) {
-		apic_timer_attach(&chip->timer, PIT_TIMER_SLOT + 1 + vcpu_id, lapic_due, nobody);
 		lapic_fini(l);
 		free(l);
 		errno = EEXIST;
 		return NULL;
 	}
+	apic_timer_attach(&chip->timer, PIT_TIMER_SLOT + 1 + vcpu_id, lapic_due, l); /* nothing is armed yet */
 	limit = atomic_load(&chip->vcpu_limit);
 	while (limit <= vcpu_id && !atomic_compare_exchange_weak(&chip->vcpu_limit, &limit, vcpu_id + 1))
 		;
@@ -268,6 +267,13 @@ int irqchip_vcpu_get_interrupt(struct irqchip *chip, struct lapic *l)
 static bool in_apic_page(const struct lapic *l, gpa_t gpa)
 {
 	return gpa - (lapic_base(l) & ~0xfffull) < APIC_PAGE_SIZE;
+}
+
+/* The tick in flight may never be acknowledged by the new entry. irqchip.lock held. */
+static void reset_pit_reinjection(struct irqchip *chip)
+{
+	chip->pit_acked = true;
+	chip->pit_pending = 0;
 }
 
 static bool in_ioapic(const struct irqchip *chip, gpa_t gpa)
@@ -309,8 +315,11 @@ bool irqchip_mmio_write(struct irqchip *chip, struct lapic *l, gpa_t gpa, const 
 		return false;
 	memcpy(&value, data, len < sizeof(value) ? len : sizeof(value));
 	pthread_mutex_lock(&chip->lock);
-	if (ioapic_write(&chip->ioapic, (uint32_t)(gpa - chip->ioapic.s.base_address), value))
+	if (ioapic_write(&chip->ioapic, (uint32_t)(gpa - chip->ioapic.s.base_address), value)) {
 		irqchip_update_eoi_vectors(chip);
+		if (chip->ioapic.ack_pins >> ((chip->ioapic.s.ioregsel - 0x10) / 2) & 1)
+			reset_pit_reinjection(chip);
+	}
 	pthread_mutex_unlock(&chip->lock);
 	return true;
 }
@@ -387,6 +396,7 @@ int irqchip_set_state(struct irqchip *chip, const struct kvm_irqchip *state)
 	if (state->chip_id == KVM_IRQCHIP_IOAPIC) {
 		ioapic_set_state(&chip->ioapic, &state->chip.ioapic);
 		irqchip_update_eoi_vectors(chip);
+		reset_pit_reinjection(chip);
 	} else {
 		pic_set_state(&chip->pic, state->chip_id, &state->chip.pic);
 		irqchip_kick_pic(chip);
@@ -425,8 +435,7 @@ int irqchip_set_pit_reinject(struct irqchip *chip, bool reinject)
 		return -ENXIO;
 	pthread_mutex_lock(&chip->lock);
 	chip->reinject = reinject;
-	chip->pit_acked = true;
-	chip->pit_pending = 0;
+	reset_pit_reinjection(chip);
 	pthread_mutex_unlock(&chip->lock);
 	return 0;
 }
