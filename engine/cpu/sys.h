@@ -80,13 +80,25 @@ KAGE_MUST_CHECK enum cpu_result cpu_write_last(struct cpu *cpu, gva_t va, const 
 KAGE_MUST_CHECK enum cpu_result cpu_read_keep(struct cpu *cpu, gva_t va, void *buf, unsigned len, enum mmu_idx idx);
 void cpu_mmio_consume(struct cpu *cpu);
 /*
- * A host pointer for [va, va+len) inside one page of RAM, with the permission of `access`:
- * *host is NULL if it is MMIO, or a write to a page with code (then go through cpu_write).
+ * Where the byte at va is, after all checks for `access`: p->host reaches to the end of the page,
+ * and is NULL for MMIO. After a write, if p->has_code, call cpu_code_written() with p->gpa.
  */
-KAGE_MUST_CHECK enum cpu_result cpu_host_pointer(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
-                                                 uint8_t **host);
+KAGE_MUST_CHECK enum cpu_result cpu_locate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
+                                           struct cpu_piece *p);
 /* Checks that [va, va+len) can be accessed, without touching the bytes. */
 KAGE_MUST_CHECK enum cpu_result cpu_probe(struct cpu *cpu, gva_t va, unsigned len, enum mmu_access access, enum mmu_idx idx);
+
+/* ---- string operands (sys_string.c) ---- */
+
+/* Base of a segment as 64-bit mode uses it: FS and GS have one. */
+static inline uint64_t cpu_segment_base(const struct cpu *cpu, unsigned seg)
+{
+    return seg == X86_FS || seg == X86_GS ? cpu->vmcs.guest_seg[seg].base : 0;
+}
+/* Elements of `bytes` from linear address va, in the direction of DF, that stay inside its page; 0: the first crosses it. */
+uint64_t cpu_string_run(const struct cpu *cpu, gva_t va, uint64_t reg, unsigned bytes, unsigned addr_bytes);
+/* Moves an index register over n elements. */
+void cpu_string_advance(struct cpu *cpu, unsigned reg, uint64_t n, unsigned bytes, unsigned addr_bytes);
 
 /* ---- registers ---- */
 
@@ -208,6 +220,6 @@ cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
 cpu_helper sys_fxsave, sys_fxsave64, sys_fxrstor, sys_fxrstor64;
 cpu_helper sys_xsave, sys_xsave64, sys_xsaveopt, sys_xsaveopt64, sys_xsavec, sys_xsavec64, sys_xrstor, sys_xrstor64;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
-cpu_helper sys_gather, sys_maskmov;
+cpu_helper sys_gather, sys_maskmov, sys_maskmov_implicit;
 
 #endif

@@ -53,6 +53,7 @@ struct far_target {
     uint64_t rip;
     uint16_t selector;
     unsigned cpl; /* after the transfer */
+    bool gate;    /* through a call gate: 64-bit pushes */
     bool inner;   /* through a call gate to more privilege: the stack switches */
     struct cpu_descriptor cs;
 };
@@ -100,7 +101,7 @@ static enum cpu_result resolve_direct(struct cpu *cpu, struct far_target *t)
         return r;
     }
     t->cpl = cpl;
-    t->inner = false;
+    t->gate = t->inner = false;
     return rip_is_valid(cpu, t->rip, &t->cs) ? CPU_NEXT : cpu_raise_gp(cpu, 0);
 }
 
@@ -137,6 +138,7 @@ static enum cpu_result resolve_gate(struct cpu *cpu, struct far_target *t, bool 
     if ((ar & X86_AR_P) == 0) {
         return cpu_raise_error(cpu, X86_EXC_NP, error);
     }
+    t->gate = true;
     t->inner = call && !conforming && ar_dpl(ar) < cpl;
     t->cpl = t->inner ? ar_dpl(ar) : cpl;
     return x86_is_canonical(t->rip) ? CPU_NEXT : cpu_raise_gp(cpu, 0);
@@ -229,8 +231,7 @@ enum cpu_result sys_call_far(struct cpu *cpu, uint32_t arg, uint32_t len)
         }
         r = push_words(cpu, &rsp, words, 4, 8, cpu_idx_at_cpl(cpu, t.cpl));
     } else {
-        bool gate = t.rip == 0 ? false : (t.cs.access_rights & X86_AR_L) != 0 && HELPER_ARG_OPSIZE(arg) == 8;
-        r = push_words(cpu, &rsp, words + 2, 2, gate ? 8 : HELPER_ARG_OPSIZE(arg), cpu_mmu_idx(cpu));
+        r = push_words(cpu, &rsp, words + 2, 2, t.gate ? 8 : HELPER_ARG_OPSIZE(arg), cpu_mmu_idx(cpu));
     }
     if (!stored(cpu, r)) {
         return r;
@@ -385,6 +386,8 @@ static uint64_t iret_flags(const struct cpu *cpu, uint64_t value, unsigned bytes
     unsigned cpl = cpu_cpl(cpu);
 
     if (bytes != 2) {
+        /* RF matters, and is cleared by the run loop after an instruction, only if breakpoints are armed. */
+        value &= (cpu->mode & CPU_MODE_BREAK) != 0 ? ~0ull : ~(uint64_t)X86_FLAGS_RF;
         changes |= X86_FLAGS_RF | X86_FLAGS_AC | X86_FLAGS_ID;
     }
     if (cpl <= (cpu->rflags & X86_FLAGS_IOPL) >> X86_FLAGS_IOPL_SHIFT) {

@@ -293,13 +293,9 @@ enum cpu_result cpu_write_last(struct cpu *cpu, gva_t va, const void *buf, unsig
     return r;
 }
 
-enum cpu_result cpu_host_pointer(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint8_t **host)
+enum cpu_result cpu_locate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct cpu_piece *p)
 {
-    struct cpu_piece p;
-    enum cpu_result r = piece_translate(cpu, va, 1, access, idx, &p);
-
-    *host = p.has_code ? NULL : p.host;
-    return r;
+    return piece_translate(cpu, va, 1, access, idx, p);
 }
 
 enum cpu_result cpu_probe(struct cpu *cpu, gva_t va, unsigned len, enum mmu_access access, enum mmu_idx idx)

@@ -169,7 +169,7 @@ static bool msr_exits(const struct cpu *cpu, uint32_t msr, bool write)
     if (!cpu_proc_ctl(cpu, VMX_PROC_USE_MSR_BITMAPS) || map == NULL || (msr & ~0x1fffu) != (high ? 0xc0000000u : 0)) {
         return true;
     }
-    return (map[(write ? 2048 : 0) + (high ? 1024 : 0) + bit / 8] >> (bit & 7) & 1) != 0;
+    return (map[(write ? 2048u : 0u) + (high ? 1024u : 0u) + bit / 8] >> (bit & 7) & 1) != 0;
 }
 
 enum cpu_result sys_rdmsr(struct cpu *cpu, uint32_t arg, uint32_t len)
