@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* CHECK counts and names what is wrong; check_done() ends main() with the summary and the exit status. */
+#ifndef GUEST_CHECK_H
+#define GUEST_CHECK_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+static unsigned check_passed, check_failed;
+
+#define CHECK(condition)                                                              \
+    do {                                                                              \
+        if (condition) {                                                              \
+            __atomic_fetch_add(&check_passed, 1, __ATOMIC_RELAXED);                   \
+        } else {                                                                      \
+            __atomic_fetch_add(&check_failed, 1, __ATOMIC_RELAXED);                   \
+            printf("FAIL: %s:%d: %s\n", __FILE__, __LINE__, #condition);              \
+        }                                                                             \
+    } while (0)
+
+static inline int check_done(const char *name)
+{
+    printf("%s: %u checks passed, %u failed\n", name, check_passed, check_failed);
+    return check_failed != 0 || check_passed == 0;
+}
+
+/* A small generator with a known sequence (xorshift64*). */
+static inline uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * 0x2545f4914f6cdd1dull;
+}
+
+#endif

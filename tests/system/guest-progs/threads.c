@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* Threads: counts under mutexes and atomics, condition variables (futexes), thread-local storage, cmpxchg16b. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+
+#include "check.h"
+
+enum { THREADS = 8, ROUNDS = 20000 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t turn_changed = PTHREAD_COND_INITIALIZER;
+static uint64_t locked_count, atomic_count;
+static struct { uint64_t low, high; } __attribute__((aligned(16))) pair;
+static int turn;
+static _Thread_local uint64_t mine;
+
+static void add_to_pair(void)
+{
+    uint64_t low = pair.low, high = pair.high;
+    bool done = false;
+
+    while (!done) {
+        uint64_t new_low = low + 1, new_high = high + 2;
+        __asm__ volatile("lock cmpxchg16b %1"
+                         : "=@ccz"(done), "+m"(pair), "+a"(low), "+d"(high)
+                         : "b"(new_low), "c"(new_high)
+                         : "memory");
+    }
+}
+
+static void *work(void *argument)
+{
+    uint64_t id = (uint64_t)(uintptr_t)argument;
+
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        pthread_mutex_lock(&lock);
+        locked_count += id;
+        pthread_mutex_unlock(&lock);
+        __atomic_fetch_add(&atomic_count, 1, __ATOMIC_SEQ_CST);
+        add_to_pair();
+        mine += id;
+        if (i % 1000 == 0)
+            sched_yield();
+    }
+    for (int i = 0; i < 200; i++) {
+        pthread_mutex_lock(&lock);
+        while ((uint64_t)turn != id)
+            pthread_cond_wait(&turn_changed, &lock);
+        turn = (turn + 1) % THREADS;
+        pthread_cond_broadcast(&turn_changed);
+        pthread_mutex_unlock(&lock);
+    }
+    return (void *)(uintptr_t)mine;
+}
+
+int main(void)
+{
+    pthread_t threads[THREADS];
+
+    for (uintptr_t i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, work, (void *)i) == 0);
+    for (uintptr_t i = 0; i < THREADS; i++) {
+        void *result;
+        CHECK(pthread_join(threads[i], &result) == 0);
+        CHECK((uintptr_t)result == i * ROUNDS);
+    }
+    CHECK(locked_count == 28ull * ROUNDS);
+    CHECK(atomic_count == (uint64_t)THREADS * ROUNDS);
+    CHECK(pair.low == (uint64_t)THREADS * ROUNDS && pair.high == 2ull * THREADS * ROUNDS);
+    CHECK(mine == 0);
+    return check_done("threads");
+}
