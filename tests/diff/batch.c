@@ -15,7 +15,9 @@
 #include <unistd.h>
 
 #define STALL_MS 3000       /* without a case finished: the runner hangs */
-#define CRASHES_PER_BATCH 64 /* more than these, and the rest of the batch is lost */
+/* more than these, and the rest of the batch is lost */
+#define CRASHES_PER_BATCH 200
+#define STALLS_PER_BATCH 2
 
 static void *shared_alloc(size_t bytes)
 {
@@ -80,7 +82,7 @@ static int runner_wait(struct diff_batch *batch, pid_t pid, bool *stalled)
 int diff_batch_run(struct diff_batch *batch, const struct diff_mode *mode)
 {
     uint32_t first = 0;
-    unsigned crashes = 0;
+    unsigned crashes = 0, stalls = 0;
 
     memset(batch->outcomes, 0, batch->count * sizeof(*batch->outcomes));
     while (first < batch->count) {
@@ -103,10 +105,12 @@ int diff_batch_run(struct diff_batch *batch, const struct diff_mode *mode)
         uint32_t at = atomic_load(&batch->current);
         if (at >= batch->count)
             return 0;
-        batch->outcomes[at].status = stalled ? DIFF_HANG : DIFF_CRASH;
-        batch->outcomes[at].note = (uint32_t)status;
+        if (batch->outcomes[at].status == DIFF_NONE) {
+            batch->outcomes[at].status = stalled ? DIFF_HANG : DIFF_CRASH;
+            batch->outcomes[at].note = (uint32_t)status;
+        }
         first = at + 1;
-        if (++crashes > CRASHES_PER_BATCH)
+        if (++crashes > CRASHES_PER_BATCH || (stalled && ++stalls > STALLS_PER_BATCH))
             break;
     }
     return 0;

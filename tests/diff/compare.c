@@ -28,8 +28,11 @@ bool diff_case_analyse(struct diff_case *c)
     c->reads_undefined = false;
     memset(c->flags_undefined, 0, sizeof(c->flags_undefined));
     for (size_t at = 0; at < c->code_len; n++) {
-        if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops)))
+        if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops))) {
+            if (c->name) /* hand-picked ones may be no instructions at all: that raises #UD */
+                break;
             return false;
+        }
         c->insn_off[n] = (uint8_t)at;
         c->mnemonic[n] = (uint16_t)insn[n].mnemonic;
         if (diff_user_only(c->mnemonic[n], (uint8_t)insn[n].meta.category) || (insn[n].attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
@@ -62,7 +65,7 @@ bool diff_case_analyse(struct diff_case *c)
             live = (live & ~(f->modified | f->set_0 | f->set_1 | f->undefined)) | (f->tested & DIFF_FLAGS_ARITH);
         c->flags_live[i] = (uint16_t)live;
     }
-    return n > 0;
+    return n > 0 || c->name;
 }
 
 /* Flags to compare, given where the case ended. */
@@ -180,7 +183,8 @@ static bool compare(FILE *out, const struct diff_case *c, const struct diff_outc
     if (host->status != guest->status) {
         static const char *const names[] = {"never ran", "done", "hangs", "system call", "crash", "refused"};
         if (out)
-            fprintf(out, "  host: %s; guest: %s (%#x)\n", names[host->status], names[guest->status], guest->note);
+            fprintf(out, "  host: %s; guest: %s (%#x) %.*s\n", names[host->status], names[guest->status], guest->note,
+                    (int)sizeof(guest->text), guest->text);
         return false;
     }
     same &= report(out, "vector", host->vector, guest->vector);

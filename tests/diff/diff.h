@@ -38,7 +38,7 @@
 #define DIFF_SEL_USER_CS 0x33
 
 #define DIFF_CODE_MAX 160
-#define DIFF_INSNS_MAX 16
+#define DIFF_INSNS_MAX 48
 #define DIFF_PATCHES 6
 #define DIFF_TEMPLATES 8
 
@@ -105,6 +105,7 @@ struct diff_outcome {
     struct diff_regs out;
     struct diff_vector vec;
     uint8_t mem[DIFF_DATA_BYTES];
+    char text[128]; /* what the engine says about its failure */
 };
 
 /* Cases and outcomes in memory that the runner's process shares with the driver. */
@@ -202,7 +203,7 @@ int diff_cover_init(void);
 void diff_cover_case(const struct diff_case *c, const struct diff_outcome *host);
 bool diff_form_tried(uint32_t form);
 bool diff_form_works(uint32_t form); /* some case of it ended otherwise than in #UD */
-/* Prints the report; returns the number of mnemonics that are neither covered nor refused. */
-unsigned diff_cover_report(FILE *out, bool verbose);
+/* Prints the report; returns, if the run was complete, the number of mnemonics that are neither covered nor refused. */
+unsigned diff_cover_report(FILE *out, bool verbose, bool complete);
 
 #endif

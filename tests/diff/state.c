@@ -32,11 +32,6 @@ static uint32_t component_offset[COMPONENTS];
 static uint64_t host_xcr0;
 static uint64_t random_state = 1;
 
-void diff_random_seed(uint64_t seed)
-{
-    random_state = seed * 0x9e3779b97f4a7c15ull + 0xda942042e4dd58b5ull;
-}
-
 /* splitmix64 */
 uint64_t diff_random(void)
 {
@@ -44,6 +39,14 @@ uint64_t diff_random(void)
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     return z ^ (z >> 31);
+}
+
+/* Seeds next to each other must not give streams that are each other's shifted: hash twice. */
+void diff_random_seed(uint64_t seed)
+{
+    random_state = seed;
+    random_state = diff_random() ^ 0xda942042e4dd58b5ull;
+    random_state = diff_random();
 }
 
 void diff_copy(void *dst, const void *src, size_t len)
