@@ -48,6 +48,13 @@ struct jump_cache_entry {
     uint64_t neg_rip; /* -rip; an empty entry is all zeros, but entry 0, which RIP 0 would match, has 1 here */
     uint64_t host;
 };
+/* Which entries of a table were filled since it was last cleared; too many: clear it all. */
+#define CLEAR_LOG_MAX 192u
+struct clear_log {
+    uint32_t count;
+    uint16_t index[CLEAR_LOG_MAX];
+};
+
 #define JUMP_CACHE_BITS 10
 #define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)
 #define CODE_TLB_BITS 9
@@ -165,7 +172,9 @@ struct cpu {
     uint32_t bounce_len, bounce_state;
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
-    uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, CPU_FPU_BUF_BYTES */
+    uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, see sys_fpu.c */
+    uint32_t mxcsr_mask; /* of the host; bits outside raise #GP */
+    struct cpu_xcomp { uint32_t offset, size; bool align64; } xcomp[8]; /* XSAVE components 2 to 7, of the host */
 
     /* ---- machinery ---- */
     struct cpu_vm *vm;
@@ -173,6 +182,9 @@ struct cpu {
     const struct cpu_ops *ops;
     void *owner; /* the KVM vCPU object */
     struct trans *trans; /* the translator's working storage */
+    struct clear_log jump_log[MMU_IDX_COUNT];
+    uint64_t jump_filter[64]; /* 4096 bits: pages that jump_cache[] may lead to */
+    struct ept *vm_ept;
     uint32_t jump_mode[MMU_IDX_COUNT]; /* mode of the blocks in jump_cache[] */
     uint32_t leave_link;  /* link that translated code asked for when it left */
     struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
@@ -308,6 +320,7 @@ void cpu_fpu_load(struct cpu *cpu);
 /* Shared by all vCPUs of a VM: code cache and code-page index. ept: the VM's second-level tables. Returns 0 or -errno. */
 KAGE_MUST_CHECK int cpu_vm_new(struct ept *ept, struct cpu_vm **out);
 void cpu_vm_free(struct cpu_vm *vm);
+struct ept *cpu_vm_ept(const struct cpu_vm *vm);
 KAGE_MUST_CHECK int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *owner, struct cpu **out);
 void cpu_free(struct cpu *cpu);
 /* Power-up state (SDM 3A table 9-1), vector state included. init: INIT instead of RESET. */

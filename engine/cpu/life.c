@@ -73,6 +73,11 @@ void cpu_vm_set_test_flags(struct cpu_vm *vm, unsigned flags)
     }
 }
 
+struct ept *cpu_vm_ept(const struct cpu_vm *vm)
+{
+    return vm->ept;
+}
+
 static size_t cpu_map_bytes(void)
 {
     return (sizeof(struct cpu) + 4095) & ~(size_t)4095;

@@ -140,10 +140,17 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         for (unsigned i = 0; i < JUMP_CACHE_SIZE; i++) {
             cpu->jump_cache[idx][i] = (struct jump_cache_entry){.neg_rip = i == 0 ? 1 : 0, .host = 0};
         }
+        cpu->jump_log[idx].count = 0;
         memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
         cpu->jump_mode[idx] = cpu->mode;
     }
     if ((cpu->vm->test_flags & CODE_TEST_NO_CHAIN) == 0) {
+        struct clear_log *log = &cpu->jump_log[idx];
+        if (log->count < CLEAR_LOG_MAX) {
+            log->index[log->count++] = (uint16_t)jump_index(b->va);
+        } else {
+            log->count = CLEAR_LOG_MAX + 1;
+        }
         cpu->jump_cache[idx][jump_index(b->va)] = (struct jump_cache_entry){
             .neg_rip = 0 - b->va,
             .host = (uint64_t)(uintptr_t)(cpu->vm->rx + b->host),

@@ -58,6 +58,8 @@ int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value);
 
 KAGE_MUST_CHECK int cpu_sys_init(struct cpu *cpu); /* pio_buf and fpu_buf; 0 or -ENOMEM */
 void cpu_sys_fini(struct cpu *cpu);
+#define CPU_FPU_BUF_BYTES 16384u
+void cpu_fpu_probe_host(struct cpu *cpu); /* sys_fpu.c: layout of the host's XSAVE area */
 
 /* ---- memory accesses (sys_mem.c) ---- */
 
@@ -217,8 +219,7 @@ cpu_helper sys_call_far, sys_jmp_far, sys_ret_far, sys_iret, sys_syscall, sys_sy
 cpu_helper sys_int, sys_int3, sys_int1;
 cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
-cpu_helper sys_fxsave, sys_fxsave64, sys_fxrstor, sys_fxrstor64;
-cpu_helper sys_xsave, sys_xsave64, sys_xsaveopt, sys_xsaveopt64, sys_xsavec, sys_xsavec64, sys_xrstor, sys_xrstor64;
+cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
 cpu_helper sys_gather, sys_maskmov, sys_maskmov_implicit;
 

@@ -11,18 +11,18 @@
 #include "mmu/mmu.h"
 
 #define MMIO_MAX_BYTES 64u
-#define FPU_BUF_BYTES 16384u
 
 enum { BOUNCE_NONE, BOUNCE_DIRECT_CODE, BOUNCE_COPY };
 
 int cpu_sys_init(struct cpu *cpu)
 {
     cpu->pio_buf = calloc(1, CPU_PIO_BUF_BYTES);
-    cpu->fpu_buf = aligned_alloc(64, FPU_BUF_BYTES);
+    cpu->fpu_buf = aligned_alloc(64, CPU_FPU_BUF_BYTES);
     if (cpu->pio_buf == NULL || cpu->fpu_buf == NULL) {
         cpu_sys_fini(cpu);
         return -ENOMEM;
     }
+    cpu_fpu_probe_host(cpu);
     return 0;
 }
 

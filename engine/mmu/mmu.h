@@ -51,6 +51,12 @@ void mmu_switch_cr3(struct cpu *cpu, bool noflush);
 /* First-level write entries that reach host page `page` are dropped: it has translated code now. */
 void mmu_protect_host_page(struct cpu *cpu, const uint8_t *page);
 
+/* The jump cache now leads to code in the page of va: a flush of that page must clear it. */
+void mmu_note_jump_target(struct cpu *cpu, gva_t va);
+
+/* Reserved address bits of a page-table entry with `bits` physical-address bits (cpu->maxphyaddr_mask). */
+#define PTE_RESERVED_ABOVE(bits) (0x000fffffffffffffull & ~((1ull << (bits)) - 1))
+
 KAGE_MUST_CHECK int mmu_init(struct cpu *cpu); /* allocates the second level; -errno */
 void mmu_fini(struct cpu *cpu);
 

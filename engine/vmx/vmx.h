@@ -17,6 +17,9 @@
 uint32_t vmx_enter(struct cpu *cpu);
 #define VMX_INVALID_CONTROLS UINT32_MAX
 
+/* The controls that KVM wants, in a new VMCS. The MSR bitmap and the EPT pointer are the caller's to set. */
+void vmx_init_controls(struct cpu *cpu);
+
 /* A row for each VMCS field: encoding (SDM 3C appendix B), name as in the SDM, place in struct vmcs. */
 struct vmcs_field {
     uint32_t encoding;

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Translation and the TLBs. The first level (struct cpu, read by translated code) is small and is
+ * cleared when the address space changes; the second keeps the translations of many PCIDs, so that
+ * filling the first again takes no walk.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "mmu/ept.h"
+#include "mmu/tlb2.h"
+
+static bool is_kernel_half(gva_t va)
+{
+    return (int64_t)va < 0;
+}
+
+static struct tlb2_entry *slot_of(struct tlb2 *t, gva_t va)
+{
+    uint64_t page = va >> KAGE_PAGE_SHIFT;
+
+    /* User addresses of different PCIDs spread; the kernel half is shared. */
+    if (!is_kernel_half(va)) {
+        page ^= (uint64_t)t->pcid * 0x5bd;
+    }
+    return &t->entries[(page ^ page >> TLB2_BITS) & (TLB2_SIZE - 1)];
+}
+
+static uint64_t new_stamp(struct tlb2 *t)
+{
+    return ++t->last_stamp;
+}
+
+static uint64_t pcid_stamp(struct tlb2 *t, unsigned pcid)
+{
+    if (t->pcid_stamp[pcid] < t->oldest_valid) {
+        t->pcid_stamp[pcid] = new_stamp(t);
+    }
+    return t->pcid_stamp[pcid];
+}
+
+static unsigned current_pcid(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0 ? (unsigned)(cpu->vmcs.guest_cr3 & X86_CR3_PCID_MASK) : 0;
+}
+
+int mmu_init(struct cpu *cpu)
+{
+    struct tlb2 *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (t == MAP_FAILED) {
+        return -ENOMEM;
+    }
+    cpu->tlb2 = t;
+    cpu->vm_ept = cpu_vm_ept(cpu->vm);
+    if (cpu->maxphyaddr_mask == 0) {
+        cpu->maxphyaddr_mask = PTE_RESERVED_ABOVE(40);
+        cpu->has_1g_pages = cpu->has_nx = true;
+    }
+    t->oldest_valid = 1;
+    t->global = new_stamp(t);
+    mmu_flush_all(cpu);
+    return 0;
+}
+
+void mmu_fini(struct cpu *cpu)
+{
+    if (cpu->tlb2 != NULL) {
+        munmap(cpu->tlb2, sizeof(*cpu->tlb2));
+    }
+    cpu->tlb2 = NULL;
+}
+
+/* ---- first level ---- */
+
+static void invalidate_entry(struct tlb_entry *e)
+{
+    e->neg_tag = TLB_INVALID;
+    e->host = TLB_INVALID;
+}
+
+static void clear_bank(struct cpu *cpu, unsigned idx)
+{
+    struct tlb2 *t = cpu->tlb2;
+    struct clear_log *log = &t->bank_log[idx];
+
+    if (log->count <= CLEAR_LOG_MAX) {
+        for (unsigned i = 0; i < log->count; i++) {
+            invalidate_entry(&cpu->tlb[idx][MMU_READ][log->index[i]]);
+            invalidate_entry(&cpu->tlb[idx][MMU_WRITE][log->index[i]]);
+        }
+    } else {
+        uint64_t *to = (uint64_t *)(void *)cpu->tlb[idx];
+        size_t n = sizeof(cpu->tlb[idx]) / 8;
+        __asm__ volatile("rep stosq" : "+D"(to), "+c"(n) : "a"(TLB_INVALID) : "memory");
+    }
+    log->count = 0;
+    t->bank_has_local[idx] = false;
+}
+
+static void clear_code(struct cpu *cpu, unsigned idx)
+{
+    struct tlb2 *t = cpu->tlb2;
+    struct clear_log *log = &cpu->jump_log[idx];
+
+    if (log->count <= CLEAR_LOG_MAX) {
+        for (unsigned i = 0; i < log->count; i++) {
+            cpu->jump_cache[idx][log->index[i]] = (struct jump_cache_entry){.neg_rip = log->index[i] == 0, .host = 0};
+        }
+    } else {
+        memset(cpu->jump_cache[idx], 0, sizeof(cpu->jump_cache[idx]));
+        cpu->jump_cache[idx][0].neg_rip = 1;
+    }
+    log->count = 0;
+    memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
+    t->code_has_local[idx] = false;
+}
+
+static void fill_entry(struct tlb_entry *e, gva_t va, uint64_t host_page)
+{
+    e->neg_tag = 0 - (va & KAGE_PAGE_MASK);
+    e->host = host_page;
+}
+
+static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
+                             const struct tlb2_entry *e, bool has_code)
+{
+    struct tlb2 *t = cpu->tlb2;
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1);
+
+    if (t->tiny) {
+        for (unsigned b = 0; b < MMU_IDX_COUNT; b++) {
+            clear_bank(cpu, b);
+        }
+    }
+    struct clear_log *log = &t->bank_log[idx];
+    if (log->count < CLEAR_LOG_MAX) {
+        log->index[log->count++] = (uint16_t)i;
+    } else {
+        log->count = CLEAR_LOG_MAX + 1;
+    }
+    t->bank_has_local[idx] |= (e->flags & MAP_GLOBAL) == 0;
+    fill_entry(&cpu->tlb[idx][MMU_READ][i], va, e->host);
+    if (access == MMU_WRITE && !has_code) {
+        fill_entry(&cpu->tlb[idx][MMU_WRITE][i], va, e->host);
+    } else if (cpu->tlb[idx][MMU_WRITE][i].neg_tag != 0 - (va & KAGE_PAGE_MASK)) {
+        invalidate_entry(&cpu->tlb[idx][MMU_WRITE][i]);
+    }
+}
+
+void mmu_note_jump_target(struct cpu *cpu, gva_t va)
+{
+    unsigned bit = (unsigned)(va >> KAGE_PAGE_SHIFT) & 4095;
+    cpu->jump_filter[bit / 64] |= 1ull << (bit % 64);
+}
+
+/* ---- translation ---- */
+
+/* Rights and everything else that the second level knows; false: it takes a walk. */
+static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_access access, enum mmu_idx idx)
+{
+    uint32_t error;
+
+    if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
+        return false;
+    }
+    return (e->flags & MAP_HAS_HOST) != 0 && walk_allows(cpu, e->flags, access, idx, &error);
+}
+
+static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
+                              const struct tlb2_entry *e, struct mmu_map *map)
+{
+    uint64_t offset = va & ~KAGE_PAGE_MASK;
+
+    map->gpa = e->gpa_page + offset;
+    map->hva = (uint8_t *)(uintptr_t)(e->host + offset);
+    map->global = (e->flags & MAP_GLOBAL) != 0;
+    map->user = (e->flags & MAP_USER) != 0;
+    map->has_code = access == MMU_WRITE && cpu_vm_has_code(cpu->vm, e->gpa_page);
+    if (access == MMU_FETCH) {
+        if (!map->global) {
+            struct tlb2 *t = cpu->tlb2;
+            if (idx == MMU_IDX_USER) {
+                t->code_has_local[MMU_IDX_USER] = true;
+            } else {
+                t->code_has_local[MMU_IDX_KERNEL] = t->code_has_local[MMU_IDX_KERNEL_USER] = true;
+            }
+        }
+        return MMU_OK;
+    }
+    fill_first_level(cpu, va, access, idx, e, map->has_code);
+    return MMU_OK;
+}
+
+static void note_large(struct tlb2 *t, gva_t va, unsigned shift)
+{
+    uint64_t *map = shift == 30 ? t->large_1g : t->large_2m;
+    unsigned bit = (unsigned)(va >> (shift == 30 ? 30 : 21)) & 4095;
+
+    map[bit / 64] |= 1ull << (bit % 64);
+}
+
+static bool maybe_large(const struct tlb2 *t, gva_t va)
+{
+    unsigned a = (unsigned)(va >> 21) & 4095, b = (unsigned)(va >> 30) & 4095;
+
+    return (t->large_2m[a / 64] >> (a % 64) & 1) != 0 || (t->large_1g[b / 64] >> (b % 64) & 1) != 0;
+}
+
+/* Paging off: linear addresses are physical. */
+static void identity_walk(gva_t va, struct walk *w)
+{
+    w->gpa = (uint32_t)va;
+    w->flags = MAP_USER | MAP_WRITE | MAP_DIRTY;
+    w->page_shift = KAGE_PAGE_SHIFT;
+}
+
+enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
+{
+    struct tlb2 *t = cpu->tlb2;
+    struct tlb2_entry *e = slot_of(t, va);
+    struct walk w;
+
+    cpu->stats[CPU_STAT_TLB_MISSES]++;
+    if (e->va_page == (va & KAGE_PAGE_MASK) && (e->stamp == t->current || e->stamp == t->global) &&
+        serves(cpu, e, access, idx)) {
+        return finish(cpu, va, access, idx, e, map);
+    }
+    if (!x86_is_canonical(va) && cpu_in_long_mode(cpu)) {
+        cpu_raise_error(cpu, X86_EXC_GP, 0);
+        return MMU_FAULT;
+    }
+    cpu->stats[CPU_STAT_TLB2_MISSES]++;
+    if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
+        enum mmu_result r = walk_guest(cpu, va, access, idx, false, &w);
+        if (r == MMU_FAULT) {
+            cpu_raise_page_fault(cpu, va, w.error);
+        }
+        if (r != MMU_OK) {
+            if (r == MMU_FAULT && e->va_page == (va & KAGE_PAGE_MASK)) {
+                e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
+            }
+            return r;
+        }
+    } else {
+        identity_walk(va, &w);
+    }
+
+    uint8_t *host;
+    bool writable;
+    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
+                                  &host, &writable);
+    if (r != MMU_OK) {
+        map->gpa = w.gpa;
+        map->hva = NULL;
+        map->has_code = false;
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
+        return r;
+    }
+    /* Global pages in the user half would have to be found under every PCID: kept as local ones. */
+    bool global = (w.flags & MAP_GLOBAL) != 0 && is_kernel_half(va);
+    *e = (struct tlb2_entry){
+        .va_page = va & KAGE_PAGE_MASK,
+        .stamp = global ? t->global : t->current,
+        .gpa_page = w.gpa & KAGE_PAGE_MASK,
+        .host = (uint64_t)(uintptr_t)host,
+        .flags = (w.flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST | (writable ? MAP_EPT_WRITE : 0),
+    };
+    if (w.flags & MAP_LARGE) {
+        note_large(t, va, w.page_shift);
+    }
+    return finish(cpu, va, access, idx, e, map);
+}
+
+bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
+{
+    struct walk w;
+
+    if ((cpu->vmcs.guest_cr0 & X86_CR0_PG) == 0) {
+        *gpa = (uint32_t)va;
+        *writable = *user = true;
+        return true;
+    }
+    if (cpu_in_long_mode(cpu) && !x86_is_canonical(va)) {
+        return false;
+    }
+    /* A supervisor read with SMAP set aside reaches every present page. */
+    if (walk_guest(cpu, va, MMU_READ, MMU_IDX_KERNEL_USER, true, &w) != MMU_OK) {
+        return false;
+    }
+    *gpa = w.gpa;
+    *writable = (w.flags & MAP_WRITE) != 0;
+    *user = (w.flags & MAP_USER) != 0;
+    return true;
+}
+
+static bool phys_copy(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)
+{
+    while (len > 0) {
+        uint8_t *host;
+        bool writable;
+        size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
+        size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
+        if (phys_page(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
+            return false;
+        }
+        if (write) {
+            memcpy(host + off, buf, n);
+            cpu_code_written(cpu, gpa, (unsigned)n);
+        } else {
+            memcpy(buf, host + off, n);
+        }
+        gpa += n;
+        buf += n;
+        len -= n;
+    }
+    return true;
+}
+
+bool mmu_phys_read(struct cpu *cpu, gpa_t gpa, void *buf, size_t len)
+{
+    return phys_copy(cpu, gpa, buf, len, false);
+}
+
+bool mmu_phys_write(struct cpu *cpu, gpa_t gpa, const void *buf, size_t len)
+{
+    return phys_copy(cpu, gpa, (uint8_t *)(uintptr_t)buf, len, true);
+}
+
+/* ---- flushes ---- */
+
+static void clear_first_level(struct cpu *cpu, bool local_only)
+{
+    struct tlb2 *t = cpu->tlb2;
+
+    cpu->stats[CPU_STAT_TLB_FLUSHES]++;
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        if (!local_only || t->bank_has_local[idx]) {
+            clear_bank(cpu, idx);
+        }
+        if (!local_only || t->code_has_local[idx]) {
+            clear_code(cpu, idx);
+        }
+    }
+    if (!local_only) {
+        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    }
+}
+
+void mmu_flush_all(struct cpu *cpu)
+{
+    struct tlb2 *t = cpu->tlb2;
+
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
+        cpu->jump_log[idx].count = CLEAR_LOG_MAX + 1;
+    }
+    t->global = new_stamp(t);
+    memset(t->large_2m, 0, sizeof(t->large_2m));
+    memset(t->large_1g, 0, sizeof(t->large_1g));
+    memset(t->phys_cache, 0, sizeof(t->phys_cache));
+    mmu_flush_non_global(cpu);
+    clear_first_level(cpu, false);
+}
+
+void mmu_flush_non_global(struct cpu *cpu)
+{
+    struct tlb2 *t = cpu->tlb2;
+
+    t->oldest_valid = new_stamp(t);
+    t->pcid = current_pcid(cpu);
+    t->current = pcid_stamp(t, t->pcid);
+    t->pde = new_stamp(t);
+    clear_first_level(cpu, true);
+}
+
+void mmu_flush_pcid(struct cpu *cpu, unsigned pcid)
+{
+    struct tlb2 *t = cpu->tlb2;
+
+    t->pcid_stamp[pcid & (PCID_COUNT - 1)] = new_stamp(t);
+    if (pcid == t->pcid) {
+        t->current = t->pcid_stamp[pcid];
+        t->pde = new_stamp(t);
+        clear_first_level(cpu, true);
+    }
+}
+
+void mmu_switch_cr3(struct cpu *cpu, bool noflush)
+{
+    struct tlb2 *t = cpu->tlb2;
+    unsigned pcid = current_pcid(cpu);
+
+    if (!noflush) {
+        t->pcid_stamp[pcid] = new_stamp(t);
+    }
+    t->pcid = pcid;
+    t->current = pcid_stamp(t, pcid);
+    t->pde = new_stamp(t);
+    clear_first_level(cpu, true);
+}
+
+static void flush_page_everywhere(struct cpu *cpu, gva_t va)
+{
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
+    unsigned bit = i & 4095;
+
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        invalidate_entry(&cpu->tlb[idx][MMU_READ][i & (TLB_SIZE - 1)]);
+        invalidate_entry(&cpu->tlb[idx][MMU_WRITE][i & (TLB_SIZE - 1)]);
+        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
+    }
+    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
+        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+            clear_code(cpu, idx);
+        }
+        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    }
+}
+
+void mmu_flush_page(struct cpu *cpu, gva_t va)
+{
+    struct tlb2 *t = cpu->tlb2;
+    struct tlb2_entry *e = slot_of(t, va);
+
+    cpu->stats[CPU_STAT_TLB_FLUSH_PAGES]++;
+    t->pde = new_stamp(t);
+    if (maybe_large(t, va)) {
+        mmu_flush_all(cpu); /* its pieces are anywhere */
+        return;
+    }
+    if (e->va_page == (va & KAGE_PAGE_MASK)) {
+        e->stamp = 0;
+    }
+    flush_page_everywhere(cpu, va);
+}
+
+void mmu_flush_page_pcid(struct cpu *cpu, gva_t va, unsigned pcid)
+{
+    struct tlb2 *t = cpu->tlb2;
+
+    if (pcid == t->pcid) {
+        mmu_flush_page(cpu, va);
+    } else {
+        /* Another PCID's entries are only in the second level: dropping more than asked is allowed. */
+        t->pcid_stamp[pcid & (PCID_COUNT - 1)] = new_stamp(t);
+    }
+}
+
+void mmu_protect_host_page(struct cpu *cpu, const uint8_t *page)
+{
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        struct tlb_entry *e = cpu->tlb[idx][MMU_WRITE];
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            if (e[i].host == (uint64_t)(uintptr_t)page) {
+                invalidate_entry(&e[i]);
+            }
+        }
+    }
+}
+
+void mmu_set_test_tiny_tlb(struct cpu *cpu, bool on)
+{
+    cpu->tlb2->tiny = on;
+    mmu_flush_all(cpu);
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The walk of the guest's page tables (SDM 3A 4.3 to 4.7) and of the EPT below them. A walk first
+ * finds out whether the access is allowed, then sets accessed and dirty bits by compare-and-swap,
+ * and starts over if an entry changed meanwhile.
+ */
+#include <errno.h>
+
+#include "mmu/ept.h"
+#include "mmu/tlb2.h"
+
+#define PTE_ADDR 0x000ffffffffff000ull
+#define MAX_LEVELS 5
+
+enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
+                          bool *writable)
+{
+    struct tlb2 *t = cpu->tlb2;
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+    struct phys_cache_entry *c = &t->phys_cache[gfn & (PHYS_CACHE_SIZE - 1)];
+
+    if (c->gfn_plus_1 == gfn + 1 && (c->writable || !write)) {
+        *host = c->host;
+        *writable = c->writable;
+        return MMU_OK;
+    }
+    for (;;) {
+        unsigned level;
+        uint64_t e = ept_walk(cpu->vm_ept, gpa, &level);
+        if ((e & EPT_R) != 0 && (!write || (e & EPT_W) != 0)) {
+            uint64_t page_bytes = KAGE_PAGE_SIZE << (9 * level);
+            uint64_t base = e & EPT_ADDR & ~(page_bytes - 1);
+            *host = (uint8_t *)(uintptr_t)(base + (gpa & (page_bytes - 1) & KAGE_PAGE_MASK));
+            *writable = (e & EPT_W) != 0;
+            if ((e & EPT_A) == 0 || (write && (e & EPT_D) == 0)) {
+                ept_set_accessed(cpu->vm_ept, gpa, write);
+            }
+            *c = (struct phys_cache_entry){.gfn_plus_1 = gfn + 1, .host = *host, .writable = *writable};
+            return MMU_OK;
+        }
+        uint64_t q = (write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ) | gla_qualification |
+                     ((e & (EPT_R | EPT_W | EPT_X)) << 3);
+        cpu_fpu_save(cpu); /* kvm/ may call anything */
+        int err = cpu->ops->ept_violation(cpu, gpa, q);
+        if (err == -ENOENT) {
+            return MMU_MMIO;
+        }
+        if (err != 0) {
+            cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, q, 0);
+            cpu->vmcs.guest_physical_address = gpa;
+            return MMU_EXIT;
+        }
+    }
+}
+
+uint32_t walk_error_bits(const struct cpu *cpu, enum mmu_access access, enum mmu_idx idx)
+{
+    uint32_t error = idx == MMU_IDX_USER ? X86_PF_U : 0;
+    bool nx_reported = (cpu->vmcs.guest_cr4 & X86_CR4_SMEP) != 0 ||
+                       ((cpu->vmcs.guest_cr4 & X86_CR4_PAE) != 0 && (cpu->vmcs.guest_ia32_efer & X86_EFER_NX) != 0);
+
+    if (access == MMU_WRITE) {
+        error |= X86_PF_W;
+    } else if (access == MMU_FETCH && nx_reported) {
+        error |= X86_PF_I;
+    }
+    return error;
+}
+
+/* SDM 3A 4.6.1 */
+bool walk_allows(const struct cpu *cpu, uint32_t flags, enum mmu_access access, enum mmu_idx idx, uint32_t *error)
+{
+    uint64_t cr0 = cpu->vmcs.guest_cr0, cr4 = cpu->vmcs.guest_cr4;
+    bool user_page = (flags & MAP_USER) != 0;
+    bool ok;
+
+    if (idx == MMU_IDX_USER) {
+        ok = user_page && (access != MMU_WRITE || (flags & MAP_WRITE) != 0) &&
+             (access != MMU_FETCH || (flags & MAP_NX) == 0);
+    } else if (access == MMU_FETCH) {
+        ok = (flags & MAP_NX) == 0 && !(user_page && (cr4 & X86_CR4_SMEP) != 0);
+    } else {
+        ok = (access != MMU_WRITE || (flags & MAP_WRITE) != 0 || (cr0 & X86_CR0_WP) == 0) &&
+             !(user_page && idx == MMU_IDX_KERNEL && (cr4 & X86_CR4_SMAP) != 0);
+    }
+    if (!ok) {
+        *error = walk_error_bits(cpu, access, idx) | X86_PF_P;
+    }
+    return ok;
+}
+
+/* The shape of the tables in the current paging mode. */
+struct format {
+    unsigned levels;
+    unsigned index_bits; /* 9, or 10 for 32-bit paging */
+    unsigned entry_bytes;
+    bool pae_root;       /* the root has 4 entries without rights */
+    bool nx;
+};
+
+static struct format paging_format(const struct cpu *cpu)
+{
+    uint64_t cr4 = cpu->vmcs.guest_cr4;
+    bool nx = (cpu->vmcs.guest_ia32_efer & X86_EFER_NX) != 0;
+
+    if (cpu_in_long_mode(cpu)) {
+        return (struct format){.levels = (cr4 & X86_CR4_LA57) != 0 ? 5 : 4, .index_bits = 9, .entry_bytes = 8, .nx = nx};
+    }
+    if (cr4 & X86_CR4_PAE) {
+        return (struct format){.levels = 3, .index_bits = 9, .entry_bytes = 8, .pae_root = true, .nx = nx};
+    }
+    return (struct format){.levels = 2, .index_bits = 10, .entry_bytes = 4};
+}
+
+/* Reserved bits of an entry at `level` (1: page table); SDM 3A 4.4.2 and 4.5. */
+static bool reserved_set(const struct cpu *cpu, const struct format *f, uint64_t e, unsigned level, bool leaf)
+{
+    if (f->entry_bytes == 4) {
+        /* PSE-36: bits 20..13 are address bits 39..32, bit 21 must be zero. */
+        return leaf && level == 2 && (e & (1u << 21)) != 0;
+    }
+    if (e & cpu->maxphyaddr_mask) {
+        return true;
+    }
+    if (!f->nx && (e & X86_PTE_NX) != 0) {
+        return true;
+    }
+    if (f->pae_root && level == 3) {
+        return (e & 0xfff00000000001e6ull) != 0;
+    }
+    if (f->pae_root && (e & 0x7ff0000000000000ull) != 0) {
+        return true;
+    }
+    if (leaf && level == 2) {
+        return (e & 0x1fe000ull) != 0;
+    }
+    if (leaf && level == 3) {
+        return (e & 0x3fffe000ull) != 0 || !cpu->has_1g_pages;
+    }
+    return level >= 4 && (e & X86_PTE_PS) != 0;
+}
+
+static bool is_leaf(const struct cpu *cpu, const struct format *f, uint64_t e, unsigned level)
+{
+    if (level == 1) {
+        return true;
+    }
+    if ((e & X86_PTE_PS) == 0) {
+        return false;
+    }
+    if (f->entry_bytes == 4) {
+        return level == 2 && (cpu->vmcs.guest_cr4 & X86_CR4_PSE) != 0;
+    }
+    return level == 2 || (level == 3 && !f->pae_root);
+}
+
+static uint64_t load_entry(const uint8_t *p, unsigned bytes)
+{
+    return bytes == 8 ? __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_ACQUIRE)
+                      : __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE);
+}
+
+static bool swap_entry(uint8_t *p, unsigned bytes, uint64_t from, uint64_t to)
+{
+    if (bytes == 8) {
+        return __atomic_compare_exchange_n((uint64_t *)(void *)p, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    uint32_t from32 = (uint32_t)from;
+    return __atomic_compare_exchange_n((uint32_t *)(void *)p, &from32, (uint32_t)to, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_RELAXED);
+}
+
+static gpa_t leaf_address(const struct format *f, uint64_t e, unsigned level)
+{
+    if (f->entry_bytes == 4) {
+        return level == 1 ? e & 0xfffff000ull : (e & 0xffc00000ull) | (e >> 13 & 0xffull) << 32;
+    }
+    return e & PTE_ADDR & ~((KAGE_PAGE_SIZE << (9 * (level - 1))) - 1);
+}
+
+/* One table entry on the way, for the update of accessed and dirty bits. */
+struct step {
+    uint8_t *at;
+    gpa_t gpa;
+    uint64_t value;
+};
+
+static struct pde_cache_entry *pde_slot(struct tlb2 *t, gva_t va)
+{
+    return &t->pde_cache[va >> 21 & (PDE_CACHE_SIZE - 1)];
+}
+
+/*
+ * Accessed bits on every level, dirty on the leaf. False: an entry changed under us. Bits are set
+ * top down, so that a lower entry is never marked through an upper one that is not.
+ */
+static bool mark(struct cpu *cpu, const struct format *f, struct step *s, unsigned top, unsigned bottom, bool write)
+{
+    for (unsigned level = top; level >= bottom; level--) {
+        uint64_t want = X86_PTE_A | (level == bottom && write ? X86_PTE_D : 0);
+        if (s[level].at == NULL || (s[level].value & want) == want) {
+            continue;
+        }
+        if (!swap_entry(s[level].at, f->entry_bytes, s[level].value, s[level].value | want)) {
+            return false;
+        }
+        s[level].value |= want;
+        if (cpu_vm_has_code(cpu->vm, s[level].gpa)) {
+            cpu_code_written(cpu, s[level].gpa, f->entry_bytes);
+        }
+    }
+    return true;
+}
+
+enum mmu_result walk_guest(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool quiet,
+                           struct walk *w)
+{
+    struct tlb2 *t = cpu->tlb2;
+    struct step s[MAX_LEVELS + 1];
+    struct format f = paging_format(cpu);
+
+restart:;
+    unsigned level = f.levels;
+    uint32_t flags = MAP_USER | MAP_WRITE;
+    gpa_t table = cpu->vmcs.guest_cr3 & (f.entry_bytes == 4 ? 0xfffff000ull : f.pae_root ? 0xffffffe0ull : PTE_ADDR);
+    struct pde_cache_entry *pde = pde_slot(t, va);
+    bool cached = f.index_bits == 9 && !quiet && pde->stamp == t->pde && pde->region == va >> 21;
+
+    memset(s, 0, sizeof(s));
+    if (cached) {
+        level = 1;
+        table = pde->table;
+        flags = pde->flags;
+    }
+    unsigned top = level;
+    for (;; level--) {
+        unsigned shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
+        uint64_t index = va >> shift & ((1u << (f.pae_root && level == 3 ? 2 : f.index_bits)) - 1);
+        gpa_t at = table + index * f.entry_bytes;
+        uint8_t *host;
+        bool writable;
+        enum mmu_result r = phys_page(cpu, at, !quiet, VMX_EPT_QUAL_GLA_VALID, &host, &writable);
+        if (r == MMU_MMIO) { /* tables outside memory read as all ones: reserved bits */
+            w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
+            return MMU_FAULT;
+        }
+        if (r != MMU_OK) {
+            return r;
+        }
+        s[level].at = host + (at & ~KAGE_PAGE_MASK);
+        s[level].gpa = at;
+        uint64_t e = s[level].value = load_entry(s[level].at, f.entry_bytes);
+        if ((e & X86_PTE_P) == 0) {
+            w->error = walk_error_bits(cpu, access, idx);
+            return MMU_FAULT;
+        }
+        bool leaf = is_leaf(cpu, &f, e, level);
+        if (reserved_set(cpu, &f, e, level, leaf)) {
+            w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
+            return MMU_FAULT;
+        }
+        if (f.pae_root && level == 3) {
+            s[level].at = NULL; /* PDPTEs have neither rights nor an accessed bit */
+            table = e & PTE_ADDR;
+            continue;
+        }
+        flags &= (e & X86_PTE_U ? ~0u : ~MAP_USER) & (e & X86_PTE_W ? ~0u : ~MAP_WRITE);
+        flags |= f.entry_bytes == 8 && (e & X86_PTE_NX) != 0 ? MAP_NX : 0;
+        if (leaf) {
+            break;
+        }
+        table = f.entry_bytes == 4 ? e & 0xfffff000ull : e & PTE_ADDR;
+        if (level == 2 && f.index_bits == 9 && !quiet && (e & X86_PTE_A) != 0) {
+            *pde = (struct pde_cache_entry){.region = va >> 21, .stamp = t->pde, .table = table, .flags = flags};
+        }
+    }
+    if (!walk_allows(cpu, flags, access, idx, &w->error)) {
+        return MMU_FAULT;
+    }
+    if (!quiet && !mark(cpu, &f, s, top, level, access == MMU_WRITE)) {
+        goto restart;
+    }
+    w->page_shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
+    w->gpa = leaf_address(&f, s[level].value, level) | (va & ((1ull << w->page_shift) - 1));
+    w->flags = flags | (s[level].value & X86_PTE_D ? MAP_DIRTY : 0) | (level > 1 ? MAP_LARGE : 0);
+    if ((s[level].value & X86_PTE_G) != 0 && (cpu->vmcs.guest_cr4 & X86_CR4_PGE) != 0) {
+        w->flags |= MAP_GLOBAL;
+    }
+    return MMU_OK;
+}
