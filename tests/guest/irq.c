@@ -152,6 +152,7 @@ static void pic(void)
     pic_mask(0xffff);
     sti_nop_cli();
     pit_start(0, 1193);
+    pic_init(0x20, 0x28); /* forgets the edge that mode 2 left in IRR */
     irq_count[0x20] = 0;
     pic_mask(0xfffe);
     check(wait_irq(0x20, 1, 500), "pit-mode-0");

@@ -309,9 +309,9 @@ static void print_end(struct vm *vm, const char *what)
 {
     struct kvm_regs r = {0};
     char text[300] = "";
-    struct {
+    union {
         struct kage_text head;
-        char room[256];
+        char room[sizeof(struct kage_text) + 256];
     } message = {.head.bytes = 256};
     vm_ioctl(vm, vm->vcpu, KVM_GET_REGS, &r);
     if (vm_ioctl(vm, vm->vcpu, KAGE_GET_ERROR, &message) > 0)
