@@ -52,9 +52,6 @@ enum cpu_result sys_sti(struct cpu *cpu, uint32_t arg, uint32_t len)
 
 static enum cpu_result set_ac(struct cpu *cpu, bool on)
 {
-    if ((cpu->vmcs.guest_cr4 & X86_CR4_SMAP) == 0 && !on && cpu_cpl(cpu) != 0) {
-        return cpu_raise(cpu, X86_EXC_UD);
-    }
     if (cpu_cpl(cpu) != 0) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
@@ -214,20 +211,39 @@ enum cpu_result sys_vmcall(struct cpu *cpu, uint32_t arg, uint32_t len)
     return cpu_vmexit(cpu, VMX_EXIT_VMCALL, 0, len);
 }
 
+/*
+ * RDRAND and RDSEED: an exit, or the host's own. CF says success; the other flags are cleared.
+ * The three sizes differ in what they write (SDM 2B).
+ */
+static enum cpu_result random_number(struct cpu *cpu, uint32_t arg, uint32_t len, bool seed)
+{
+    unsigned bytes = HELPER_ARG_OPSIZE(arg);
+    uint64_t value;
+    uint8_t ok;
+
+    if (cpu_proc_ctl2(cpu, seed ? VMX_PROC2_RDSEED_EXITING : VMX_PROC2_RDRAND_EXITING)) {
+        enum cpu_result r = cpu_vmexit(cpu, seed ? VMX_EXIT_RDSEED : VMX_EXIT_RDRAND, 0, len);
+        cpu->vmcs.exit_instruction_info = HELPER_ARG_RM(arg) << 3 | (bytes >> 2) << 11;
+        return r;
+    }
+    if (seed) {
+        __asm__ volatile("rdseed %0\n\tsetc %1" : "=r"(value), "=qm"(ok) : : "cc");
+    } else {
+        __asm__ volatile("rdrand %0\n\tsetc %1" : "=r"(value), "=qm"(ok) : : "cc");
+    }
+    cpu_set_gpr(cpu, HELPER_ARG_RM(arg), bytes, ok != 0 ? value : 0);
+    cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | (ok != 0 ? X86_FLAGS_CF : 0);
+    return CPU_NEXT;
+}
+
 enum cpu_result sys_rdrand(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_RDRAND, 0, len);
-
-    cpu->vmcs.exit_instruction_info = HELPER_ARG_RM(arg) << 3 | (HELPER_ARG_OPSIZE(arg) >> 2) << 11;
-    return r;
+    return random_number(cpu, arg, len, false);
 }
 
 enum cpu_result sys_rdseed(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_RDSEED, 0, len);
-
-    cpu->vmcs.exit_instruction_info = HELPER_ARG_RM(arg) << 3 | (HELPER_ARG_OPSIZE(arg) >> 2) << 11;
-    return r;
+    return random_number(cpu, arg, len, true);
 }
 
 enum cpu_result sys_ud(struct cpu *cpu, uint32_t arg, uint32_t len)
