@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Runs measurements and prints, for each, "bench NAME NANOSECONDS-PER-ROUND CHECK", by CLOCK_MONOTONIC of the
+ * system that it runs in. Usage: kage-bench [NAME...]; kage-bench exit (what fork+exec starts).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "bench.h"
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static int wanted(const char *name, int count, char **names)
+{
+    for (int i = 0; i < count; i++)
+        if (!strcmp(names[i], name))
+            return 1;
+    return count == 0;
+}
+
+int main(int argc, char **argv)
+{
+    const struct bench *const groups[] = {bench_compute, bench_system};
+    int failures = 0;
+
+    if (argc == 2 && !strcmp(argv[1], "exit"))
+        return 0;
+    for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
+        for (const struct bench *b = groups[g]; b->name; b++) {
+            if (!wanted(b->name, argc - 1, argv + 1))
+                continue;
+            int64_t start = now_ns();
+            uint64_t check = b->run(b->rounds);
+            double ns = (double)(now_ns() - start) / (double)b->rounds;
+            if (check == 0) {
+                printf("bench %s failed\n", b->name);
+                failures = 1;
+                continue;
+            }
+            printf("bench %s %.1f %016" PRIx64 "\n", b->name, ns, check);
+            fflush(stdout);
+        }
+    }
+    return failures;
+}

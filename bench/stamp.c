@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Runs a VMM and watches its serial output from outside: prints "boot_ms MILLISECONDS" from exec to the line
+ * "kage: init", and "rss_kib KIB" at the line "kage: settled", resident memory without the mapping that is the
+ * guest's RAM (the one of exactly that size, or up to 4 MiB more). Usage: kage-stamp RAM-MIB COMMAND [ARGUMENT...]
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static long rss_without_ram_kib(pid_t pid, unsigned long ram_bytes)
+{
+    char path[40], line[512];
+    unsigned long from, to, size = 0;
+    long total = 0, rss;
+
+    snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return -1;
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            size = to - from;
+        else if (sscanf(line, "Rss: %ld kB", &rss) == 1 && !(size >= ram_bytes && size <= ram_bytes + (4ul << 20)))
+            total += rss;
+    }
+    fclose(f);
+    return total;
+}
+
+int main(int argc, char **argv)
+{
+    int ends[2], status = -1;
+    char line[4096];
+
+    if (argc < 3 || pipe(ends) < 0)
+        return 2;
+    unsigned long ram_bytes = strtoul(argv[1], NULL, 10) << 20;
+    double start = now_ms();
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execvp(argv[2], argv + 2);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *out = fdopen(ends[0], "r");
+    while (out && fgets(line, sizeof line, out)) {
+        if (strstr(line, "kage: init")) {
+            printf("boot_ms %.1f\n", now_ms() - start);
+        } else if (strstr(line, "kage: settled")) {
+            printf("rss_kib %ld\n", rss_without_ram_kib(child, ram_bytes));
+        }
+        fflush(stdout);
+    }
+    if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+        return 1;
+    return WEXITSTATUS(status);
+}

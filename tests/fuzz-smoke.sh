@@ -1,0 +1,38 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
+# changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
+# Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
+set -u
+cd "$(dirname "$0")/.." || exit 1
+: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}"
+CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
+export CACHE
+tools/fetch-guest.sh cloud || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
+seed=$FUZZ_SEED passed=0 failed=0
+while [ "$seed" -lt $((FUZZ_SEED + FUZZ_RUNS)) ]; do
+	cp "$CACHE/cloud/vmlinuz" "$work/kernel"
+	# Half of the changes hit the header's fields at 0x1f0-0x26f.
+	LC_ALL=C awk -v seed="$seed" 'BEGIN { srand(seed)
+		for (i = 0; i < 6; i++) print (rand() < 0.5 ? 496 + int(rand() * 128) : int(rand() * 8192)), int(rand() * 256) }' |
+		while read -r offset byte; do
+			# shellcheck disable=SC2059
+			printf "\\$(printf %03o "$byte")" | dd of="$work/kernel" bs=1 seek="$offset" conv=notrunc status=none
+		done
+	timeout -k 2 4 "$KAGE" run -machine microvm -m 256M -nographic -no-reboot -kernel "$work/kernel" \
+		-append "console=ttyS0 panic=-1" </dev/null >"$work/log" 2>&1
+	status=$?
+	if { [ $status = 0 ] || [ $status = 1 ] || [ $status = 124 ]; } && ! grep -Eq 'Sanitizer|runtime error:' "$work/log"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: seed $seed, status $status"
+		tail -n 20 "$work/log"
+	fi
+	seed=$((seed + 1))
+done
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" = 0 ]
