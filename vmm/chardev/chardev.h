@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Character backends: where a serial port's bytes go to and come from. Writing and reading never
+ * block: bytes wait in two rings, and the main loop moves them to and from the host. Written bytes are
+ * gathered for a millisecond, so that a console line costs one system call and not one a byte.
+ *
+ * Specifications, as in QEMU's -serial: null, none, stdio, mon:stdio, file:PATH, pty,
+ * unix:PATH[,server=on|off][,wait=on|off] (also the short forms server, nowait).
+ */
+#ifndef KAGE_CHARDEV_CHARDEV_H
+#define KAGE_CHARDEV_CHARDEV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/error.h"
+#include "util/loop.h"
+
+struct chardev;
+
+/* Bytes have come, or there is room again. Called on the loop's thread, without the backend's lock. */
+typedef void chardev_notify_fn(void *opaque);
+
+/* Looks at bytes from the host before the guest does; keeps `*count` of them in place. For the escape keys of mon:stdio. */
+typedef void chardev_filter_fn(void *opaque, uint8_t *bytes, size_t *count);
+
+/* Is `spec` one that chardev_new() knows? For checking a command line before anything starts. */
+bool chardev_spec_valid(const char *spec);
+/* Does `spec` use the terminal? */
+bool chardev_spec_is_stdio(const char *spec);
+
+/* NULL with `error` filled. `loop` outlives it. A unix socket that waits for its client does so here. */
+struct chardev *chardev_new(const char *spec, struct loop *loop, struct error *error);
+/* Writes out what waits, for at most a second, then closes. */
+void chardev_free(struct chardev *chardev);
+
+void chardev_attach(struct chardev *chardev, chardev_notify_fn *notify, void *opaque);
+void chardev_set_filter(struct chardev *chardev, chardev_filter_fn *filter, void *opaque);
+
+/* From any thread. False: no room; the notification tells when there is. */
+bool chardev_write(struct chardev *chardev, uint8_t byte);
+/* From any thread. Returns how many bytes it gave. */
+size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The `kage` program: verbs, and the only place that turns an error into a line and an exit status.
+ * Called as kage-system-x86_64, or with an option where the verb would be, it is `kage run`.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/options.h"
+#include "cli/run.h"
+
+#ifndef KAGE_VERSION
+#define KAGE_VERSION "0"
+#endif
+
+static int main_help(int count, char **words)
+{
+    (void)count;
+    (void)words;
+    puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
+         "\n"
+         "  kage run OPTIONS   run a virtual machine\n"
+         "  kage version       say the version\n"
+         "  kage help          this help\n"
+         "\n"
+         "Called as kage-system-x86_64, it takes the options of `kage run`.\n");
+    options_help();
+    return EXIT_SUCCESS;
+}
+
+static int main_version(int count, char **words)
+{
+    (void)count;
+    (void)words;
+    puts("kage version " KAGE_VERSION);
+    return EXIT_SUCCESS;
+}
+
+static int main_run(int count, char **words)
+{
+    struct options options;
+    struct error error = {""};
+    int status = options_parse(&options, count, words, &error);
+    if (status == 0 && options.action == OPTIONS_HELP) {
+        return main_help(0, NULL);
+    }
+    if (status == 0 && options.action == OPTIONS_VERSION) {
+        return main_version(0, NULL);
+    }
+    if (status == 0 && options.action == OPTIONS_RUN) {
+        status = run_machine(&options, &error);
+    }
+    if (status < 0) {
+        fprintf(stderr, "kage: %s\n", error.text);
+        return EXIT_FAILURE;
+    }
+    return status;
+}
+
+static const struct {
+    const char *name;
+    int (*run)(int count, char **words);
+} main_verbs[] = {
+    {"run", main_run},
+    {"version", main_version},
+    {"help", main_help},
+};
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    const char *self = slash != NULL ? slash + 1 : argc > 0 ? argv[0] : "kage";
+    if (strstr(self, "-system-x86_64") != NULL) {
+        return main_run(argc - 1, argv + 1);
+    }
+    if (argc < 2) {
+        fputs("kage: nothing to do; try 'kage run -kernel FILE' or 'kage help'\n", stderr);
+        return EXIT_FAILURE;
+    }
+    for (size_t i = 0; i < sizeof(main_verbs) / sizeof(main_verbs[0]); i++) {
+        if (strcmp(argv[1], main_verbs[i].name) == 0) {
+            return main_verbs[i].run(argc - 2, argv + 2);
+        }
+    }
+    if (argv[1][0] == '-') {
+        return main_run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "kage: no such verb '%s'; run, version and help are there\n", argv[1]);
+    return EXIT_FAILURE;
+}

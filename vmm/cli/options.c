@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Option grammar: -NAME or --NAME, then perhaps one argument. Arguments with parts are lists of
+ * NAME=VALUE with commas between; each kind of list is a const table too. What we do not have is an
+ * error, never ignored, except where leaving it out is exactly what is asked for (-display none).
+ */
+#include "cli/options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chardev/chardev.h"
+#include "util/log.h"
+
+#define OPTIONS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define OPTIONS_WORD_MAX 256u
+#define OPTIONS_RAM_DEFAULT (UINT64_C(128) << 20)
+#define OPTIONS_PAGE UINT64_C(4096)
+
+/* ---- Lists of NAME=VALUE ---- */
+
+/* One part of a list; both are copies. */
+struct options_part {
+    char name[OPTIONS_WORD_MAX];
+    char value[OPTIONS_WORD_MAX]; /* "" where there is no '=' */
+    bool has_value;
+};
+
+/* Takes the next part off `*list`. 1; 0 at the end; -1: too long. */
+static int options_next_part(const char **list, struct options_part *part)
+{
+    if (**list == '\0') {
+        return 0;
+    }
+    size_t length = strcspn(*list, ",");
+    const char *equals = memchr(*list, '=', length);
+    size_t name_length = equals != NULL ? (size_t)(equals - *list) : length;
+    size_t value_length = equals != NULL ? length - name_length - 1 : 0;
+    if (name_length >= OPTIONS_WORD_MAX || value_length >= OPTIONS_WORD_MAX) {
+        return -1;
+    }
+    memcpy(part->name, *list, name_length);
+    part->name[name_length] = '\0';
+    part->has_value = equals != NULL;
+    memcpy(part->value, equals != NULL ? equals + 1 : "", value_length);
+    part->value[value_length] = '\0';
+    *list += length;
+    *list += **list == ',';
+    return 1;
+}
+
+struct options_row {
+    const char *name;
+    /* NULL: only the value in `only` is there, and it changes nothing. */
+    int (*apply)(struct options *options, const char *value, struct error *error);
+    const char *only;
+};
+
+/* Applies a list, of which `what` is said in errors; `first` names a part that comes without its name. */
+static int options_apply_list(struct options *options, const char *what, const char *first, const char *list,
+                              const struct options_row *rows, size_t count, struct error *error)
+{
+    struct options_part part;
+    int more;
+    for (bool is_first = true; (more = options_next_part(&list, &part)) > 0; is_first = false) {
+        const char *name = part.name;
+        const char *value = part.value;
+        if (!part.has_value) {
+            value = is_first && first != NULL ? part.name : "on";
+            name = is_first && first != NULL ? first : part.name;
+        }
+        const struct options_row *row = NULL;
+        for (size_t i = 0; i < count; i++) {
+            if (strcmp(rows[i].name, name) == 0) {
+                row = &rows[i];
+            }
+        }
+        if (row == NULL) {
+            return error_set(error, "%s: no such property '%s'", what, name);
+        }
+        if (row->apply != NULL && row->apply(options, value, error) != 0) {
+            return -1;
+        }
+        if (row->apply == NULL && strcmp(value, row->only) != 0) {
+            return error_set(error, "%s: %s=%s is not there; only %s=%s is", what, name, value, name, row->only);
+        }
+    }
+    return more == 0 ? 0 : error_set(error, "%s: a part of it is longer than %u characters", what, OPTIONS_WORD_MAX - 1);
+}
+
+static int options_parse_bool(const char *what, const char *value, bool *result, struct error *error)
+{
+    bool on = strcmp(value, "on") == 0;
+    if (!on && strcmp(value, "off") != 0) {
+        return error_set(error, "%s=%s: must be on or off", what, value);
+    }
+    *result = on;
+    return 0;
+}
+
+static int options_parse_number(const char *text, uint64_t max, uint64_t *number)
+{
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 0);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value > max) {
+        return -1;
+    }
+    *number = value;
+    return 0;
+}
+
+int options_parse_size(const char *text, uint64_t unit, uint64_t *bytes)
+{
+    static const struct {
+        char suffix;
+        unsigned shift;
+    } suffixes[] = {{'b', 0}, {'k', 10}, {'m', 20}, {'g', 30}, {'t', 40}};
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 0);
+    if (text[0] < '0' || text[0] > '9' || errno != 0) {
+        return -1;
+    }
+    if (*end != '\0') {
+        unit = 0;
+        for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(suffixes); i++) {
+            if ((*end | 0x20) == suffixes[i].suffix && end[1] == '\0') {
+                unit = UINT64_C(1) << suffixes[i].shift;
+            }
+        }
+    }
+    return unit == 0 || __builtin_mul_overflow((uint64_t)value, unit, bytes) ? -1 : 0;
+}
+
+/* ---- -accel, -machine, -cpu, -m, -smp ---- */
+
+static int options_set_accel(struct options *options, const char *value, struct error *error)
+{
+    static const struct {
+        const char *name;
+        const char *text;
+    } accels[] = {
+        {"soft", "our own processor with VT-x, in user space"},
+        {"kvm", "the host's /dev/kvm"},
+        {"auto", "kvm where it is good, else soft"},
+    };
+    if (strcmp(value, "help") == 0) {
+        puts("Accelerators:");
+        for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(accels); i++) {
+            printf("  %-6s %s\n", accels[i].name, accels[i].text);
+        }
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(accels); i++) {
+        if (strcmp(value, accels[i].name) == 0) {
+            options->accel = accels[i].name;
+            return 0;
+        }
+    }
+    return error_set(error, "-accel %s: no such accelerator; soft, kvm and auto are there", value);
+}
+
+static int options_enable_kvm(struct options *options, const char *value, struct error *error)
+{
+    (void)value;
+    return options_set_accel(options, "kvm", error);
+}
+
+static int options_set_board(struct options *options, const char *value, struct error *error)
+{
+    if (strcmp(value, "help") == 0) {
+        puts("Machines:\n  microvm  a PC without PCI (default)");
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    return strcmp(value, "microvm") == 0 ? 0 : error_set(error, "-machine %s: no such machine; microvm is there", value);
+}
+
+static int options_set_acpi(struct options *options, const char *value, struct error *error)
+{
+    return options_parse_bool("-machine: acpi", value, &options->acpi, error);
+}
+
+/* auto: not announced, since the KVM clock gives a guest the time without the clock's slow registers. */
+static int options_set_rtc(struct options *options, const char *value, struct error *error)
+{
+    if (strcmp(value, "auto") == 0) {
+        options->rtc = false;
+        return 0;
+    }
+    return options_parse_bool("-machine: rtc", value, &options->rtc, error);
+}
+
+static int options_apply_machine(struct options *options, const char *argument, struct error *error)
+{
+    static const struct options_row rows[] = {
+        {"type", options_set_board, NULL},
+        {"accel", options_set_accel, NULL},
+        {"acpi", options_set_acpi, NULL},
+        {"rtc", options_set_rtc, NULL},
+        {"mmu", NULL, "ept"},
+        {"pit", NULL, "on"},
+        {"pic", NULL, "on"},
+        {"isa-serial", NULL, "on"},
+        {"graphics", NULL, "off"},
+        {"usb", NULL, "off"},
+        {"mem-merge", NULL, "off"},
+        {"kernel-irqchip", NULL, "on"},
+        {"auto-kernel-cmdline", NULL, "off"},
+    };
+    return options_apply_list(options, "-machine", "type", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
+}
+
+static int options_apply_cpu(struct options *options, const char *argument, struct error *error)
+{
+    if (strcmp(argument, "help") == 0) {
+        cpu_model_help();
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    return cpu_model_parse(&options->cpu_model, argument, error);
+}
+
+static int options_set_size(struct options *options, const char *value, struct error *error)
+{
+    uint64_t bytes;
+    if (options_parse_size(value, UINT64_C(1) << 20, &bytes) != 0 || bytes > UINT64_MAX - OPTIONS_PAGE) {
+        return error_set(error, "-m %s: must be a size, as 512M or 2G", value);
+    }
+    if (bytes == 0) {
+        return error_set(error, "-m %s: a guest needs memory", value);
+    }
+    options->ram_bytes = (bytes + OPTIONS_PAGE - 1) & ~(OPTIONS_PAGE - 1);
+    return 0;
+}
+
+static int options_apply_memory(struct options *options, const char *argument, struct error *error)
+{
+    static const struct options_row rows[] = {{"size", options_set_size, NULL}};
+    return options_apply_list(options, "-m", "size", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
+}
+
+static int options_set_cpus(struct options *options, const char *value, struct error *error)
+{
+    uint64_t cpus;
+    (void)options;
+    if (options_parse_number(value, 65535, &cpus) != 0 || cpus == 0) {
+        return error_set(error, "-smp %s: must be a number of processors", value);
+    }
+    return cpus == 1 ? 0 : error_set(error, "-smp %s: more than one processor is not there yet", value);
+}
+
+static int options_apply_smp(struct options *options, const char *argument, struct error *error)
+{
+    static const struct options_row rows[] = {
+        {"cpus", options_set_cpus, NULL}, {"maxcpus", options_set_cpus, NULL}, {"sockets", options_set_cpus, NULL},
+        {"dies", options_set_cpus, NULL}, {"cores", options_set_cpus, NULL},   {"threads", options_set_cpus, NULL},
+    };
+    return options_apply_list(options, "-smp", "cpus", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
+}
+
+/* ---- -device ---- */
+
+static int options_set_iobase(struct options *options, const char *value, struct error *error)
+{
+    uint64_t port;
+    if (options_parse_number(value, 0xffff, &port) != 0) {
+        return error_set(error, "-device isa-debug-exit: iobase=%s: must be a port, 0 to 0xffff", value);
+    }
+    options->debug_exit_port = (uint16_t)port;
+    return 0;
+}
+
+static int options_set_iosize(struct options *options, const char *value, struct error *error)
+{
+    uint64_t bytes;
+    if (options_parse_number(value, 8, &bytes) != 0 || bytes == 0) {
+        return error_set(error, "-device isa-debug-exit: iosize=%s: must be 1 to 8", value);
+    }
+    options->debug_exit_bytes = (uint16_t)bytes;
+    return 0;
+}
+
+static int options_add_debug_exit(struct options *options, const char *list, struct error *error)
+{
+    static const struct options_row rows[] = {{"iobase", options_set_iobase, NULL}, {"iosize", options_set_iosize, NULL}};
+    if (options->debug_exit) {
+        return error_set(error, "-device isa-debug-exit: there can be only one");
+    }
+    options->debug_exit = true;
+    if (options_apply_list(options, "-device isa-debug-exit", NULL, list, rows, OPTIONS_ARRAY_SIZE(rows), error) != 0) {
+        return -1;
+    }
+    if (options->debug_exit_port + options->debug_exit_bytes > 0x10000) {
+        return error_set(error, "-device isa-debug-exit: its ports end beyond 0xffff");
+    }
+    return 0;
+}
+
+/* Everything that a user can name in -device. */
+static const struct options_device {
+    const char *name;
+    const char *help;
+    int (*add)(struct options *options, const char *list, struct error *error);
+} options_devices[] = {
+    {"isa-debug-exit", "iobase=PORT (0x501), iosize=BYTES (2): a write of V ends kage with status (V << 1) | 1", options_add_debug_exit},
+};
+
+static int options_apply_device(struct options *options, const char *argument, struct error *error)
+{
+    if (strcmp(argument, "help") == 0) {
+        puts("Devices:");
+        for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
+            printf("  %s,%s\n", options_devices[i].name, options_devices[i].help);
+        }
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    const char *name = strncmp(argument, "driver=", 7) == 0 ? argument + 7 : argument;
+    size_t length = strcspn(name, ",");
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
+        const struct options_device *device = &options_devices[i];
+        if (strlen(device->name) == length && memcmp(device->name, name, length) == 0) {
+            return device->add(options, name + length + (name[length] == ','), error);
+        }
+    }
+    return error_set(error, "-device %.*s: no such device; '-device help' lists them", (int)length, name);
+}
+
+/* ---- The rest ---- */
+
+static int options_apply_kernel(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->kernel = argument;
+    return 0;
+}
+
+static int options_apply_initrd(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->initrd = argument;
+    return 0;
+}
+
+static int options_apply_append(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->append = argument;
+    return 0;
+}
+
+static int options_apply_name(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->name = argument;
+    return 0;
+}
+
+static int options_apply_serial(struct options *options, const char *argument, struct error *error)
+{
+    if (options->serial_count == OPTIONS_SERIALS_MAX) {
+        return error_set(error, "-serial %s: the machine has %u serial ports", argument, OPTIONS_SERIALS_MAX);
+    }
+    if (strcmp(argument, "none") != 0 && !chardev_spec_valid(argument)) {
+        return error_set(error, "-serial %s: no such backend; stdio, mon:stdio, null, none, file:PATH, pty and unix:PATH are there", argument);
+    }
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        if (chardev_spec_is_stdio(argument) && chardev_spec_is_stdio(options->serial[i])) {
+            return error_set(error, "-serial %s: the terminal can serve one port only", argument);
+        }
+    }
+    options->serial[options->serial_count++] = argument;
+    return 0;
+}
+
+static int options_apply_nographic(struct options *options, const char *argument, struct error *error)
+{
+    (void)options;
+    (void)argument;
+    (void)error;
+    return 0; /* there is no display: the first serial port is on the terminal anyway */
+}
+
+static int options_apply_nodefaults(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->no_defaults = true;
+    return 0;
+}
+
+static int options_apply_no_reboot(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->no_reboot = true;
+    return 0;
+}
+
+static int options_expect_none(struct options *options, const char *argument, struct error *error)
+{
+    (void)options;
+    return strcmp(argument, "none") == 0 ? 0 : error_set(error, "'%s' is not there; only 'none' is", argument);
+}
+
+static int options_apply_log_file(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->log_file = argument;
+    return 0;
+}
+
+static int options_apply_log_items(struct options *options, const char *argument, struct error *error)
+{
+    if (strcmp(argument, "help") == 0) {
+        log_help();
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    (void)error;
+    options->log_items = argument;
+    return 0;
+}
+
+static int options_apply_version(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->action = OPTIONS_VERSION;
+    return 0;
+}
+
+static int options_apply_help(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->action = OPTIONS_HELP;
+    return 0;
+}
+
+static const struct options_option {
+    const char *name;
+    const char *argument; /* what to call it in the help; NULL: takes none */
+    const char *help;     /* NULL: another name of the row before */
+    int (*apply)(struct options *options, const char *argument, struct error *error);
+} options_table[] = {
+    {"machine", "microvm[,PROP=VALUE...]", "the board; acpi=on|off, rtc=on|off|auto, accel=NAME", options_apply_machine},
+    {"M", "", NULL, options_apply_machine},
+    {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
+    {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
+    {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor: host or max; '-cpu help' lists features", options_apply_cpu},
+    {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
+    {"smp", "N", "processors (1)", options_apply_smp},
+    {"kernel", "FILE", "the kernel: bzImage, vmlinux or another ELF file", options_apply_kernel},
+    {"initrd", "FILE", "the initial RAM disk", options_apply_initrd},
+    {"append", "TEXT", "the kernel's command line", options_apply_append},
+    {"nographic", NULL, "no display; the serial port is on the terminal", options_apply_nographic},
+    {"display", "none", "no display", options_expect_none},
+    {"vga", "none", "no display", options_expect_none},
+    {"net", "none", "no network", options_expect_none},
+    {"nic", "none", "no network", options_expect_none},
+    {"monitor", "none", "no monitor", options_expect_none},
+    {"parallel", "none", "no parallel port", options_expect_none},
+    {"serial", "stdio|mon:stdio|null|none|file:PATH|pty|unix:PATH[,server][,nowait]", "where a serial port goes (mon:stdio)",
+     options_apply_serial},
+    {"device", "NAME[,PROP=VALUE...]", "adds a device; '-device help' lists them", options_apply_device},
+    {"no-reboot", NULL, "leave when the guest resets itself", options_apply_no_reboot},
+    {"nodefaults", NULL, "no serial port unless -serial asks for one", options_apply_nodefaults},
+    {"no-user-config", NULL, "nothing: there are no configuration files", options_apply_nographic},
+    {"name", "TEXT", "the guest's name", options_apply_name},
+    {"D", "FILE", "write the log to a file", options_apply_log_file},
+    {"d", "ITEM[,ITEM...]", "what to log; '-d help' lists items", options_apply_log_items},
+    {"version", NULL, "the version", options_apply_version},
+    {"help", NULL, "this help", options_apply_help},
+    {"h", NULL, NULL, options_apply_help},
+};
+
+void options_help(void)
+{
+    puts("Options:");
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_table); i++) {
+        const struct options_option *option = &options_table[i];
+        if (option->help != NULL) {
+            printf("  -%s%s%s\n        %s\n", option->name, option->argument != NULL ? " " : "",
+                   option->argument != NULL ? option->argument : "", option->help);
+        }
+    }
+}
+
+static const struct options_option *options_find(const char *name)
+{
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_table); i++) {
+        if (strcmp(options_table[i].name, name) == 0) {
+            return &options_table[i];
+        }
+    }
+    return NULL;
+}
+
+/* What holds for the options together, and what stands where none was given. */
+static int options_complete(struct options *options, struct error *error)
+{
+    if (options->kernel == NULL) {
+        return error_set(error, "no kernel to boot; name one with -kernel FILE");
+    }
+    if (options->serial_count == 0 && !options->no_defaults) {
+        options->serial[options->serial_count++] = "mon:stdio";
+    }
+    return 0;
+}
+
+int options_parse(struct options *options, int count, char **words, struct error *error)
+{
+    *options = (struct options){
+        .accel = "auto",
+        .ram_bytes = OPTIONS_RAM_DEFAULT,
+        .append = "",
+        .acpi = true,
+        .debug_exit_port = 0x501,
+        .debug_exit_bytes = 2,
+    };
+    for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {
+        const char *word = words[i];
+        if (word[0] != '-' || word[1] == '\0') {
+            return error_set(error, "'%s': expected an option; disks are not there yet", word);
+        }
+        const char *name = word + (word[1] == '-' ? 2 : 1);
+        const struct options_option *option = options_find(name);
+        if (option == NULL) {
+            return error_set(error, "%s: no such option; 'kage help' lists them", word);
+        }
+        const char *argument = NULL;
+        if (option->argument != NULL) {
+            if (i + 1 == count) {
+                return error_set(error, "%s: needs an argument", word);
+            }
+            argument = words[++i];
+        }
+        if (option->apply(options, argument, error) != 0) {
+            return -1;
+        }
+    }
+    return options->action == OPTIONS_RUN ? options_complete(options, error) : 0;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The options of `kage run`, in QEMU's grammar. One table drives parsing and help. Parsing only reads:
+ * it opens no file, makes nothing, and prints nothing but the lists that `help` arguments ask for.
+ */
+#ifndef KAGE_CLI_OPTIONS_H
+#define KAGE_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/error.h"
+#include "vcpu/cpuid.h"
+
+#define OPTIONS_SERIALS_MAX 2u /* ports of the board */
+
+enum options_action {
+    OPTIONS_RUN,
+    OPTIONS_HELP,
+    OPTIONS_VERSION,
+    OPTIONS_DONE, /* a list was asked for and printed */
+};
+
+struct options {
+    enum options_action action;
+    const char *accel; /* "soft", "kvm", "auto" */
+    struct cpu_model cpu_model;
+    uint64_t ram_bytes;
+    const char *kernel; /* strings point into argv */
+    const char *initrd;
+    const char *append;
+    const char *name;
+    bool no_reboot;
+    bool no_defaults;
+    bool acpi;
+    bool rtc;
+    unsigned serial_count;
+    const char *serial[OPTIONS_SERIALS_MAX];
+    bool debug_exit;
+    uint16_t debug_exit_port;
+    uint16_t debug_exit_bytes;
+    const char *log_file;
+    const char *log_items;
+};
+
+/* `count` words behind the verb. 0, or -1 with `error` filled. */
+int options_parse(struct options *options, int count, char **words, struct error *error);
+
+/* The options' part of the help. */
+void options_help(void);
+
+/* SIZE[b|K|M|G|T], without a suffix in `unit` bytes. Exposed for tests. */
+int options_parse_size(const char *text, uint64_t unit, uint64_t *bytes);
+
+#endif

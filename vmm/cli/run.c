@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Puts together what a run needs (log, loop, back end, character backends, signals, terminal), then
+ * builds machines of the same configuration until one does not end in a reset.
+ */
+#include "cli/run.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "cli/terminal.h"
+#include "machine/machine.h"
+#include "util/log.h"
+
+struct run {
+    const struct options *options;
+    struct loop loop;
+    struct loop_source signals;
+    struct terminal_keys keys;
+    struct machine_config config;
+    struct machine machine;
+    bool machine_up;
+    bool quit; /* somebody outside has asked for the end */
+    char reason[200];
+};
+
+static void run_quit(void *opaque)
+{
+    struct run *run = opaque;
+    run->quit = true;
+    if (run->machine_up) {
+        machine_request(&run->machine, POWER_QUIT, 0);
+    }
+}
+
+/* ---- Signals ---- */
+
+static void run_suspend(void)
+{
+    terminal_restore();
+    raise(SIGSTOP); /* goes on here when somebody continues the process */
+    terminal_resume();
+}
+
+static void run_signal_ready(void *opaque, uint32_t events)
+{
+    struct run *run = opaque;
+    struct signalfd_siginfo info;
+    (void)events;
+    if (read(run->signals.fd, &info, sizeof(info)) != sizeof(info)) {
+        return;
+    }
+    if (info.ssi_signo == SIGTSTP) {
+        run_suspend();
+    } else if (info.ssi_signo == SIGCONT) {
+        terminal_resume();
+    } else {
+        fprintf(stderr, "kage: ended by signal %u\n", info.ssi_signo);
+        run_quit(run);
+    }
+}
+
+/* Blocked from here on, and served by the loop; threads that start later inherit that. */
+static int run_init_signals(struct run *run, struct error *error)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGTSTP);
+    sigaddset(&set, SIGCONT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    run->signals = (struct loop_source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = run_signal_ready, .opaque = run};
+    int result = run->signals.fd < 0 ? -errno : loop_add(&run->loop, &run->signals, EPOLLIN);
+    return result == 0 ? 0 : error_set(error, "cannot take signals: %s", strerror(-result));
+}
+
+/* ---- Parts ---- */
+
+static void run_engine_log(void *opaque, enum kage_log_level level, const char *message)
+{
+    (void)opaque;
+    (void)level;
+    log_line(LOG_ENGINE, "%s", message);
+}
+
+static int run_init_log(const struct options *options, struct error *error)
+{
+    if (options->log_items != NULL && log_enable(options->log_items, error) != 0) {
+        return -1;
+    }
+    if (options->log_file != NULL && log_open(options->log_file, error) != 0) {
+        return -1;
+    }
+    if (log_on(LOG_ENGINE)) {
+        kage_set_log(run_engine_log, NULL, KAGE_LOG_DEBUG);
+    }
+    return 0;
+}
+
+static int run_choose_backend(struct run *run, struct error *error)
+{
+    const char *accel = run->options->accel;
+    if (strcmp(accel, "auto") == 0) {
+        run->config.backend = kage_backend_auto(run->reason, sizeof(run->reason));
+        return 0;
+    }
+    snprintf(run->reason, sizeof(run->reason), "asked for by -accel");
+    run->config.backend = kage_backend_find(accel);
+    return run->config.backend != NULL ? 0 : error_set(error, "-accel %s: not there in this build", accel);
+}
+
+static int run_init_serials(struct run *run, struct error *error)
+{
+    const struct options *options = run->options;
+    run->config.serial_count = options->serial_count;
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        const char *spec = options->serial[i];
+        if (strcmp(spec, "none") == 0) {
+            continue;
+        }
+        run->config.serial[i] = chardev_new(spec, &run->loop, error);
+        if (run->config.serial[i] == NULL) {
+            return -1;
+        }
+        if (strcmp(spec, "mon:stdio") == 0) {
+            chardev_set_filter(run->config.serial[i], terminal_filter, &run->keys);
+        }
+    }
+    return 0;
+}
+
+static void run_take_terminal(const struct options *options)
+{
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        if (chardev_spec_is_stdio(options->serial[i])) {
+            terminal_take(strcmp(options->serial[i], "stdio") == 0);
+        }
+    }
+}
+
+static void run_fini(struct run *run)
+{
+    for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
+        chardev_free(run->config.serial[i]);
+    }
+    if (run->signals.fd >= 0) {
+        loop_remove(&run->loop, &run->signals);
+        close(run->signals.fd);
+    }
+    loop_fini(&run->loop);
+    log_close();
+}
+
+/* ---- Machines ---- */
+
+/* One machine, from power on to whatever ends it. */
+static enum power_event run_once(struct run *run, bool first, int *status, struct error *error)
+{
+    if (microvm_init(&run->machine, &run->config, error) != 0) {
+        return POWER_ERROR;
+    }
+    if (first) {
+        run_take_terminal(run->options);
+        fprintf(stderr, "kage: accelerator %s: %s\n", run->config.backend->name, run->reason);
+    }
+    run->machine_up = true;
+    enum power_event event = machine_run(&run->machine, status, error);
+    run->machine_up = false;
+    machine_fini(&run->machine);
+    return event;
+}
+
+static int run_until_end(struct run *run, struct error *error)
+{
+    int status = 0;
+    enum power_event event = run_once(run, true, &status, error);
+    while (event == POWER_RESET && !run->options->no_reboot && !run->quit) {
+        event = run_once(run, false, &status, error);
+    }
+    return event == POWER_ERROR ? -1 : event == POWER_EXIT ? status : 0;
+}
+
+int run_machine(const struct options *options, struct error *error)
+{
+    struct run run = {
+        .options = options,
+        .signals.fd = -1,
+        .config =
+            {
+                .ram_bytes = options->ram_bytes,
+                .cpu_model = options->cpu_model,
+                .kernel = options->kernel,
+                .initrd = options->initrd,
+                .cmdline = options->append,
+                .acpi = options->acpi,
+                .rtc = options->rtc,
+                .debug_exit = options->debug_exit,
+                .debug_exit_port = options->debug_exit_port,
+                .debug_exit_bytes = options->debug_exit_bytes,
+            },
+    };
+    run.config.loop = &run.loop;
+    run.keys = (struct terminal_keys){.quit = run_quit, .opaque = &run};
+    if (run_init_log(options, error) != 0) {
+        return -1;
+    }
+    int result = loop_init(&run.loop);
+    if (result != 0) {
+        log_close();
+        return error_set(error, "cannot make the main loop: %s", strerror(-result));
+    }
+    /* Signals last: until then they end the process, which may be waiting for a socket's client. */
+    result = run_choose_backend(&run, error);
+    if (result == 0) {
+        result = run_init_serials(&run, error);
+    }
+    if (result == 0) {
+        result = run_init_signals(&run, error);
+    }
+    if (result == 0) {
+        result = run_until_end(&run, error);
+    }
+    run_fini(&run);
+    terminal_restore();
+    return result;
+}

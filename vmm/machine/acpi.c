@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ACPI 6.4, chapter 5. The board is "hardware-reduced": no SCI, no PM timer, no fixed power button, and
+ * so nothing for a guest to probe. What it does not have is said in so many bits, because each
+ * saves the guest a search: no VGA, no 8042, no CMOS clock unless asked for.
+ */
+#include "machine/acpi.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "dev/powerctl.h"
+#include "machine/aml.h"
+#include "machine/layout.h"
+
+struct acpi_gas {
+    uint8_t space; /* 1: system I/O */
+    uint8_t bit_width;
+    uint8_t bit_offset;
+    uint8_t access_size; /* 1: byte */
+    uint64_t address;
+} __attribute__((packed));
+
+struct acpi_header {
+    char signature[4];
+    uint32_t length;
+    uint8_t revision;
+    uint8_t checksum;
+    char oem_id[6];
+    char oem_table_id[8];
+    uint32_t oem_revision;
+    char creator_id[4];
+    uint32_t creator_revision;
+} __attribute__((packed));
+
+struct acpi_rsdp {
+    char signature[8];
+    uint8_t checksum; /* of the first 20 bytes */
+    char oem_id[6];
+    uint8_t revision;
+    uint32_t rsdt;
+    uint32_t length;
+    uint64_t xsdt;
+    uint8_t extended_checksum; /* of all */
+    uint8_t reserved[3];
+} __attribute__((packed));
+
+/* Only what is not zero on a hardware-reduced board has a name. */
+struct acpi_fadt {
+    struct acpi_header header;
+    uint32_t facs32;
+    uint32_t dsdt32;
+    uint8_t reserved0;
+    uint8_t preferred_pm_profile;
+    uint8_t fixed_hardware[109 - 46]; /* SCI_INT up to CENTURY */
+    uint16_t iapc_boot_arch;
+    uint8_t reserved1;
+    uint32_t flags;
+    struct acpi_gas reset_reg;
+    uint8_t reset_value;
+    uint16_t arm_boot_arch;
+    uint8_t minor_version;
+    uint64_t facs;
+    uint64_t dsdt;
+    struct acpi_gas fixed_blocks[8]; /* X_PM1a_EVT_BLK up to X_GPE1_BLK */
+    struct acpi_gas sleep_control_reg;
+    struct acpi_gas sleep_status_reg;
+    uint64_t hypervisor_vendor;
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct acpi_header) == 36, "ACPI 6.4, table 5.4");
+_Static_assert(sizeof(struct acpi_rsdp) == 36, "ACPI 6.4, table 5.3");
+_Static_assert(offsetof(struct acpi_fadt, iapc_boot_arch) == 109, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, reset_reg) == 116, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, sleep_control_reg) == 244, "ACPI 6.4, table 5.9");
+_Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.4, table 5.9");
+
+#define FADT_IAPC_LEGACY_DEVICES 0x01u
+#define FADT_IAPC_VGA_NOT_PRESENT 0x04u
+#define FADT_IAPC_NO_CMOS_RTC 0x20u
+#define FADT_WBINVD (1u << 0)
+#define FADT_PWR_BUTTON (1u << 4) /* none as a fixed feature */
+#define FADT_SLP_BUTTON (1u << 5)
+#define FADT_RESET_REG_SUP (1u << 10)
+#define FADT_HEADLESS (1u << 12)
+#define FADT_HW_REDUCED_ACPI (1u << 20)
+#define FADT_PROFILE_UNSPECIFIED 0u
+
+struct acpi_madt {
+    struct acpi_header header;
+    uint32_t lapic_gpa;
+    uint32_t flags; /* 1: PCAT_COMPAT, there are 8259s too */
+} __attribute__((packed));
+
+struct acpi_madt_lapic {
+    uint8_t type;
+    uint8_t length;
+    uint8_t uid;
+    uint8_t apic_id;
+    uint32_t flags; /* 1: enabled */
+} __attribute__((packed));
+
+struct acpi_madt_ioapic {
+    uint8_t type;
+    uint8_t length;
+    uint8_t id;
+    uint8_t reserved;
+    uint32_t gpa;
+    uint32_t gsi_base;
+} __attribute__((packed));
+
+struct acpi_madt_override {
+    uint8_t type;
+    uint8_t length;
+    uint8_t bus; /* 0: ISA */
+    uint8_t source;
+    uint32_t gsi;
+    uint16_t flags; /* 0: as the bus has it */
+} __attribute__((packed));
+
+struct acpi_madt_lapic_nmi {
+    uint8_t type;
+    uint8_t length;
+    uint8_t uid; /* 0xff: all */
+    uint16_t flags;
+    uint8_t lint;
+} __attribute__((packed));
+
+/* The area that tables are put into, one after the other. */
+struct acpi_area {
+    struct aml out; /* any bytes, not only AML */
+    uint8_t *base;
+};
+
+static uint8_t acpi_checksum(const void *bytes, size_t count)
+{
+    uint8_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum = (uint8_t)(sum + ((const uint8_t *)bytes)[i]);
+    }
+    return (uint8_t)-sum;
+}
+
+static void acpi_align(struct acpi_area *area)
+{
+    while (area->out.used % 16 != 0 && !area->out.overflow) {
+        aml_byte(&area->out, 0);
+    }
+}
+
+static struct acpi_header acpi_make_header(const char *signature, uint8_t revision)
+{
+    struct acpi_header header = {.revision = revision, .oem_revision = 1, .creator_revision = 1};
+    memcpy(header.signature, signature, sizeof(header.signature));
+    memcpy(header.oem_id, "KAGE  ", sizeof(header.oem_id));
+    memcpy(header.oem_table_id, "MICROVM ", sizeof(header.oem_table_id));
+    memcpy(header.creator_id, "KAGE", sizeof(header.creator_id));
+    return header;
+}
+
+/* Sets length and checksum of the table that began at `start` and ends here. Returns its address. */
+static uint64_t acpi_finish(struct acpi_area *area, size_t start)
+{
+    if (!area->out.overflow) {
+        struct acpi_header header;
+        memcpy(&header, area->base + start, sizeof(header));
+        header.length = (uint32_t)(area->out.used - start);
+        memcpy(area->base + start, &header, sizeof(header));
+        header.checksum = acpi_checksum(area->base + start, header.length);
+        memcpy(area->base + start, &header, sizeof(header));
+    }
+    acpi_align(area);
+    return LAYOUT_ACPI_GPA + start;
+}
+
+static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config *config)
+{
+    struct aml *aml = &area->out;
+    size_t start = aml->used;
+    struct acpi_header header = acpi_make_header("DSDT", 2);
+    aml_raw(aml, &header, sizeof(header));
+
+    aml_name(aml, "\\_S5_");
+    size_t package = aml_open_package(aml, 2);
+    aml_integer(aml, ACPI_SLP_TYP_S5);
+    aml_integer(aml, 0);
+    aml_close(aml, package);
+
+    size_t scope = aml_open_scope(aml, "\\_SB_");
+    for (unsigned i = 0; i < config->serial_count; i++) {
+        char name[5] = {'C', 'O', 'M', (char)('1' + (char)i), '\0'};
+        size_t device = aml_open_device(aml, name);
+        aml_name(aml, "_HID");
+        aml_eisa_id(aml, "PNP0501");
+        aml_name(aml, "_UID");
+        aml_integer(aml, i + 1);
+        aml_name(aml, "_CRS");
+        size_t resources = aml_open_resources(aml);
+        aml_io(aml, config->serial[i].port, 8);
+        aml_irq(aml, config->serial[i].irq);
+        aml_close_resources(aml, resources);
+        aml_close(aml, device);
+    }
+    if (config->rtc) {
+        size_t device = aml_open_device(aml, "RTC_");
+        aml_name(aml, "_HID");
+        aml_eisa_id(aml, "PNP0B00");
+        aml_name(aml, "_CRS");
+        size_t resources = aml_open_resources(aml);
+        aml_io(aml, 0x70, 2);
+        aml_irq(aml, 8);
+        aml_close_resources(aml, resources);
+        aml_close(aml, device);
+    }
+    aml_close(aml, scope);
+    return acpi_finish(area, start);
+}
+
+static struct acpi_gas acpi_io_byte(uint16_t port)
+{
+    return (struct acpi_gas){.space = 1, .bit_width = 8, .access_size = 1, .address = port};
+}
+
+static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config *config, uint64_t dsdt_gpa)
+{
+    size_t start = area->out.used;
+    struct acpi_fadt fadt = {
+        .header = acpi_make_header("FACP", 6),
+        .preferred_pm_profile = FADT_PROFILE_UNSPECIFIED,
+        .iapc_boot_arch = (uint16_t)((config->serial_count != 0 ? FADT_IAPC_LEGACY_DEVICES : 0u) | FADT_IAPC_VGA_NOT_PRESENT |
+                                     (config->rtc ? 0u : FADT_IAPC_NO_CMOS_RTC)),
+        .flags = FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_RESET_REG_SUP | FADT_HEADLESS | FADT_HW_REDUCED_ACPI,
+        .reset_reg = acpi_io_byte(config->reset_port),
+        .reset_value = config->reset_value,
+        .minor_version = 4,
+        .dsdt32 = (uint32_t)dsdt_gpa,
+        .dsdt = dsdt_gpa,
+        .sleep_control_reg = acpi_io_byte(config->pm_port),
+        .sleep_status_reg = acpi_io_byte((uint16_t)(config->pm_port + 1)),
+    };
+    aml_raw(&area->out, &fadt, sizeof(fadt));
+    return acpi_finish(area, start);
+}
+
+static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config *config)
+{
+    size_t start = area->out.used;
+    struct acpi_madt madt = {.header = acpi_make_header("APIC", 5), .lapic_gpa = LAYOUT_LAPIC_GPA, .flags = 1};
+    aml_raw(&area->out, &madt, sizeof(madt));
+    for (unsigned i = 0; i < config->cpus; i++) {
+        struct acpi_madt_lapic lapic = {.type = 0, .length = sizeof(lapic), .uid = (uint8_t)i, .apic_id = (uint8_t)i, .flags = 1};
+        aml_raw(&area->out, &lapic, sizeof(lapic));
+    }
+    struct acpi_madt_ioapic ioapic = {.type = 1, .length = sizeof(ioapic), .id = 0, .gpa = LAYOUT_IOAPIC_GPA};
+    aml_raw(&area->out, &ioapic, sizeof(ioapic));
+    /* KVM's default routing has the 8254 at I/O APIC pin 2. */
+    struct acpi_madt_override timer = {.type = 2, .length = sizeof(timer), .source = 0, .gsi = 2};
+    aml_raw(&area->out, &timer, sizeof(timer));
+    struct acpi_madt_lapic_nmi nmi = {.type = 4, .length = sizeof(nmi), .uid = 0xff, .lint = 1};
+    aml_raw(&area->out, &nmi, sizeof(nmi));
+    return acpi_finish(area, start);
+}
+
+uint64_t acpi_write(const struct ram *ram, const struct acpi_config *config)
+{
+    struct acpi_area area = {.base = ram_at(ram, LAYOUT_ACPI_GPA, LAYOUT_ACPI_BYTES)};
+    if (area.base == NULL) {
+        return 0;
+    }
+    aml_init(&area.out, area.base, LAYOUT_ACPI_BYTES);
+
+    /* The RSDP stands first, where a guest that is not told searches; it is filled in last. */
+    struct acpi_rsdp rsdp = {.revision = 2, .length = sizeof(rsdp)};
+    aml_raw(&area.out, &rsdp, sizeof(rsdp));
+    acpi_align(&area);
+
+    uint64_t dsdt_gpa = acpi_write_dsdt(&area, config);
+    uint64_t tables[] = {acpi_write_fadt(&area, config, dsdt_gpa), acpi_write_madt(&area, config)};
+    size_t xsdt = area.out.used;
+    struct acpi_header header = acpi_make_header("XSDT", 1);
+    aml_raw(&area.out, &header, sizeof(header));
+    aml_raw(&area.out, tables, sizeof(tables));
+    rsdp.xsdt = acpi_finish(&area, xsdt);
+
+    memcpy(rsdp.signature, "RSD PTR ", sizeof(rsdp.signature));
+    memcpy(rsdp.oem_id, "KAGE  ", sizeof(rsdp.oem_id));
+    rsdp.checksum = acpi_checksum(&rsdp, 20);
+    rsdp.extended_checksum = acpi_checksum(&rsdp, sizeof(rsdp));
+    memcpy(area.base, &rsdp, sizeof(rsdp));
+    return area.out.overflow ? 0 : LAYOUT_ACPI_GPA;
+}

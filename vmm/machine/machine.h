@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine: what the user configured, made of the KVM API's objects, buses and devices. A board is
+ * one function that builds one. A reset is a new machine of the same configuration: nothing of the
+ * old one's state can survive by mistake.
+ */
+#ifndef KAGE_MACHINE_MACHINE_H
+#define KAGE_MACHINE_MACHINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <kage.h>
+
+#include "bus/bus.h"
+#include "chardev/chardev.h"
+#include "dev/i8042.h"
+#include "dev/powerctl.h"
+#include "dev/rtc.h"
+#include "dev/serial.h"
+#include "machine/boot.h"
+#include "machine/ram.h"
+#include "util/error.h"
+#include "util/loop.h"
+#include "vcpu/vcpu.h"
+
+#define MACHINE_SERIALS_MAX 2u
+
+struct machine_config {
+    const struct kvm_backend *backend;
+    struct loop *loop; /* stopped when the machine's power goes */
+    uint64_t ram_bytes;
+    struct cpu_model cpu_model;
+    const char *kernel;
+    const char *initrd;
+    const char *cmdline;
+    bool acpi;
+    bool rtc; /* announce the real-time clock to the guest */
+    unsigned serial_count;
+    struct chardev *serial[MACHINE_SERIALS_MAX]; /* NULL: no such port */
+    bool debug_exit;
+    uint16_t debug_exit_port;
+    uint16_t debug_exit_bytes;
+};
+
+struct machine {
+    const struct machine_config *config;
+    int system_fd;
+    int vm_fd;
+    struct ram ram;
+    struct bus pio;
+    struct bus mmio;
+    struct vcpu vcpu;
+    struct serial serial[MACHINE_SERIALS_MAX];
+    bool serial_present[MACHINE_SERIALS_MAX];
+    struct rtc rtc;
+    bool rtc_present;
+    struct i8042 i8042;
+    bool i8042_present;
+    struct powerctl acpi_pm;
+    struct powerctl reset;
+    struct powerctl port92;
+    struct powerctl debug_exit;
+    struct power power;
+    /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
+    atomic_uint outcome;
+};
+
+/* Builds the board, ready to start; `config` outlives it. On failure everything is undone. */
+int microvm_init(struct machine *machine, const struct machine_config *config, struct error *error);
+void machine_fini(struct machine *machine);
+
+/* Runs until the power goes, serving the loop. The outcome and the exit status that came with it. */
+enum power_event machine_run(struct machine *machine, int *status, struct error *error);
+
+/* Ends machine_run() from any thread: the first request counts. */
+void machine_request(struct machine *machine, enum power_event event, int status);
+
+#endif

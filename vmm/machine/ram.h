@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM: one memfd, mapped once. Below 4 GiB there is a hole for devices, and RAM that does not fit
+ * below it goes on at 4 GiB:
+ *
+ *   guest-physical  0 ........ RAM_HOLE_GPA | hole | RAM_HIGH_GPA ........
+ *   memfd           0 ........ low_bytes           | low_bytes ........ bytes
+ */
+#ifndef KAGE_MACHINE_RAM_H
+#define KAGE_MACHINE_RAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/error.h"
+
+#define RAM_HOLE_GPA UINT64_C(0xc0000000)
+#define RAM_HIGH_GPA UINT64_C(0x100000000)
+
+struct ram {
+    int memfd;
+    uint8_t *base; /* mapping of the whole memfd */
+    uint64_t bytes;
+    uint64_t low_bytes;
+};
+
+/* `bytes`: a multiple of the page size, not 0. */
+int ram_init(struct ram *ram, uint64_t bytes, struct error *error);
+void ram_fini(struct ram *ram);
+
+static inline uint64_t ram_high_bytes(const struct ram *ram)
+{
+    return ram->bytes - ram->low_bytes;
+}
+
+/* Host bytes of guest-physical [gpa, gpa + length), or NULL where that is not all RAM of one piece. */
+uint8_t *ram_at(const struct ram *ram, uint64_t gpa, uint64_t length);
+
+/* Makes the host allocate the pages of a range that is about to be filled, in one go. Only a hint. */
+void ram_populate(const struct ram *ram, uint64_t gpa, uint64_t length);
+
+#endif
