@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every KVM object has in common: its kind, its handle and its references, and the table from
+ * handles to objects. A handle is a real file descriptor (an eventfd, or the memfd of a vCPU's
+ * mapping), so that its number is nobody else's. An object lives until its handle is closed and
+ * the last reference is dropped: a vCPU holds one on its VM.
+ *
+ * Lock order in kvm/: vCPU mutex, VM mutex, MMU mutex, handle-table mutex.
+ */
+#ifndef KAGE_KVM_OBJECT_H
+#define KAGE_KVM_OBJECT_H
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include <linux/kvm.h>
+
+#include "arch/types.h"
+
+enum kvm_kind { KVM_KIND_SYSTEM, KVM_KIND_VM, KVM_KIND_VCPU, KVM_KIND_COUNT };
+
+struct kvm_object {
+    enum kvm_kind kind;
+    atomic_uint refs;
+    pid_t pid; /* the process that made it: inert in any other */
+};
+
+/* An ioctl: 0 or a positive answer, or -errno. `arg` is the client's third argument as it came. */
+typedef int kvm_ioctl_fn(struct kvm_object *object, void *arg);
+
+struct kvm_ioctl_desc {
+    uint32_t request;
+    bool takes_pointer; /* arg is an address, and NULL is EFAULT */
+    kvm_ioctl_fn *fn;
+};
+
+/* The ioctls of one kind of object. */
+struct kvm_ioctl_table {
+    const struct kvm_ioctl_desc *rows;
+    size_t count;
+};
+extern const struct kvm_ioctl_table kvm_system_ioctls, kvm_vm_ioctls, kvm_vcpu_ioctls;
+
+void kvm_object_init(struct kvm_object *object, enum kvm_kind kind);
+struct kvm_object *kvm_object_get(struct kvm_object *object);
+/* Drops a reference; the last one frees the object. */
+void kvm_object_put(struct kvm_object *object);
+
+/* Gives the object the handle `fd`; takes over the caller's reference and the descriptor. 0 or -ENOMEM. */
+KAGE_MUST_CHECK int kvm_handle_install(int fd, struct kvm_object *object);
+/* The object of a handle with a reference for the caller, or NULL. */
+struct kvm_object *kvm_handle_lookup(int fd);
+/* Closes a handle: 0 or -EBADF. */
+int kvm_handle_close(int fd);
+
+/* Freeing, by kind (vm.c, vcpu.c). */
+void kvm_vm_free(struct kvm_object *object);
+void kvm_vcpu_free(struct kvm_object *object);
+
+int kvm_vm_create(uintptr_t type); /* a handle, or -errno */
+
+/* KVM_CHECK_EXTENSION, on the system and on a VM alike (system.c). */
+int kvm_check_extension(uintptr_t capability);
+
+/* KVM_GET_MSRS on the system: feature MSRs (msr.c). */
+int kvm_msr_get_features(struct kvm_msrs *msrs);
+int kvm_msr_index_list(struct kvm_msr_list *list, bool features);
+
+#endif

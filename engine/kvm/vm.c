@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The VM object: its life, and the ioctls that belong to no part with a file of its own.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kage.h"
+#include "kvm/vcpu.h"
+#include "mmu/ept.h"
+
+#define VM_QUIRKS                                                                                                      \
+    (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                     \
+     KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+
+static int vm_init(struct kvm_vm *vm)
+{
+    int err = ept_new(&vm->ept);
+    if (err)
+        return err;
+    err = cpu_vm_new(vm->ept, &vm->cpu_vm);
+    if (err)
+        goto out_ept;
+    vm->ioeventfds = ioeventfd_new();
+    if (!vm->ioeventfds) {
+        err = -ENOMEM;
+        goto out_cpu_vm;
+    }
+    kvm_object_init(&vm->object, KVM_KIND_VM);
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_mutex_init(&vm->error.lock, NULL);
+    pthread_mutex_init(&vm->ring_lock, NULL);
+    pthread_rwlock_init(&vm->zones_lock, NULL);
+    kvm_memslots_init(&vm->memslots);
+    kvm_clock_init(&vm->clock);
+    vm->identity_map_addr = 0xfffbc000u;
+    return 0;
+
+out_cpu_vm:
+    cpu_vm_free(vm->cpu_vm);
+out_ept:
+    ept_free(vm->ept);
+    return err;
+}
+
+int kvm_vm_create(uintptr_t type)
+{
+    if (type)
+        return -EINVAL; /* KVM_X86_DEFAULT_VM is the only one */
+    struct kvm_vm *vm = calloc(1, sizeof(*vm));
+    if (!vm)
+        return -ENOMEM;
+    int err = vm_init(vm);
+    if (err) {
+        free(vm);
+        return err;
+    }
+    int fd = eventfd(0, EFD_CLOEXEC);
+    err = fd < 0 ? -errno : kvm_handle_install(fd, &vm->object);
+    if (err) {
+        if (fd >= 0)
+            close(fd);
+        kvm_object_put(&vm->object);
+        return err;
+    }
+    return fd;
+}
+
+/* The last reference is gone: no vCPU has a handle or runs. */
+void kvm_vm_free(struct kvm_object *object)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    unsigned count = atomic_load(&vm->vcpu_count);
+
+    if (kvm_vm_irqchip(vm))
+        irqchip_free(kvm_vm_irqchip(vm)); /* first: its threads call into the vCPUs */
+    for (unsigned i = 0; i < count; i++)
+        kvm_vcpu_destroy(kvm_vm_vcpu(vm, i));
+    ioeventfd_free(vm->ioeventfds);
+    kvm_memslots_fini(&vm->memslots);
+    kvm_clock_fini(&vm->clock);
+    kvm_msr_filter_fini(vm);
+    cpu_vm_free(vm->cpu_vm);
+    ept_free(vm->ept);
+    pthread_rwlock_destroy(&vm->zones_lock);
+    pthread_mutex_destroy(&vm->ring_lock);
+    pthread_mutex_destroy(&vm->error.lock);
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+/* Runs fn with the VM mutex held. */
+#define VM_LOCKED(vm, expression)                                                                                      \
+    __extension__({                                                                                                    \
+        pthread_mutex_lock(&(vm)->lock);                                                                               \
+        int locked_result = (expression);                                                                              \
+        pthread_mutex_unlock(&(vm)->lock);                                                                             \
+        locked_result;                                                                                                 \
+    })
+
+static int vm_check_extension(struct kvm_object *object, void *arg)
+{
+    (void)object;
+    return kvm_check_extension((uintptr_t)arg);
+}
+
+static int vm_create_vcpu(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+
+    return VM_LOCKED(vm, kvm_vcpu_create(vm, (uintptr_t)arg));
+}
+
+static int vm_set_user_memory_region(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    const struct kvm_userspace_memory_region region = *(const struct kvm_userspace_memory_region *)arg;
+
+    return VM_LOCKED(vm, kvm_memslot_set(vm, &region));
+}
+
+static int vm_get_dirty_log(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    const struct kvm_dirty_log log = *(const struct kvm_dirty_log *)arg;
+
+    return VM_LOCKED(vm, kvm_memslot_get_dirty(vm, &log));
+}
+
+static int vm_clear_dirty_log(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    const struct kvm_clear_dirty_log log = *(const struct kvm_clear_dirty_log *)arg;
+
+    return VM_LOCKED(vm, kvm_memslot_clear_dirty(vm, &log));
+}
+
+/* Pages that VT-x without unrestricted guest needs; this processor does not, but the addresses are checked and kept. */
+static int vm_set_tss_addr(struct kvm_object *object, void *arg)
+{
+    uintptr_t address = (uintptr_t)arg;
+
+    if (address > UINT32_MAX - 3 * KAGE_PAGE_SIZE)
+        return -EINVAL;
+    kvm_vm_of(object)->tss_addr = address;
+    return 0;
+}
+
+static int vm_set_identity_map_addr(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    uint64_t address = *(const uint64_t *)arg;
+
+    if (atomic_load(&vm->vcpu_count))
+        return -EINVAL;
+    vm->identity_map_addr = address ? address : 0xfffbc000u;
+    return 0;
+}
+
+static int vm_set_boot_cpu_id(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+
+    if (atomic_load(&vm->vcpu_count))
+        return -EBUSY;
+    vm->boot_cpu_id = (uint32_t)(uintptr_t)arg;
+    return 0;
+}
+
+static int vm_get_clock(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    struct kvm_clock_data *data = arg;
+    struct timespec real;
+    uint64_t tsc = kvm_host_tsc();
+
+    memset(data, 0, sizeof(*data));
+    clock_gettime(CLOCK_REALTIME, &real);
+    data->clock = (uint64_t)kvm_clock_at(&vm->clock, tsc, NULL);
+    data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    data->realtime = (uint64_t)real.tv_sec * 1000000000ull + (uint64_t)real.tv_nsec;
+    data->host_tsc = tsc;
+    return 0;
+}
+
+static int vm_set_clock(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    const struct kvm_clock_data data = *(const struct kvm_clock_data *)arg;
+    uint64_t clock = data.clock;
+
+    if (data.flags & ~(uint32_t)(KVM_CLOCK_REALTIME | KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC))
+        return -EINVAL;
+    if (data.flags & KVM_CLOCK_REALTIME) { /* the time that passed since it was read goes on top */
+        struct timespec real;
+        clock_gettime(CLOCK_REALTIME, &real);
+        uint64_t now = (uint64_t)real.tv_sec * 1000000000ull + (uint64_t)real.tv_nsec;
+        if (now > data.realtime)
+            clock += now - data.realtime;
+    }
+    pthread_mutex_lock(&vm->clock.lock);
+    vm->clock.reference_tsc = kvm_host_tsc();
+    vm->clock.reference_ns = (int64_t)clock;
+    vm->clock.generation++;
+    pthread_mutex_unlock(&vm->clock.lock);
+    for (unsigned i = 0; i < atomic_load(&vm->vcpu_count); i++)
+        kvm_vcpu_request(kvm_vm_vcpu(vm, i), KVM_REQ_CLOCK);
+    return 0;
+}
+
+static int vm_get_tsc_khz(struct kvm_object *object, void *arg)
+{
+    (void)object, (void)arg;
+    return (int)kvm_host_tsc_khz();
+}
+
+/* Frequencies other than the host's would need a multiplication at every RDTSC: within 250 ppm it is the host's. */
+int kvm_tsc_khz_check(uintptr_t khz)
+{
+    uintptr_t host = kvm_host_tsc_khz(), tolerance = host / 4000;
+
+    return khz == 0 || (khz + tolerance >= host && khz <= host + tolerance) ? 0 : -EINVAL;
+}
+
+static int vm_set_tsc_khz(struct kvm_object *object, void *arg)
+{
+    (void)object;
+    return kvm_tsc_khz_check((uintptr_t)arg);
+}
+
+static int cap_disable_quirks(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (cap->args[0] & ~(uint64_t)VM_QUIRKS)
+        return -EINVAL;
+    vm->disabled_quirks = cap->args[0];
+    return 0;
+}
+
+static int cap_split_irqchip(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (cap->args[0] > IRQCHIP_MAX_GSI)
+        return -EINVAL;
+    return kvm_irq_create_chip(vm, true, (uint32_t)cap->args[0]);
+}
+
+static int cap_x2apic_api(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (cap->args[0] & ~(uint64_t)(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK))
+        return -EINVAL;
+    vm->x2apic_api |= cap->args[0];
+    if (kvm_vm_irqchip(vm))
+        irqchip_set_x2apic_api(kvm_vm_irqchip(vm), vm->x2apic_api);
+    return 0;
+}
+
+static int cap_exception_payload(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    vm->exception_payload = cap->args[0] != 0;
+    return 0;
+}
+
+static int cap_triple_fault_event(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    vm->triple_fault_event = cap->args[0] != 0;
+    return 0;
+}
+
+static int cap_user_space_msr(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (cap->args[0] & ~(uint64_t)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
+        return -EINVAL;
+    vm->user_space_msr_mask = (uint32_t)cap->args[0];
+    return 0;
+}
+
+static int cap_manual_dirty_protect(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    uint64_t flags = cap->args[0];
+    uint64_t known = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+
+    if ((flags & ~known) || (flags && !(flags & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)))
+        return -EINVAL;
+    vm->memslots.manual_dirty_protect = flags;
+    return 0;
+}
+
+static int cap_max_vcpu_id(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (atomic_load(&vm->vcpu_count) || vm->max_vcpu_id)
+        return -EINVAL;
+    if (!cap->args[0] || cap->args[0] > KVM_VM_MAX_VCPU_ID)
+        return -EINVAL;
+    vm->max_vcpu_id = (uint32_t)cap->args[0];
+    return 0;
+}
+
+static const struct {
+    uint32_t cap;
+    int (*enable)(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
+} vm_caps[] = {
+    { KVM_CAP_DISABLE_QUIRKS, cap_disable_quirks },
+    { KVM_CAP_SPLIT_IRQCHIP, cap_split_irqchip },
+    { KVM_CAP_X2APIC_API, cap_x2apic_api },
+    { KVM_CAP_EXCEPTION_PAYLOAD, cap_exception_payload },
+    { KVM_CAP_X86_TRIPLE_FAULT_EVENT, cap_triple_fault_event },
+    { KVM_CAP_X86_USER_SPACE_MSR, cap_user_space_msr },
+    { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, cap_manual_dirty_protect },
+    { KVM_CAP_MAX_VCPU_ID, cap_max_vcpu_id },
+};
+
+static int vm_enable_cap(struct kvm_object *object, void *arg)
+{
+    struct kvm_vm *vm = kvm_vm_of(object);
+    const struct kvm_enable_cap cap = *(const struct kvm_enable_cap *)arg;
+
+    if (cap.flags)
+        return -EINVAL;
+    for (size_t i = 0; i < KAGE_ARRAY_SIZE(vm_caps); i++)
+        if (vm_caps[i].cap == cap.cap)
+            return VM_LOCKED(vm, vm_caps[i].enable(vm, &cap));
+    return -EINVAL;
+}
+
+static const struct kvm_ioctl_desc vm_rows[] = {
+    { KVM_CHECK_EXTENSION, false, vm_check_extension },
+    { KVM_CREATE_VCPU, false, vm_create_vcpu },
+    { KVM_SET_USER_MEMORY_REGION, true, vm_set_user_memory_region },
+    { KVM_GET_DIRTY_LOG, true, vm_get_dirty_log },
+    { (uint32_t)KVM_CLEAR_DIRTY_LOG, true, vm_clear_dirty_log },
+    { KVM_SET_TSS_ADDR, false, vm_set_tss_addr },
+    { KVM_SET_IDENTITY_MAP_ADDR, true, vm_set_identity_map_addr },
+    { KVM_SET_BOOT_CPU_ID, false, vm_set_boot_cpu_id },
+    { KVM_GET_CLOCK, true, vm_get_clock },
+    { KVM_SET_CLOCK, true, vm_set_clock },
+    { KVM_GET_TSC_KHZ, false, vm_get_tsc_khz },
+    { KVM_SET_TSC_KHZ, false, vm_set_tsc_khz },
+    { KVM_ENABLE_CAP, true, vm_enable_cap },
+    { KVM_CREATE_IRQCHIP, false, kvm_vm_create_irqchip },
+    { (uint32_t)KVM_GET_IRQCHIP, true, kvm_vm_get_irqchip },
+    { KVM_SET_IRQCHIP, true, kvm_vm_set_irqchip },
+    { KVM_IRQ_LINE, true, kvm_vm_irq_line },
+    { (uint32_t)KVM_IRQ_LINE_STATUS, true, kvm_vm_irq_line_status },
+    { KVM_SET_GSI_ROUTING, true, kvm_vm_set_gsi_routing },
+    { KVM_SIGNAL_MSI, true, kvm_vm_signal_msi },
+    { KVM_IRQFD, true, kvm_vm_irqfd },
+    { KVM_IOEVENTFD, true, kvm_vm_ioeventfd },
+    { KVM_CREATE_PIT, false, kvm_vm_create_pit },
+    { KVM_CREATE_PIT2, true, kvm_vm_create_pit2 },
+    { (uint32_t)KVM_GET_PIT, true, kvm_vm_get_pit },
+    { KVM_SET_PIT, true, kvm_vm_set_pit },
+    { KVM_GET_PIT2, true, kvm_vm_get_pit2 },
+    { KVM_SET_PIT2, true, kvm_vm_set_pit2 },
+    { KVM_REINJECT_CONTROL, true, kvm_vm_reinject_control },
+    { KVM_REGISTER_COALESCED_MMIO, true, kvm_vm_register_coalesced },
+    { KVM_UNREGISTER_COALESCED_MMIO, true, kvm_vm_unregister_coalesced },
+    { KVM_X86_SET_MSR_FILTER, true, kvm_vm_set_msr_filter },
+    { (uint32_t)KAGE_GET_STATS, true, kvm_vm_get_stats },
+    { (uint32_t)KAGE_GET_ERROR, true, kvm_vm_get_error },
+};
+const struct kvm_ioctl_table kvm_vm_ioctls = { vm_rows, KAGE_ARRAY_SIZE(vm_rows) };
