@@ -183,7 +183,7 @@ struct cpu {
     void *owner; /* the KVM vCPU object */
     struct trans *trans; /* the translator's working storage */
     struct clear_log jump_log[MMU_IDX_COUNT];
-    uint64_t jump_filter[MMU_IDX_COUNT][64]; /* 4096 bits each: pages that jump_cache[] may lead to */
+    uint64_t jump_filter[64]; /* 4096 bits: pages that jump_cache[] may lead to */
     struct ept *vm_ept;
     uint32_t jump_mode[MMU_IDX_COUNT]; /* mode of the blocks in jump_cache[] */
     uint32_t leave_link;  /* link that translated code asked for when it left */
