@@ -52,11 +52,6 @@ static const void *code_if_cached(struct cpu *cpu)
     return (const void *)e->host;
 }
 
-static bool is_bounce(const struct cpu *cpu, const uint8_t *p)
-{
-    return p >= cpu->bounce && p < cpu->bounce + sizeof(cpu->bounce);
-}
-
 const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
 {
     unsigned len = d->info >> ACCESS_BYTES_SHIFT;
@@ -74,7 +69,8 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     }
     cpu_fpu_load(cpu);
     cpu->scratch[0] = (uint64_t)(uintptr_t)host - (uint64_t)(int64_t)d->host_disp;
-    int32_t to = d->bounce != 0 && is_bounce(cpu, host) ? d->bounce : d->resume;
+    /* A write that must be followed by a commit runs a copy of the instruction that does so. */
+    int32_t to = d->bounce != 0 && cpu->bounce_state != 0 ? d->bounce : d->resume;
     return (const uint8_t *)d + to;
 }
 
@@ -332,8 +328,7 @@ static void run_one(struct cpu *cpu, bool trap)
         cpu->mode = mode;
     }
     if (b != NULL && trap && !cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
-        cpu_raise(cpu, X86_EXC_DB);
-        cpu->event.payload = X86_DR6_BS;
+        cpu_raise_debug(cpu, X86_DR6_BS);
     }
 }
 
