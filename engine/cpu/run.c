@@ -37,6 +37,15 @@ static uint32_t open_window(const struct cpu *cpu)
     return NO_EXIT;
 }
 
+/* An interrupt shadow that nobody waits for the end of needs no single step. */
+static void end_idle_shadow(struct cpu *cpu)
+{
+    if (cpu->intr_shadow != 0 && !window_wanted(cpu)) {
+        cpu->intr_shadow = 0;
+        cpu_update_mode(cpu);
+    }
+}
+
 /* ---- called from translated code ---- */
 
 static const void *code_if_cached(struct cpu *cpu)
@@ -111,6 +120,7 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     default:
         return NULL;
     }
+    end_idle_shadow(cpu);
     const void *code = code_if_cached(cpu);
     if (code != NULL) {
         cpu_fpu_load(cpu);
@@ -311,22 +321,62 @@ static bool honour_requests(struct cpu *cpu)
     return false;
 }
 
-/* One instruction, then a look: RFLAGS.TF, guest debugging, or the end of an interrupt shadow. */
-static void run_one(struct cpu *cpu, bool trap)
+/* DR6 bits of the instruction breakpoints at RIP: DR7 enables, R/W field 00 (SDM 3B 18.2.4). */
+static uint64_t breakpoints_at_rip(const struct cpu *cpu, const uint64_t dr[4], uint64_t dr7)
+{
+    uint64_t hit = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        bool enabled = (dr7 >> (2 * i) & 3) != 0;
+        if (enabled && (dr7 >> (16 + 4 * i) & 3) == 0 && dr[i] == cpu->rip) {
+            hit |= 1ull << i;
+        }
+    }
+    return hit;
+}
+
+/* True if an instruction breakpoint (the debugger's own, or the guest's) stops the next instruction. */
+static bool stopped_by_breakpoint(struct cpu *cpu)
+{
+    uint64_t hit = 0;
+
+    if ((cpu->mode & CPU_MODE_BREAK) == 0 || (cpu->rflags & X86_FLAGS_RF) != 0) {
+        return false;
+    }
+    if (cpu->guest_debug_break) {
+        hit = breakpoints_at_rip(cpu, cpu->guest_debug_dr, cpu->guest_debug_dr7);
+    } else if ((cpu->vmcs.guest_dr7 & 0xff) != 0) {
+        hit = breakpoints_at_rip(cpu, cpu->dr, cpu->vmcs.guest_dr7);
+    }
+    if (hit != 0) {
+        cpu_raise_debug(cpu, hit);
+    }
+    return hit != 0;
+}
+
+static bool trap_wanted(const struct cpu *cpu)
+{
+    return (cpu->rflags & X86_FLAGS_TF) != 0 || cpu->guest_debug_step;
+}
+
+/* One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. */
+static void run_one(struct cpu *cpu)
 {
     enum cpu_result result;
-    uint32_t mode = cpu->mode;
+    bool trap = trap_wanted(cpu);
 
+    if (stopped_by_breakpoint(cpu)) {
+        return;
+    }
     cpu->mode |= CPU_MODE_STEP;
     cpu->intr_shadow = 0;
     struct block *b = find_block(cpu, &result);
+    cpu->rflags &= ~X86_FLAGS_RF;
     if (b != NULL) {
         cpu_fpu_load(cpu);
         cpu_enter_code(cpu, cpu->vm->rx + b->host);
     }
-    if (cpu->mode == (mode | CPU_MODE_STEP)) {
-        cpu->mode = mode;
-    }
+    cpu_update_mode(cpu);
     if (b != NULL && trap && !cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
         cpu_raise_debug(cpu, X86_DR6_BS);
     }
@@ -375,7 +425,6 @@ void cpu_run(struct cpu *cpu)
             }
             continue;
         }
-        bool trap = (cpu->mode & CPU_MODE_STEP) != 0;
         if (window_wanted(cpu)) {
             uint32_t reason = open_window(cpu);
             if (reason != NO_EXIT) {
@@ -383,12 +432,12 @@ void cpu_run(struct cpu *cpu)
                 break;
             }
         }
-        if (trap || (cpu->intr_shadow != 0 && window_wanted(cpu))) {
+        end_idle_shadow(cpu);
+        if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
             link = 0;
-            run_one(cpu, trap);
+            run_one(cpu);
             continue;
         }
-        cpu->intr_shadow = 0;
         run_block(cpu, &link);
     }
     cpu_fpu_save(cpu);
