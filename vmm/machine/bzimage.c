@@ -63,12 +63,6 @@ static int bzimage_unpack(const struct ram *ram, const uint8_t *payload, size_t 
     }
     uint8_t *out = ram_at(ram, at, ram->low_bytes - at);
     size_t size = 0;
-    /* Linux appends the size; where that is missing or a lie, only a hint has gone wrong. */
-    uint32_t hint;
-    memcpy(&hint, payload + payload_bytes - sizeof(hint), sizeof(hint));
-    if (hint <= ram->low_bytes - at) {
-        ram_populate(ram, at, hint);
-    }
     if (decompress(payload, payload_bytes, out, ram->low_bytes - at, &size, error) != 0) {
         return -1;
     }

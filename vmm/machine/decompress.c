@@ -11,9 +11,14 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define DECOMPRESS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -27,8 +32,32 @@ static const char *const decompress_texts[] = {
     [DECOMPRESS_NO_MEMORY] = "needs more memory than this host gives",
 };
 
+static uint32_t decompress_le32(const uint8_t *bytes)
+{
+    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
+}
+
+/* The size that Linux appends to every payload (gzip: is a part of it); where it is not there or a lie, only time is lost. */
+static size_t decompress_size_hint(const uint8_t *in, size_t in_bytes, size_t room)
+{
+    size_t hint = in_bytes >= 4 ? decompress_le32(in + in_bytes - 4) : 0;
+    return hint < room ? hint : 0;
+}
+
+/* Lets the host allocate the output's whole pages in one go instead of by a fault each. Only a hint. */
+static void decompress_populate(uint8_t *out, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)out + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)out + bytes) & ~(page - 1);
+    if (first < end) {
+        madvise((void *)first, end - first, MADV_POPULATE_WRITE);
+    }
+}
+
 static enum decompress_result decompress_gzip(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t room, size_t *out_bytes)
 {
+    decompress_populate(out, decompress_size_hint(in, in_bytes, room));
     z_stream stream;
     memset(&stream, 0, sizeof(stream));
     if (inflateInit2(&stream, 16 + MAX_WBITS) != Z_OK) {
@@ -56,6 +85,7 @@ static enum decompress_result decompress_gzip(const uint8_t *in, size_t in_bytes
 
 static enum decompress_result decompress_xz(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t room, size_t *out_bytes)
 {
+    decompress_populate(out, decompress_size_hint(in, in_bytes, room));
     uint64_t memory_limit = UINT64_C(1) << 30;
     size_t in_at = 0;
     size_t out_at = 0;
@@ -78,6 +108,7 @@ static enum decompress_result decompress_xz(const uint8_t *in, size_t in_bytes, 
 
 static enum decompress_result decompress_zstd(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t room, size_t *out_bytes)
 {
+    decompress_populate(out, decompress_size_hint(in, in_bytes, room));
     size_t frame_bytes = ZSTD_findFrameCompressedSize(in, in_bytes); /* without Linux's size word */
     if (ZSTD_isError(frame_bytes)) {
         return DECOMPRESS_TRUNCATED;
@@ -114,13 +145,9 @@ struct lz4_job {
     unsigned count;
     uint8_t *out;
     size_t room;
+    size_t size_hint; /* what Linux says that all the output takes */
     atomic_uint next;
 };
-
-static uint32_t decompress_le32(const uint8_t *bytes)
-{
-    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
-}
 
 static void *lz4_work(void *opaque)
 {
@@ -133,6 +160,8 @@ static void *lz4_work(void *opaque)
         size_t at = i * LZ4_BLOCK_BYTES;
         size_t left = at < job->room ? job->room - at : 0;
         int room = (int)(left < LZ4_BLOCK_BYTES ? left : LZ4_BLOCK_BYTES);
+        size_t expected = job->size_hint > at ? job->size_hint - at : 0;
+        decompress_populate(job->out + at, expected < (size_t)room ? expected : (size_t)room);
         job->got[i] = LZ4_decompress_safe((const char *)job->in[i], (char *)job->out + at, job->in_bytes[i], room);
     }
 }
@@ -159,7 +188,7 @@ static enum decompress_result lz4_index(struct lz4_job *job, const uint8_t *in, 
 
 static enum decompress_result decompress_lz4(const uint8_t *in, size_t in_bytes, uint8_t *out, size_t room, size_t *out_bytes)
 {
-    struct lz4_job job = {.out = out, .room = room};
+    struct lz4_job job = {.out = out, .room = room, .size_hint = decompress_size_hint(in, in_bytes, room)};
     enum decompress_result result = lz4_index(&job, in, in_bytes);
     if (result != DECOMPRESS_OK) {
         return result;

@@ -8,7 +8,6 @@
 #include <asm/bootparam.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "machine/boot.h"
 #include "machine/layout.h"
@@ -21,7 +20,6 @@
 #define PAGE_TABLE_ENTRIES 512u
 
 #define LOADER_UNDEFINED 0xffu /* type_of_loader without an assigned id */
-#define RNG_SEED_BYTES 32u
 
 _Static_assert(sizeof(struct boot_params) == 4096, "the zero page is a page");
 _Static_assert(offsetof(struct boot_params, hdr) == 0x1f1, "boot.rst: the setup header's place");
@@ -38,21 +36,6 @@ static void linux_write_page_tables(const struct ram *ram)
     for (uint64_t i = 0; i < 4 * PAGE_TABLE_ENTRIES; i++) {
         directories[i] = i * PAGE_2M | PTE_P | PTE_RW | PTE_PS;
     }
-}
-
-/* A seed for the guest's random number generator, so that it need not gather entropy first. */
-static uint64_t linux_write_rng_seed(const struct ram *ram)
-{
-    uint8_t seed[RNG_SEED_BYTES];
-    struct setup_data head = {.type = 9 /* SETUP_RNG_SEED */, .len = RNG_SEED_BYTES};
-    if (getrandom(seed, sizeof(seed), GRND_NONBLOCK) != (ssize_t)sizeof(seed)) {
-        return 0;
-    }
-    uint8_t *target = ram_at(ram, LAYOUT_START_INFO_GPA, sizeof(head) + sizeof(seed));
-    memcpy(target, &head, sizeof(head));
-    memcpy(target + sizeof(head), seed, sizeof(seed));
-    explicit_bzero(seed, sizeof(seed));
-    return LAYOUT_START_INFO_GPA;
 }
 
 static void linux_fill_e820(struct boot_params *params, const struct ram *ram)
@@ -103,7 +86,6 @@ int linux_prepare(const struct ram *ram, const struct boot_request *request, con
         params.hdr.ramdisk_size = (uint32_t)bytes;
     }
     params.acpi_rsdp_addr = request->rsdp_gpa;
-    params.hdr.setup_data = linux_write_rng_seed(ram);
     memcpy(ram_at(ram, LAYOUT_ZERO_PAGE_GPA, sizeof(params)), &params, sizeof(params));
     linux_write_page_tables(ram);
 

@@ -226,7 +226,7 @@ int microvm_init(struct machine *machine, const struct machine_config *config, s
 {
     memset(machine, 0, sizeof(*machine));
     machine->config = config;
-    machine->system_fd = machine->vm_fd = machine->ram.memfd = -1;
+    machine->system_fd = machine->vm_fd = -1;
     machine->power = (struct power){.request = microvm_power_request, .opaque = machine};
     bus_init(&machine->pio, "port", 0xffff);
     bus_init(&machine->mmio, "memory", UINT64_MAX);

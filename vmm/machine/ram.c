@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define RAM_ALIGNMENT (UINT64_C(2) << 20)
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -21,25 +23,24 @@ static uint64_t ram_host_bytes(void)
 
 int ram_init(struct ram *ram, uint64_t bytes, struct error *error)
 {
-    *ram = (struct ram){.memfd = -1, .bytes = bytes, .low_bytes = bytes < RAM_HOLE_GPA ? bytes : RAM_HOLE_GPA};
+    *ram = (struct ram){.bytes = bytes, .low_bytes = bytes < RAM_HOLE_GPA ? bytes : RAM_HOLE_GPA};
     uint64_t host_bytes = ram_host_bytes();
     if (bytes > host_bytes) {
         return error_set(error, "-m: %" PRIu64 " MiB of guest memory is more than the %" PRIu64 " MiB that this host has", bytes >> 20,
                          host_bytes >> 20);
     }
-    ram->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
-    if (ram->memfd < 0 || ftruncate(ram->memfd, (off_t)bytes) != 0) {
-        error_set(error, "-m: cannot make %" PRIu64 " MiB of guest memory: %s", bytes >> 20, strerror(errno));
-        ram_fini(ram);
-        return -1;
+    /* Address space for one huge page more, of which what is before and behind goes back. */
+    uint8_t *space = mmap(NULL, bytes + RAM_ALIGNMENT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (space == MAP_FAILED) {
+        return error_set(error, "-m: cannot map %" PRIu64 " MiB of guest memory: %s", bytes >> 20, strerror(errno));
     }
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, ram->memfd, 0);
-    if (base == MAP_FAILED) {
-        error_set(error, "-m: cannot map %" PRIu64 " MiB of guest memory: %s", bytes >> 20, strerror(errno));
-        ram_fini(ram);
-        return -1;
+    uint64_t before = -(uintptr_t)space & (RAM_ALIGNMENT - 1);
+    if (before != 0) {
+        munmap(space, before);
     }
-    ram->base = base;
+    munmap(space + before + bytes, RAM_ALIGNMENT - before);
+    ram->base = space + before;
+    madvise(ram->base, bytes, MADV_HUGEPAGE); /* a hint: hosts may have it off */
     return 0;
 }
 
@@ -48,10 +49,6 @@ void ram_fini(struct ram *ram)
     if (ram->base != NULL) {
         munmap(ram->base, ram->bytes);
         ram->base = NULL;
-    }
-    if (ram->memfd >= 0) {
-        close(ram->memfd);
-        ram->memfd = -1;
     }
 }
 
