@@ -16,6 +16,16 @@ void kvm_event_queue_exception(struct kvm_vcpu *vcpu, unsigned vector, bool has_
                                                    .error = error };
 }
 
+void kvm_event_take_fault(struct kvm_vcpu *vcpu)
+{
+    struct cpu_event *event = &vcpu->cpu->event;
+
+    kvm_event_queue_exception(vcpu, event->vector, event->has_error, event->error);
+    vcpu->exception.has_payload = event->vector == X86_EXC_PF || event->vector == X86_EXC_DB;
+    vcpu->exception.payload = event->payload;
+    event->valid = false;
+}
+
 void kvm_event_recover(struct kvm_vcpu *vcpu)
 {
     const struct vmcs *vmcs = &vcpu->cpu->vmcs;

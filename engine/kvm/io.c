@@ -32,6 +32,8 @@ static int pio_finish(struct kvm_vcpu *vcpu)
 
     if (vcpu->cpu->rip != rip)
         kvm_debug_note_step(vcpu);
+    if (result == CPU_FAULT)
+        kvm_event_take_fault(vcpu);
     if (result == CPU_EXIT)
         return kvm_exit_handle(vcpu, vcpu->cpu->vmcs.exit_reason);
     return KVM_RUN_ENTER;

@@ -163,6 +163,8 @@ int kvm_mmio_complete(struct kvm_vcpu *vcpu);
 
 /* event.c */
 void kvm_event_queue_exception(struct kvm_vcpu *vcpu, unsigned vector, bool has_error, uint32_t error);
+/* An exception that the processor recorded outside of VM entry (cpu_io_complete) is KVM's to inject. */
+void kvm_event_take_fault(struct kvm_vcpu *vcpu);
 /* After a VM exit: what the exit interrupted on its way in. */
 void kvm_event_recover(struct kvm_vcpu *vcpu);
 /* Before VM entry: chooses what to inject and which windows to ask for. */
