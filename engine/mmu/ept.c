@@ -122,6 +122,9 @@ int ept_map(struct ept *ept, gpa_t gpa, hva_t hva, unsigned level, uint64_t prot
 {
     int err = 0;
 
+    if (gpa >> (KAGE_PAGE_SHIFT + 9 * LEVELS) != 0) {
+        return -EINVAL; /* a walk would not find it, and its index would be another page's */
+    }
     pthread_mutex_lock(&ept->lock);
     uint64_t *table = ept->root;
     for (unsigned l = LEVELS - 1; l > level; l--) {

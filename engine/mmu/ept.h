@@ -26,7 +26,7 @@ KAGE_MUST_CHECK int ept_new(struct ept **out);
 void ept_free(struct ept *ept);
 uint64_t ept_pointer(const struct ept *ept); /* the EPTP for the VMCS */
 
-/* Maps one page of 1 << (12 + 9 * level) bytes, level 0..2; gpa and hva aligned to it. prot: EPT_R|W|X. Splits or replaces what was there. 0 or -ENOMEM. */
+/* Maps one page of 1 << (12 + 9 * level) bytes, level 0..2; gpa and hva aligned to it. prot: EPT_R|W|X. Splits or replaces what was there. 0, -ENOMEM, or -EINVAL beyond 48 bits. */
 KAGE_MUST_CHECK int ept_map(struct ept *ept, gpa_t gpa, hva_t hva, unsigned level, uint64_t prot);
 /* Removes every mapping of [gpa, gpa+bytes). Large pages at the edges are split or dropped whole (they are filled again on demand). */
 void ept_unmap(struct ept *ept, gpa_t gpa, uint64_t bytes);

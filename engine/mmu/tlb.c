@@ -304,7 +304,7 @@ static bool phys_copy(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool
         bool writable;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
-        if (phys_page(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
+        if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
             return false;
         }
         if (write) {

@@ -80,5 +80,8 @@ uint32_t walk_error_bits(const struct cpu *cpu, enum mmu_access access, enum mmu
 /* Host address of the guest-physical page that holds gpa, through EPT; fills the EPT on demand. MMU_OK, MMU_MMIO, MMU_EXIT. */
 enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
                           bool *writable);
+/* The same without the walker's cache, which is stale between a change of memory slots and the vCPU's flush. */
+enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
+                                   bool *writable);
 
 #endif

@@ -12,18 +12,9 @@
 #define PTE_ADDR 0x000ffffffffff000ull
 #define MAX_LEVELS 5
 
-enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                          bool *writable)
+enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
+                                   bool *writable)
 {
-    struct tlb2 *t = cpu->tlb2;
-    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
-    struct phys_cache_entry *c = &t->phys_cache[gfn & (PHYS_CACHE_SIZE - 1)];
-
-    if (c->gfn_plus_1 == gfn + 1 && (c->writable || !write)) {
-        *host = c->host;
-        *writable = c->writable;
-        return MMU_OK;
-    }
     for (;;) {
         unsigned level;
         uint64_t e = ept_walk(cpu->vm_ept, gpa, &level);
@@ -35,7 +26,6 @@ enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_q
             if ((e & EPT_A) == 0 || (write && (e & EPT_D) == 0)) {
                 ept_set_accessed(cpu->vm_ept, gpa, write);
             }
-            *c = (struct phys_cache_entry){.gfn_plus_1 = gfn + 1, .host = *host, .writable = *writable};
             return MMU_OK;
         }
         uint64_t q = (write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ) | gla_qualification |
@@ -51,6 +41,24 @@ enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_q
             return MMU_EXIT;
         }
     }
+}
+
+enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
+                          bool *writable)
+{
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+    struct phys_cache_entry *c = &cpu->tlb2->phys_cache[gfn & (PHYS_CACHE_SIZE - 1)];
+
+    if (c->gfn_plus_1 == gfn + 1 && (c->writable || !write)) {
+        *host = c->host;
+        *writable = c->writable;
+        return MMU_OK;
+    }
+    enum mmu_result r = phys_page_uncached(cpu, gpa, write, gla_qualification, host, writable);
+    if (r == MMU_OK) {
+        *c = (struct phys_cache_entry){.gfn_plus_1 = gfn + 1, .host = *host, .writable = *writable};
+    }
+    return r;
 }
 
 uint32_t walk_error_bits(const struct cpu *cpu, enum mmu_access access, enum mmu_idx idx)
@@ -224,6 +232,7 @@ restart:;
     uint32_t flags = MAP_USER | MAP_WRITE;
     gpa_t table = cpu->vmcs.guest_cr3 & (f.entry_bytes == 4 ? 0xfffff000ull : f.pae_root ? 0xffffffe0ull : PTE_ADDR);
     struct pde_cache_entry *pde = pde_slot(t, va);
+    struct pde_cache_entry found = {.stamp = 0};
     bool cached = f.index_bits == 9 && !quiet && pde->stamp == t->pde && pde->region == va >> 21;
 
     memset(s, 0, sizeof(s));
@@ -239,10 +248,12 @@ restart:;
         gpa_t at = table + index * f.entry_bytes;
         uint8_t *host;
         bool writable;
-        enum mmu_result r = phys_page(cpu, at, !quiet, VMX_EPT_QUAL_GLA_VALID, &host, &writable);
+        /* A quiet walk may be made while a flush is still asked for: it trusts no cache. */
+        enum mmu_result r = (quiet ? phys_page_uncached : phys_page)(cpu, at, !quiet, VMX_EPT_QUAL_GLA_VALID, &host,
+                                                                     &writable);
         if (r == MMU_MMIO) { /* tables outside memory read as all ones: reserved bits */
             w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
-            return MMU_FAULT;
+            goto refused;
         }
         if (r != MMU_OK) {
             return r;
@@ -252,12 +263,12 @@ restart:;
         uint64_t e = s[level].value = load_entry(s[level].at, f.entry_bytes);
         if ((e & X86_PTE_P) == 0) {
             w->error = walk_error_bits(cpu, access, idx);
-            return MMU_FAULT;
+            goto refused;
         }
         bool leaf = is_leaf(cpu, &f, e, level);
         if (reserved_set(cpu, &f, e, level, leaf)) {
             w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
-            return MMU_FAULT;
+            goto refused;
         }
         if (f.pae_root && level == 3) {
             s[level].at = NULL; /* PDPTEs have neither rights nor an accessed bit */
@@ -270,15 +281,18 @@ restart:;
             break;
         }
         table = f.entry_bytes == 4 ? e & 0xfffff000ull : e & PTE_ADDR;
-        if (level == 2 && f.index_bits == 9 && !quiet && (e & X86_PTE_A) != 0) {
-            *pde = (struct pde_cache_entry){.region = va >> 21, .stamp = t->pde, .table = table, .flags = flags};
+        if (level == 2 && f.index_bits == 9 && !quiet) {
+            found = (struct pde_cache_entry){.region = va >> 21, .stamp = t->pde, .table = table, .flags = flags};
         }
     }
     if (!walk_allows(cpu, flags, access, idx, &w->error)) {
-        return MMU_FAULT;
+        goto refused;
     }
     if (!quiet && !mark(cpu, &f, s, top, level, access == MMU_WRITE)) {
         goto restart;
+    }
+    if (found.stamp != 0) {
+        *pde = found; /* only now has every level above its accessed bit */
     }
     w->page_shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
     w->gpa = leaf_address(&f, s[level].value, level) | (va & ((1ull << w->page_shift) - 1));
@@ -287,4 +301,12 @@ restart:;
         w->flags |= MAP_GLOBAL;
     }
     return MMU_OK;
+
+refused:
+    /* A page fault drops what is cached for its address (SDM 3A 4.10.4.1): it must say what memory says now. */
+    if (cached) {
+        pde->stamp = 0;
+        goto restart;
+    }
+    return MMU_FAULT;
 }

@@ -6,6 +6,8 @@
  */
 #include "vmx/vmx.h"
 
+#include "mmu/mmu.h"
+
 /* VM-instruction errors (SDM 3C 31.4) */
 #define VMX_ERROR_ENTRY_CONTROLS 7u
 
@@ -207,6 +209,11 @@ uint32_t vmx_enter(struct cpu *cpu)
     }
     v->idt_vectoring_info = 0;
     v->exit_intr_info = 0;
+    /* Before the event is delivered: cpu_run() looks at requests only after it. */
+    if (atomic_load_explicit(&cpu->pending, memory_order_acquire) & CPU_REQ_TLB_FLUSH) {
+        atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
+        mmu_flush_all(cpu);
+    }
     load_guest(cpu);
     inject(cpu);
     cpu_run(cpu);
