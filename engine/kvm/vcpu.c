@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cpu/signal.h"
 #include "mmu/ept.h"
 #include "mmu/mmu.h"
 
@@ -228,7 +229,10 @@ out_vcpu:
 /* The handle is closed and nobody runs it. Other vCPUs and the chips may still name it: its memory goes with the VM. */
 void kvm_vcpu_free(struct kvm_object *object)
 {
-    kvm_object_put(&kvm_vcpu_of(object)->vm->object);
+    struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
+
+    cpu_signal_detach_thread(vcpu->cpu); /* if this thread ran it */
+    kvm_object_put(&vcpu->vm->object);
 }
 
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
