@@ -3,11 +3,11 @@
 # `make bench`: the same static programs native, in kage (-accel soft) and in QEMU TCG, interleaved, medians of
 # BENCH_RUNS (5); boot from exec to init's first line; memory; code expansion. Writes the table between the
 # markers of docs/performance.md, and prints it. Never judges a time.
-# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_ONLY (names), BENCH_OUT.
+# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_ONLY (names), BENCH_OUT, BENCH_TIMEOUT (seconds a boot).
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
-: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}"
+: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=300}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 memory=512
@@ -34,7 +34,7 @@ vmm() {
 	kage) set -- "$KAGE" run -accel soft -machine microvm "$@" ;;
 	tcg) set -- "$QEMU" -M microvm -accel tcg -cpu max "$@" ;;
 	esac
-	"${stamper:-env}" ${stamper:+$memory} "$@" </dev/null 2>>"$work/errors" | tr -d '\r'
+	timeout -k 5 "$BENCH_TIMEOUT" "${stamper:-env}" ${stamper:+$memory} "$@" </dev/null 2>>"$work/errors" | tr -d '\r'
 }
 
 # Rows of raw results: "WHICH NAME VALUE [CHECK]".

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,6 +51,7 @@ int main(int argc, char **argv)
     double start = now_ms();
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* the driver's timeout ends us both */
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
