@@ -223,12 +223,13 @@ static void build_leaf_15(struct cpuid_build *b)
 
 static void build_kvm_leaves(struct cpuid_build *b)
 {
+    static const char signature[13] = KVM_SIGNATURE;
     struct kvm_cpuid_entry2 *e = build_add(b, KVM_CPUID_SIGNATURE, 0, 0);
 
     e->eax = CPUID_TIMING_LEAF;
-    memcpy(&e->ebx, KVM_SIGNATURE, 4);
-    memcpy(&e->ecx, KVM_SIGNATURE + 4, 4);
-    memcpy(&e->edx, KVM_SIGNATURE + 8, 4);
+    memcpy(&e->ebx, &signature[0], 4);
+    memcpy(&e->ecx, &signature[4], 4);
+    memcpy(&e->edx, &signature[8], 4);
     e = build_add(b, KVM_CPUID_FEATURES, 0, 0);
     e->eax = CPUID_KVM_FEATURES;
     e = build_add(b, CPUID_TIMING_LEAF, 0, 0);

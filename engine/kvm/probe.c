@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -14,6 +15,7 @@
 
 #define PROBE_BYTES (4u << 12)
 #define PROBE_LOOPS 200000u
+#define PROBE_CPUID_ROOM 128u
 #define PROBE_LIMIT_NS 4000000u /* a native loop takes a tenth of this; an emulated one a hundred times more */
 
 /* Guest layout: PML4 at 0, PDPT at 0x1000 (one 1 GiB page of identity), code at 0x2000. */
@@ -69,16 +71,16 @@ static int probe_set_state(const struct kvm_backend *backend, int vcpu)
 
 static int probe_set_cpuid(const struct kvm_backend *backend, int system, int vcpu)
 {
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[128];
-    } cpuid;
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + PROBE_CPUID_ROOM * sizeof(cpuid->entries[0]));
+    int result = -1;
 
-    memset(&cpuid, 0, sizeof(cpuid));
-    cpuid.head.nent = 128;
-    if (backend->ioctl(system, KVM_GET_SUPPORTED_CPUID, &cpuid) < 0)
+    if (!cpuid)
         return -1;
-    return backend->ioctl(vcpu, KVM_SET_CPUID2, &cpuid);
+    cpuid->nent = PROBE_CPUID_ROOM;
+    if (backend->ioctl(system, KVM_GET_SUPPORTED_CPUID, cpuid) >= 0)
+        result = backend->ioctl(vcpu, KVM_SET_CPUID2, cpuid);
+    free(cpuid);
+    return result;
 }
 
 static uint64_t probe_now_ns(void)
