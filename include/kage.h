@@ -134,6 +134,15 @@ struct kage_vmcs_field {
 };
 #define KAGE_VMREAD _IOWR(KAGE_IO, 0x04, struct kage_vmcs_field)
 
+/*
+ * VM, before its first KVM_RUN: makes the engine take its rare ways, for tests. arg: KAGE_TEST_* bits.
+ * They change how fast a guest runs, never what it sees.
+ */
+#define KVM_KAGE_SET_TEST_FLAGS _IO(0xAF, 0x01)
+#define KAGE_TEST_NO_CHAIN (1u << 0)    /* translated blocks are never linked to each other */
+#define KAGE_TEST_SINGLE_INSN (1u << 1) /* one instruction a block */
+#define KAGE_TEST_TINY_TLB (1u << 2)    /* a first-level TLB of one entry */
+
 #ifdef __cplusplus
 }
 #endif

@@ -325,6 +325,17 @@ static int vm_enable_cap(struct kvm_object *object, void *arg)
     return -EINVAL;
 }
 
+/* The bits are those of engine/cpu/code_cache.h. */
+static int vm_set_test_flags(struct kvm_object *object, void *arg)
+{
+    uintptr_t flags = (uintptr_t)arg;
+
+    if (flags & ~(uintptr_t)(KAGE_TEST_NO_CHAIN | KAGE_TEST_SINGLE_INSN | KAGE_TEST_TINY_TLB))
+        return -EINVAL;
+    cpu_vm_set_test_flags(kvm_vm_of(object)->cpu_vm, (unsigned)flags);
+    return 0;
+}
+
 static const struct kvm_ioctl_desc vm_rows[] = {
     { KVM_CHECK_EXTENSION, false, vm_check_extension },
     { KVM_CREATE_VCPU, false, vm_create_vcpu },
@@ -358,6 +369,7 @@ static const struct kvm_ioctl_desc vm_rows[] = {
     { KVM_REGISTER_COALESCED_MMIO, true, kvm_vm_register_coalesced },
     { KVM_UNREGISTER_COALESCED_MMIO, true, kvm_vm_unregister_coalesced },
     { KVM_X86_SET_MSR_FILTER, true, kvm_vm_set_msr_filter },
+    { KVM_KAGE_SET_TEST_FLAGS, false, vm_set_test_flags },
     { (uint32_t)KAGE_GET_STATS, true, kvm_vm_get_stats },
     { (uint32_t)KAGE_GET_ERROR, true, kvm_vm_get_error },
 };
