@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define STALL_MS 3000       /* without a case finished: the runner hangs */
+#define NAP_NS 2000000 /* between looks at the runner; shorter at first, for batches of one */
 /* more than these, and the rest of the batch is lost */
 #define CRASHES_PER_BATCH 200
 #define STALLS_PER_BATCH 2
@@ -25,38 +26,37 @@ static void *shared_alloc(size_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
-struct diff_batch *diff_batch_new(uint32_t count)
+struct diff_batch *diff_batch_new(uint32_t room)
 {
     struct diff_batch *batch = shared_alloc(sizeof(*batch));
 
     if (!batch)
         return NULL;
-    batch->cases = shared_alloc(count * sizeof(*batch->cases));
-    batch->outcomes = shared_alloc(count * sizeof(*batch->outcomes));
-    batch->count = count;
+    batch->room = room;
+    batch->cases = shared_alloc(room * sizeof(*batch->cases));
+    batch->outcomes = shared_alloc(room * sizeof(*batch->outcomes));
     if (!batch->cases || !batch->outcomes) {
-        if (batch->cases)
-            munmap(batch->cases, count * sizeof(*batch->cases));
-        munmap(batch, sizeof(*batch));
+        diff_batch_free(batch);
         return NULL;
     }
     return batch;
 }
 
-/* count may have been lowered since diff_batch_new(): the tail pages go with the process. */
 void diff_batch_free(struct diff_batch *batch)
 {
     if (!batch)
         return;
-    munmap(batch->cases, batch->count * sizeof(*batch->cases));
-    munmap(batch->outcomes, batch->count * sizeof(*batch->outcomes));
+    if (batch->cases)
+        munmap(batch->cases, batch->room * sizeof(*batch->cases));
+    if (batch->outcomes)
+        munmap(batch->outcomes, batch->room * sizeof(*batch->outcomes));
     munmap(batch, sizeof(*batch));
 }
 
 /* Waits for the runner; kills it when it makes no progress. Returns its wait status; *stalled says if it was killed here. */
 static int runner_wait(struct diff_batch *batch, pid_t pid, bool *stalled)
 {
-    const struct timespec nap = {0, 2000000};
+    struct timespec nap = {0, NAP_NS / 16};
     uint32_t last = UINT32_MAX;
     unsigned quiet = 0;
     int status;
@@ -69,10 +69,11 @@ static int runner_wait(struct diff_batch *batch, pid_t pid, bool *stalled)
         if (done < 0 && errno != EINTR)
             return -1;
         nanosleep(&nap, NULL);
+        nap.tv_nsec = nap.tv_nsec < NAP_NS ? nap.tv_nsec * 2 : NAP_NS;
         uint32_t now = atomic_load(&batch->current);
         quiet = now == last ? quiet + 1 : 0;
         last = now;
-        if (quiet * 2 > STALL_MS && !*stalled) {
+        if (quiet * (NAP_NS / 1000000) > STALL_MS && !*stalled) {
             *stalled = true;
             kill(pid, SIGKILL);
         }

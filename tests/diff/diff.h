@@ -111,7 +111,8 @@ struct diff_outcome {
 /* Cases and outcomes in memory that the runner's process shares with the driver. */
 struct diff_batch {
     _Atomic uint32_t current; /* index of the case that runs */
-    uint32_t count;
+    uint32_t count; /* of cases in it, at most room */
+    uint32_t room;
     struct diff_case *cases;
     struct diff_outcome *outcomes;
 };
@@ -147,7 +148,7 @@ _Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first);
 _Noreturn void diff_guest_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode);
 
 /* batch.c: runs all cases of a batch, with as many processes as it takes. -1: the mode cannot run here. */
-struct diff_batch *diff_batch_new(uint32_t count);
+struct diff_batch *diff_batch_new(uint32_t room);
 void diff_batch_free(struct diff_batch *batch);
 int diff_batch_run(struct diff_batch *batch, const struct diff_mode *mode);
 

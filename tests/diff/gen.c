@@ -299,9 +299,10 @@ static bool sequence_form_ok(const struct diff_form *form)
     }
 }
 
+/* A form for a sequence, general or not; UINT32_MAX if none was found. */
 static uint32_t sequence_pick(bool plain)
 {
-    for (;;) {
+    for (unsigned attempt = 0; attempt < 100000; attempt++) {
         uint32_t index = (uint32_t)(diff_random() % diff_form_count);
         const struct diff_form *form = &diff_forms[index];
         bool general = form->category == ZYDIS_CATEGORY_BINARY || form->category == ZYDIS_CATEGORY_LOGICAL ||
@@ -311,9 +312,10 @@ static uint32_t sequence_pick(bool plain)
                        form->category == ZYDIS_CATEGORY_COND_BR || form->category == ZYDIS_CATEGORY_PUSH ||
                        form->category == ZYDIS_CATEGORY_POP || form->category == ZYDIS_CATEGORY_MISC ||
                        form->category == ZYDIS_CATEGORY_FLAGOP;
-        if (sequence_form_ok(form) && general == plain)
+        if (general == plain && sequence_form_ok(form))
             return index;
     }
+    return UINT32_MAX;
 }
 
 bool diff_gen_sequence(struct diff_case *c)
@@ -332,7 +334,10 @@ bool diff_gen_sequence(struct diff_case *c)
     case_reset(c);
     place_window(c, want * 5);
     for (unsigned attempt = 0; n < want && attempt < ATTEMPTS; attempt++) {
-        const struct diff_form *form = &diff_forms[sequence_pick(plain || chance(30))];
+        uint32_t picked = sequence_pick(plain || chance(30));
+        if (picked == UINT32_MAX)
+            return false;
+        const struct diff_form *form = &diff_forms[picked];
         uint8_t code[15];
         size_t size = vary_encoding(form, code, &insn, ops);
         if (!size || len + size > DIFF_CODE_MAX || diff_vendor_specific(&insn))

@@ -245,15 +245,15 @@ static int outcome_take(struct guest *g, struct diff_outcome *o)
     return 0;
 }
 
+/* What the engine says about its failure. */
 static void explain(struct guest *g, struct diff_outcome *o)
 {
-    struct {
-        struct kage_text head;
-        char text[sizeof(o->text)];
-    } message = {.head = {.bytes = sizeof(o->text)}};
+    _Alignas(struct kage_text) uint8_t buffer[sizeof(struct kage_text) + sizeof(o->text)] = {0};
+    struct kage_text *message = (struct kage_text *)buffer;
 
-    if (!g->mode->kernel && g->kvm->ioctl(g->vcpu, KAGE_GET_ERROR, &message) >= 0)
-        memcpy(o->text, message.head.text, sizeof(o->text) - 1);
+    message->bytes = sizeof(o->text);
+    if (!g->mode->kernel && g->kvm->ioctl(g->vcpu, KAGE_GET_ERROR, message) >= 0)
+        memcpy(o->text, message->text, sizeof(o->text) - 1);
 }
 
 _Noreturn void diff_guest_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode)
