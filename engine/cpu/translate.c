@@ -106,7 +106,7 @@ static void emit_insn(struct trans *t, unsigned i)
 {
     struct insn *in = &t->insns[i];
 
-    if (t->mode & (CPU_MODE_NO_SSE | CPU_MODE_NO_AVX)) {
+    if (in->cls != INSN_DROP && (t->mode & (CPU_MODE_NO_SSE | CPU_MODE_NO_AVX)) != 0) {
         uint32_t kind = fpu_kind(&in->z);
         if (kind != 0) {
             emit_fpu_check(t, i, kind);
