@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The option grammar: what is taken, what is refused with a line that names it, and the escape keys.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "cli/options.h"
+#include "cli/terminal.h"
+
+static struct options options;
+static struct error error;
+
+/* Parses words up to a NULL. */
+static int parse(char **words)
+{
+    int count = 0;
+    while (words[count] != NULL) {
+        count++;
+    }
+    memset(&error, 0, sizeof(error));
+    return options_parse(&options, count, words, &error);
+}
+
+#define PARSE(...) parse((char *[]){__VA_ARGS__, NULL})
+
+static void test_taken(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("-kernel", "vmlinuz"), 0);
+    assert_int_equal(options.action, OPTIONS_RUN);
+    assert_string_equal(options.accel, "auto");
+    assert_int_equal(options.ram_bytes, 128u << 20);
+    assert_string_equal(options.append, "");
+    assert_int_equal(options.serial_count, 1);
+    assert_string_equal(options.serial[0], "mon:stdio");
+    assert_true(options.acpi);
+    assert_false(options.rtc || options.no_reboot || options.debug_exit);
+
+    assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
+                           "-kernel", "k", "-initrd", "i", "-append", "a=b,c -d", "-serial", "null", "-serial", "file:x", "-nographic",
+                           "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-display", "none", "-nodefaults",
+                           "-no-user-config", "-name", "guest=x"),
+                     0);
+    assert_string_equal(options.accel, "kvm");
+    assert_true(options.ram_bytes == UINT64_C(2) << 30);
+    assert_string_equal(options.append, "a=b,c -d");
+    assert_int_equal(options.serial_count, 2);
+    assert_string_equal(options.serial[1], "file:x");
+    assert_false(options.acpi);
+    assert_true(options.rtc && options.no_reboot && options.debug_exit);
+    assert_int_equal(options.debug_exit_port, 0xf4);
+    assert_int_equal(options.debug_exit_bytes, 4);
+    assert_int_equal(options.cpu_model.count, 1);
+    assert_false(options.cpu_model.features[0].on);
+
+    assert_int_equal(PARSE("-kernel", "k", "-nodefaults"), 0);
+    assert_int_equal(options.serial_count, 0);
+    assert_int_equal(PARSE("-m", "5000k", "-kernel", "k"), 0);
+    assert_int_equal(options.ram_bytes, 5000u << 10);
+    assert_int_equal(PARSE("-version", "-nonsense"), 0);
+    assert_int_equal(options.action, OPTIONS_VERSION);
+    assert_int_equal(PARSE("-h"), 0);
+    assert_int_equal(options.action, OPTIONS_HELP);
+}
+
+/* Every refusal says one line that names what is refused. */
+static void test_refused(void **state)
+{
+    static const struct {
+        char *words[6];
+        const char *says;
+    } rows[] = {
+        {{"-frobnicate"}, "-frobnicate"},
+        {{"disk.img"}, "disk.img"},
+        {{"-"}, "-"},
+        {{""}, "option"},
+        {{"-kernel"}, "needs an argument"},
+        {{"-nographic"}, "-kernel"},
+        {{"-m", "0"}, "-m 0"},
+        {{"-m", "0G"}, "-m 0G"},
+        {{"-m", "lots"}, "lots"},
+        {{"-m", "-5"}, "-5"},
+        {{"-m", "5x"}, "5x"},
+        {{"-m", "5GG"}, "5GG"},
+        {{"-m", "99999999999999999999"}, "-m"},
+        {{"-m", "18446744073709551615b"}, "-m"},
+        {{"-m", "17592186044416"}, "-m"},
+        {{"-m", "1G,slots=2"}, "slots"},
+        {{"-smp", "2"}, "-smp 2"},
+        {{"-smp", "0"}, "-smp 0"},
+        {{"-smp", "cpus=1,wings=2"}, "wings"},
+        {{"-smp", "x"}, "-smp x"},
+        {{"-machine", "abacus"}, "abacus"},
+        {{"-machine", "microvm,beads=9"}, "beads"},
+        {{"-machine", "microvm,acpi=perhaps"}, "perhaps"},
+        {{"-machine", "microvm,mmu=shadow"}, "mmu=shadow"},
+        {{"-accel", "steam"}, "steam"},
+        {{"-cpu", "i486"}, "i486"},
+        {{"-cpu", "host,+flux"}, "flux"},
+        {{"-cpu", "host,avx=maybe"}, "avx=maybe"},
+        {{"-device", "flux-capacitor,x=y"}, "flux-capacitor"},
+        {{"-device", "isa-debug-exit,iobase=0x10000"}, "iobase"},
+        {{"-device", "isa-debug-exit,iobase=0xffff"}, "0xffff"},
+        {{"-device", "isa-debug-exit,iosize=0"}, "iosize"},
+        {{"-device", "isa-debug-exit,irq=4"}, "irq"},
+        {{"-device", "isa-debug-exit", "-device", "isa-debug-exit"}, "one"},
+        {{"-serial", "carrier-pigeon"}, "carrier-pigeon"},
+        {{"-serial", "file:"}, "file:"},
+        {{"-serial", "stdio", "-serial", "mon:stdio"}, "terminal"},
+        {{"-display", "gtk"}, "gtk"},
+    };
+    (void)state;
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char *words[7] = {NULL};
+        memcpy(words, rows[i].words, sizeof(rows[i].words));
+        if (parse(words) == 0 || strstr(error.text, rows[i].says) == NULL || strchr(error.text, '\n') != NULL) {
+            fail_msg("%s %s: \"%s\" does not say \"%s\"", words[0], words[1] != NULL ? words[1] : "", error.text, rows[i].says);
+        }
+    }
+}
+
+static void test_long_part(void **state)
+{
+    char text[1000];
+    (void)state;
+    memset(text, 'a', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    assert_int_equal(PARSE("-machine", text), -1);
+    assert_int_equal(PARSE("-frobnicate", text), -1);
+    assert_int_equal(PARSE("-device", text), -1);
+    assert_int_equal(PARSE("-cpu", text), -1);
+    text[0] = '\n';
+    assert_int_equal(PARSE("-device", text), -1);
+    assert_null(strchr(error.text, '\n'));
+}
+
+static void test_size(void **state)
+{
+    uint64_t bytes;
+    (void)state;
+    assert_int_equal(options_parse_size("3", 1 << 20, &bytes), 0);
+    assert_int_equal(bytes, 3 << 20);
+    assert_int_equal(options_parse_size("0x10b", 1 << 20, &bytes), 0); /* a digit, not a suffix */
+    assert_int_equal(bytes, 0x10b << 20);
+    assert_int_equal(options_parse_size("1T", 1, &bytes), 0);
+    assert_true(bytes == UINT64_C(1) << 40);
+    assert_int_equal(options_parse_size("", 1, &bytes), -1);
+    assert_int_equal(options_parse_size(" 1", 1, &bytes), -1);
+    assert_int_equal(options_parse_size("16777216T", 1, &bytes), -1);
+}
+
+static int quits;
+static void count_quit(void *opaque)
+{
+    (void)opaque;
+    quits++;
+}
+
+static void test_escape_keys(void **state)
+{
+    struct terminal_keys keys = {.quit = count_quit};
+    uint8_t bytes[] = "ab\001\001c\001";
+    size_t count = sizeof(bytes) - 1;
+    (void)state;
+    terminal_filter(&keys, bytes, &count);
+    assert_int_equal(count, 4);
+    assert_memory_equal(bytes, "ab\001c", 4);
+    uint8_t more[] = "xyz"; /* the key behind an escape that came with the read before */
+    count = 3;
+    terminal_filter(&keys, more, &count);
+    assert_int_equal(quits, 1);
+    assert_int_equal(count, 2);
+    assert_memory_equal(more, "yz", 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_taken), cmocka_unit_test(test_refused),     cmocka_unit_test(test_long_part),
+        cmocka_unit_test(test_size),  cmocka_unit_test(test_escape_keys),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
