@@ -160,7 +160,8 @@ static void fill_helper_arg(struct insn *in)
     } else if (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP) {
         reg = z->opcode >= 0xa8 ? X86_GS : X86_FS;
     }
-    in->helper_arg = reg | rm << 5 | (in->has_mem ? 1u << 10 : 0) | log2_bytes(z->operand_width) << 11 |
+    bool immediate_port = (z->mnemonic == ZYDIS_MNEMONIC_IN || z->mnemonic == ZYDIS_MNEMONIC_OUT) && z->opcode < 0xe8;
+    in->helper_arg = reg | rm << 5 | (in->has_mem || immediate_port ? 1u << 10 : 0) | log2_bytes(z->operand_width) << 11 |
                      log2_bytes(z->address_width) << 14 | seg << 16 | rep << 19 | imm8 << 24;
 }
 

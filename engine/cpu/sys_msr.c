@@ -50,13 +50,13 @@ static int set_efer(struct cpu *cpu, uint64_t value)
 /* MSRs that are one field of struct cpu and need at most a check for a canonical address. */
 struct msr_row {
     uint32_t msr;
-    uint16_t offset;
+    uint32_t offset;
     uint8_t bytes;
     bool canonical;
 };
 
 #define MSR_ROW(msr_, field, canonical_)                                                                               \
-    {msr_, (uint16_t)offsetof(struct cpu, field), (uint8_t)sizeof(((struct cpu *)0)->field), canonical_}
+    {msr_, (uint32_t)offsetof(struct cpu, field), (uint8_t)sizeof(((struct cpu *)0)->field), canonical_}
 
 static const struct msr_row msr_rows[] = {
     MSR_ROW(MSR_IA32_SYSENTER_CS, vmcs.guest_sysenter_cs, false),
