@@ -322,7 +322,7 @@ void uart16550_write(struct uart16550 *uart, unsigned reg, uint8_t value)
         break;
     case UART_IER_DLM:
         if (dlab) {
-            uart->divisor = (uint16_t)((uart->divisor & 0x00ffu) | value << 8);
+            uart->divisor = (uint16_t)((uart->divisor & 0x00ffu) | (unsigned)value << 8);
         } else {
             uart_write_ier(uart, value);
         }

@@ -54,9 +54,10 @@ static const struct cpuid_feature {
 #define CPUID_FEATURES (sizeof(cpuid_features) / sizeof(cpuid_features[0]))
 _Static_assert(CPUID_FEATURES <= 256, "struct cpu_model keeps an index in a byte");
 
-struct cpuid_table {
+/* kvm_cpuid2 ends in its entries: `room` is where they lie. */
+union cpuid_table {
     struct kvm_cpuid2 head;
-    struct kvm_cpuid_entry2 entries[CPUID_ENTRIES_MAX];
+    uint8_t room[sizeof(struct kvm_cpuid2) + CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2)];
 };
 
 static int cpu_model_add(struct cpu_model *model, const char *name, size_t length, bool on, struct error *error)
@@ -128,11 +129,11 @@ static uint32_t *cpuid_word(struct kvm_cpuid_entry2 *entry, unsigned reg)
     return words[reg];
 }
 
-static struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf)
+static struct kvm_cpuid_entry2 *cpuid_find(union cpuid_table *table, uint32_t leaf, uint32_t subleaf)
 {
     for (uint32_t i = 0; i < table->head.nent; i++) {
-        if (table->entries[i].function == leaf && table->entries[i].index == subleaf) {
-            return &table->entries[i];
+        if (table->head.entries[i].function == leaf && table->head.entries[i].index == subleaf) {
+            return &table->head.entries[i];
         }
     }
     return NULL;
@@ -167,13 +168,13 @@ static void cpuid_set_topology(struct kvm_cpuid_entry2 *entry, uint32_t apic_id)
     }
 }
 
-static int cpuid_apply_features(struct cpuid_table *table, const struct cpuid_table *supported, const struct cpu_model *model,
+static int cpuid_apply_features(union cpuid_table *table, const union cpuid_table *supported, const struct cpu_model *model,
                                 struct error *error)
 {
     for (unsigned i = 0; i < model->count; i++) {
         const struct cpuid_feature *feature = &cpuid_features[model->features[i].feature];
         struct kvm_cpuid_entry2 *entry = cpuid_find(table, feature->leaf, feature->subleaf);
-        const struct kvm_cpuid_entry2 *offered = cpuid_find((struct cpuid_table *)(uintptr_t)supported, feature->leaf, feature->subleaf);
+        const struct kvm_cpuid_entry2 *offered = cpuid_find((union cpuid_table *)(uintptr_t)supported, feature->leaf, feature->subleaf);
         uint32_t bit = 1u << feature->bit;
         bool has = entry != NULL && offered != NULL && (*cpuid_word((struct kvm_cpuid_entry2 *)(uintptr_t)offered, feature->reg) & bit) != 0;
         if (!model->features[i].on) {
@@ -193,15 +194,15 @@ static int cpuid_apply_features(struct cpuid_table *table, const struct cpuid_ta
 
 int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, unsigned apic_id, const struct cpu_model *model, struct error *error)
 {
-    struct cpuid_table table;
+    union cpuid_table table;
     memset(&table, 0, sizeof(table));
     table.head.nent = CPUID_ENTRIES_MAX;
     if (backend->ioctl(system_fd, KVM_GET_SUPPORTED_CPUID, &table) != 0) {
         return error_set(error, "-accel %s: KVM_GET_SUPPORTED_CPUID: %s", backend->name, strerror(errno));
     }
-    struct cpuid_table supported = table;
+    union cpuid_table supported = table;
     for (uint32_t i = 0; i < table.head.nent; i++) {
-        cpuid_set_topology(&table.entries[i], apic_id);
+        cpuid_set_topology(&table.head.entries[i], apic_id);
     }
     struct kvm_cpuid_entry2 *features = cpuid_find(&table, 1, 0);
     if (features != NULL) {

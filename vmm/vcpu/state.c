@@ -108,11 +108,11 @@ static int state_set_msrs(const struct kvm_backend *backend, int vcpu_fd)
         {.index = MSR_IA32_CR_PAT, .data = PAT_RESET},
         {.index = MSR_IA32_MTRR_DEF_TYPE, .data = MTRR_DEF_TYPE_ENABLED_WB},
     };
-    struct {
+    union {
         struct kvm_msrs head;
-        struct kvm_msr_entry entries[sizeof(wanted) / sizeof(wanted[0])];
+        uint8_t room[sizeof(struct kvm_msrs) + sizeof(wanted)]; /* kvm_msrs ends in its entries */
     } msrs = {.head.nmsrs = sizeof(wanted) / sizeof(wanted[0])};
-    memcpy(msrs.entries, wanted, sizeof(wanted));
+    memcpy(msrs.head.entries, wanted, sizeof(wanted));
     /* Returns how many it has set: it stops at one that this processor does not have. */
     int done = backend->ioctl(vcpu_fd, KVM_SET_MSRS, &msrs);
     if (done < 0) {
