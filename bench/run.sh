@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
-: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=300}"
+: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=600}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 memory=512
@@ -25,7 +25,7 @@ cp "$bench" "$work/kage-bench" && strip "$work/kage-bench"
 tools/mkinitramfs.sh -o "$work/bench.cpio" -c "echo 'kage: settled'; kage-bench $BENCH_ONLY" "$work/kage-bench"
 tools/mkinitramfs.sh -o "$work/boot.cpio" -c "echo 'kage: settled'; sleep 1"
 
-# vmm WHICH INITRD [options...]: the same microvm in both
+# vmm WHICH INITRD [options...]: the same microvm in both. A boot that hangs is counted and tried again.
 vmm() {
 	which=$1 initrd=$2
 	shift 2
@@ -34,7 +34,13 @@ vmm() {
 	kage) set -- "$KAGE" run -accel soft -machine microvm "$@" ;;
 	tcg) set -- "$QEMU" -M microvm -accel tcg -cpu max "$@" ;;
 	esac
-	timeout -k 5 "$BENCH_TIMEOUT" "${stamper:-env}" ${stamper:+$memory} "$@" </dev/null 2>>"$work/errors" | tr -d '\r'
+	for try in 1 2 3; do
+		status=0
+		timeout -k 5 "$BENCH_TIMEOUT" "$stamp" "$memory" "$@" </dev/null >"$work/out" 2>>"$work/errors" || status=$?
+		[ $status = 3 ] || break
+		echo "$which hung $try" >>"$work/rows"
+	done
+	tr -d '\r' <"$work/out"
 }
 
 # Rows of raw results: "WHICH NAME VALUE [CHECK]".
@@ -46,15 +52,13 @@ while [ "$run" -le "$BENCH_RUNS" ]; do
 	# shellcheck disable=SC2086
 	PATH=$work:$PATH "$work/kage-bench" $BENCH_ONLY | record native
 	for which in kage tcg; do
-		stamper='' vmm $which "$work/bench.cpio" | record $which
-		stamper=$stamp
+		vmm $which "$work/bench.cpio" | grep '^bench ' | record $which
 		vmm $which "$work/boot.cpio" | record $which
-		stamper=
 	done
 	run=$((run + 1))
 done
 # Code expansion, of a boot, from kage's own counters.
-stamper='' vmm kage "$work/boot.cpio" -d stats -D "$work/stats" >/dev/null || :
+vmm kage "$work/boot.cpio" -d stats -D "$work/stats" >/dev/null || :
 [ -f "$work/stats" ] || : >"$work/stats"
 
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
@@ -107,6 +111,8 @@ cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 		k = median("kage boot_ms"); t = median("tcg boot_ms")
 		printf "| boot, exec to the first line of init | | %s | %s | %s | |\n", show(k < 0 ? -1 : k * 1e6), show(t < 0 ? -1 : t * 1e6), ratio(t, k)
 		k = median("kage rss_kib"); t = median("tcg rss_kib")
+		if (count["kage hung"] + count["tcg hung"])
+			printf "| boots that hung, not counted | | %d | %d | | |\n", count["kage hung"], count["tcg hung"]
 		printf "| resident memory beyond guest RAM after boot | | %s | %s | | |\n", k < 0 ? "none" : sprintf("%.1f MiB", k / 1024), t < 0 ? "none" : sprintf("%.1f MiB", t / 1024)
 	}' "$work/rows"
 	awk '
