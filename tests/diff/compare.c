@@ -102,7 +102,7 @@ static uint32_t error_mask(const struct diff_outcome *host, const struct diff_mo
         if (mode->cpl0)
             mask &= ~PF_U;
         /* Linux tells user code that the kernel's half is mapped, so as not to tell what is */
-        if (host->cr2 >= 1ull << 47)
+        if (host->cr2 >= (1ull << 47) - 4096) /* the host keeps a guard page below its own half */
             mask &= ~PF_P;
     }
     return mask;
