@@ -555,7 +555,7 @@ static void test_start_info(void **state)
 static void test_acpi(void **state)
 {
     (void)state;
-    struct acpi_config config = {.cpus = 1, .pm_port = 0x600, .reset_port = 0xcf9, .reset_value = 6, .serial_count = 1, .serial = {{0x3f8, 4}}};
+    struct acpi_config config = {.cpus = 1, .pm_port = 0x600, .sci = 9, .reset_port = 0xcf9, .reset_value = 6, .serial_count = 1, .serial = {{0x3f8, 4}}};
     uint64_t gpa = acpi_write(&ram, &config);
     assert_int_equal(gpa, LAYOUT_ACPI_GPA);
     const uint8_t *rsdp = ram_at(&ram, gpa, 36);
@@ -581,9 +581,15 @@ static void test_acpi(void **state)
         assert_int_equal(sum, 0);
     }
     const uint8_t *fadt = ram_at(&ram, tables[1], 276);
-    assert_int_equal(fadt[112 + 2] & 0x10, 0x10); /* HW_REDUCED_ACPI, bit 20 */
-    assert_int_equal(fadt[244], 1);               /* sleep control: system I/O */
-    assert_int_equal(fadt[248] | fadt[249] << 8, 0x600);
+    assert_int_equal(fadt[46] | fadt[47] << 8, 9);       /* SCI_INT */
+    assert_int_equal(fadt[56] | fadt[57] << 8, 0x600);   /* PM1a_EVT_BLK */
+    assert_int_equal(fadt[64] | fadt[65] << 8, 0x604);   /* PM1a_CNT_BLK */
+    assert_int_equal(fadt[120] | fadt[121] << 8, 0xcf9); /* RESET_REG */
+    assert_int_equal(fadt[128], 6);
+    uint32_t facs;
+    memcpy(&facs, fadt + 36, 4);
+    assert_int_equal(facs % 64, 0);
+    assert_memory_equal(ram_at(&ram, facs, 4), "FACS", 4);
 }
 
 static void test_ram(void **state)

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Power registers. ACPI 6.4, 4.8.3.7 (sleep control and status registers); Intel ICH9, 13.7.5 (RST_CNT).
+ * Power registers. Intel ICH9, 13.7.1 (PORT92) and 13.7.5 (RST_CNT).
  */
 #include "dev/powerctl.h"
-
-#define SLP_EN 0x20u
-#define SLP_TYP_SHIFT 2u
-#define SLP_TYP_MASK 0x07u
 
 #define RST_CNT_SYS_RST 0x02u
 #define RST_CNT_RST_CPU 0x04u
@@ -26,19 +22,6 @@ static uint64_t powerctl_read(void *self, uint64_t offset, unsigned size)
     struct powerctl *powerctl = self;
     (void)size;
     return offset == 0 ? atomic_load(&powerctl->value) : 0;
-}
-
-static void acpi_pm_write(void *self, uint64_t offset, unsigned size, uint64_t value)
-{
-    struct powerctl *powerctl = self;
-    (void)size;
-    if (offset != 0) {
-        return; /* sleep status: WAK_STS is never set, so writing 1 clears nothing */
-    }
-    if ((value & SLP_EN) != 0 && (value >> SLP_TYP_SHIFT & SLP_TYP_MASK) == ACPI_SLP_TYP_S5) {
-        power_request(&powerctl->power, POWER_OFF, 0);
-    }
-    atomic_store(&powerctl->value, (uint8_t)(value & SLP_TYP_MASK << SLP_TYP_SHIFT)); /* SLP_EN reads as 0 */
 }
 
 static void reset_write(void *self, uint64_t offset, unsigned size, uint64_t value)
@@ -71,7 +54,6 @@ static void debug_exit_write(void *self, uint64_t offset, unsigned size, uint64_
     power_request(&powerctl->power, POWER_EXIT, (int)((value << 1 | 1) & 0xff));
 }
 
-const struct device_ops acpi_pm_ops = {.name = "acpi sleep", .read = powerctl_read, .write = acpi_pm_write};
 const struct device_ops reset_ops = {.name = "reset control", .read = powerctl_read, .write = reset_write};
 const struct device_ops port92_ops = {.name = "port 92", .read = powerctl_read, .write = port92_write};
 const struct device_ops debug_exit_ops = {.name = "isa-debug-exit", .read = powerctl_read, .write = debug_exit_write};

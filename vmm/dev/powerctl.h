@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The registers that end or restart a machine, each a few bits with no state to lock: ACPI's sleep
- * registers, the reset control register (port 0xcf9), system control port A (port 0x92), and the
- * isa-debug-exit test device.
+ * The registers that end or restart a machine, each a few bits with no state to lock: the reset control
+ * register (port 0xcf9), system control port A (port 0x92), and the isa-debug-exit test device.
  */
 #ifndef KAGE_DEV_POWERCTL_H
 #define KAGE_DEV_POWERCTL_H
@@ -12,8 +11,6 @@
 
 #include "dev/device.h"
 
-/* SLP_TYP of \_S5, in the DSDT and in the sleep control register. */
-#define ACPI_SLP_TYP_S5 5u
 /* What to write to the reset control register for a full reset. */
 #define RESET_CONTROL_FULL 0x06u
 
@@ -22,7 +19,6 @@ struct powerctl {
     _Atomic uint8_t value; /* what the guest reads back, where it can */
 };
 
-extern const struct device_ops acpi_pm_ops;     /* offset 0: sleep control, offset 1: sleep status */
 extern const struct device_ops reset_ops;       /* 0xcf9 */
 extern const struct device_ops port92_ops;      /* 0x92 */
 extern const struct device_ops debug_exit_ops;  /* isa-debug-exit: exit status (value << 1) | 1 */

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ACPI 6.4, chapter 5. The board is "hardware-reduced": no SCI, no PM timer, no fixed power button, and
- * so nothing for a guest to probe. What it does not have is said in so many bits, because each
- * saves the guest a search: no VGA, no 8042, no CMOS clock unless asked for.
+ * ACPI 6.4, chapter 5. What the board does not have is said in so many bits, because each saves the
+ * guest a search: no VGA, no 8042, no PM timer, no buttons, no CMOS clock unless asked for. It is not
+ * "hardware-reduced", though it could be: on such a board Linux takes no reset register but EFI's, and without EFI
+ * leaves through real-mode firmware, which there is none of.
  */
 #include "machine/acpi.h"
 
 #include <stddef.h>
 #include <string.h>
 
-#include "dev/powerctl.h"
+#include "dev/acpi_pm.h"
 #include "machine/aml.h"
 #include "machine/layout.h"
 
@@ -45,14 +46,26 @@ struct acpi_rsdp {
     uint8_t reserved[3];
 } __attribute__((packed));
 
-/* Only what is not zero on a hardware-reduced board has a name. */
+/* Only what is not zero on our boards has a name. */
 struct acpi_fadt {
     struct acpi_header header;
     uint32_t facs32;
     uint32_t dsdt32;
     uint8_t reserved0;
     uint8_t preferred_pm_profile;
-    uint8_t fixed_hardware[109 - 46]; /* SCI_INT up to CENTURY */
+    uint16_t sci_int;
+    uint32_t smi_cmd; /* 0: always in ACPI mode */
+    uint8_t smi_values[4];
+    uint32_t pm1a_evt_blk;
+    uint32_t pm1b_evt_blk;
+    uint32_t pm1a_cnt_blk;
+    uint8_t other_blocks[88 - 68]; /* PM1b_CNT_BLK up to GPE1_BLK */
+    uint8_t pm1_evt_len;
+    uint8_t pm1_cnt_len;
+    uint8_t other_lengths[96 - 90]; /* PM2_CNT_LEN up to CST_CNT */
+    uint16_t p_lvl2_lat;
+    uint16_t p_lvl3_lat;
+    uint8_t more[109 - 100]; /* FLUSH_SIZE up to CENTURY */
     uint16_t iapc_boot_arch;
     uint8_t reserved1;
     uint32_t flags;
@@ -62,7 +75,10 @@ struct acpi_fadt {
     uint8_t minor_version;
     uint64_t facs;
     uint64_t dsdt;
-    struct acpi_gas fixed_blocks[8]; /* X_PM1a_EVT_BLK up to X_GPE1_BLK */
+    struct acpi_gas x_pm1a_evt_blk;
+    struct acpi_gas x_pm1b_evt_blk;
+    struct acpi_gas x_pm1a_cnt_blk;
+    struct acpi_gas x_other_blocks[5]; /* X_PM1b_CNT_BLK up to X_GPE1_BLK */
     struct acpi_gas sleep_control_reg;
     struct acpi_gas sleep_status_reg;
     uint64_t hypervisor_vendor;
@@ -70,8 +86,12 @@ struct acpi_fadt {
 
 _Static_assert(sizeof(struct acpi_header) == 36, "ACPI 6.4, table 5.4");
 _Static_assert(sizeof(struct acpi_rsdp) == 36, "ACPI 6.4, table 5.3");
+_Static_assert(offsetof(struct acpi_fadt, pm1a_evt_blk) == 56, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, pm1_evt_len) == 88, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, p_lvl2_lat) == 96, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, iapc_boot_arch) == 109, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, reset_reg) == 116, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, x_pm1a_cnt_blk) == 172, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, sleep_control_reg) == 244, "ACPI 6.4, table 5.9");
 _Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.4, table 5.9");
 
@@ -81,10 +101,14 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.4, table 5.9");
 #define FADT_WBINVD (1u << 0)
 #define FADT_PWR_BUTTON (1u << 4) /* none as a fixed feature */
 #define FADT_SLP_BUTTON (1u << 5)
+#define FADT_FIX_RTC (1u << 6)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define FADT_HEADLESS (1u << 12)
-#define FADT_HW_REDUCED_ACPI (1u << 20)
-#define FADT_PROFILE_UNSPECIFIED 0u
+#define FADT_NO_C2 101u /* a latency of more than 100 us says so, for C3 one of more than 1000 */
+#define FADT_NO_C3 1001u
+
+#define FACS_BYTES 64u
+#define FACS_ALIGNMENT 64u
 
 struct acpi_madt {
     struct acpi_header header;
@@ -117,6 +141,9 @@ struct acpi_madt_override {
     uint32_t gsi;
     uint16_t flags; /* 0: as the bus has it */
 } __attribute__((packed));
+
+#define MADT_ACTIVE_HIGH 0x1u
+#define MADT_LEVEL 0xcu
 
 struct acpi_madt_lapic_nmi {
     uint8_t type;
@@ -181,7 +208,7 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
     aml_raw(aml, &header, sizeof(header));
 
     aml_name(aml, "\\_S5_");
-    size_t package = aml_open_package(aml, 2);
+    size_t package = aml_open_package(aml, 2); /* SLP_TYPa, SLP_TYPb */
     aml_integer(aml, ACPI_SLP_TYP_S5);
     aml_integer(aml, 0);
     aml_close(aml, package);
@@ -216,27 +243,47 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
     return acpi_finish(area, start);
 }
 
-static struct acpi_gas acpi_io_byte(uint16_t port)
+/* The firmware control structure: a waking vector and a lock that nobody shares. It has no checksum. */
+static uint64_t acpi_write_facs(struct acpi_area *area)
 {
-    return (struct acpi_gas){.space = 1, .bit_width = 8, .access_size = 1, .address = port};
+    uint8_t facs[FACS_BYTES] = {'F', 'A', 'C', 'S', FACS_BYTES};
+    facs[32] = 2; /* version */
+    while (area->out.used % FACS_ALIGNMENT != 0 && !area->out.overflow) {
+        aml_byte(&area->out, 0);
+    }
+    uint64_t gpa = LAYOUT_ACPI_GPA + area->out.used;
+    aml_raw(&area->out, facs, sizeof(facs));
+    return gpa;
 }
 
-static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config *config, uint64_t dsdt_gpa)
+static struct acpi_gas acpi_io(unsigned port, unsigned bytes, uint8_t access_size)
+{
+    return (struct acpi_gas){.space = 1, .bit_width = (uint8_t)(bytes * 8), .access_size = access_size, .address = port};
+}
+
+static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config *config, uint64_t dsdt_gpa, uint64_t facs_gpa)
 {
     size_t start = area->out.used;
     struct acpi_fadt fadt = {
         .header = acpi_make_header("FACP", 6),
-        .preferred_pm_profile = FADT_PROFILE_UNSPECIFIED,
+        .facs32 = (uint32_t)facs_gpa,
+        .sci_int = config->sci,
+        .pm1a_evt_blk = config->pm_port,
+        .pm1a_cnt_blk = config->pm_port + ACPI_PM_CNT_AT,
+        .pm1_evt_len = ACPI_PM_EVT_BYTES,
+        .pm1_cnt_len = ACPI_PM_CNT_BYTES,
+        .p_lvl2_lat = FADT_NO_C2,
+        .p_lvl3_lat = FADT_NO_C3,
         .iapc_boot_arch = (uint16_t)((config->serial_count != 0 ? FADT_IAPC_LEGACY_DEVICES : 0u) | FADT_IAPC_VGA_NOT_PRESENT |
                                      (config->rtc ? 0u : FADT_IAPC_NO_CMOS_RTC)),
-        .flags = FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_RESET_REG_SUP | FADT_HEADLESS | FADT_HW_REDUCED_ACPI,
-        .reset_reg = acpi_io_byte(config->reset_port),
+        .flags = FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG_SUP | FADT_HEADLESS,
+        .reset_reg = acpi_io(config->reset_port, 1, 1),
         .reset_value = config->reset_value,
         .minor_version = 4,
         .dsdt32 = (uint32_t)dsdt_gpa,
         .dsdt = dsdt_gpa,
-        .sleep_control_reg = acpi_io_byte(config->pm_port),
-        .sleep_status_reg = acpi_io_byte((uint16_t)(config->pm_port + 1)),
+        .x_pm1a_evt_blk = acpi_io(config->pm_port, ACPI_PM_EVT_BYTES, 2),
+        .x_pm1a_cnt_blk = acpi_io(config->pm_port + ACPI_PM_CNT_AT, ACPI_PM_CNT_BYTES, 2),
     };
     aml_raw(&area->out, &fadt, sizeof(fadt));
     return acpi_finish(area, start);
@@ -256,6 +303,8 @@ static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config
     /* KVM's default routing has the 8254 at I/O APIC pin 2. */
     struct acpi_madt_override timer = {.type = 2, .length = sizeof(timer), .source = 0, .gsi = 2};
     aml_raw(&area->out, &timer, sizeof(timer));
+    struct acpi_madt_override sci = {.type = 2, .length = sizeof(sci), .source = config->sci, .gsi = config->sci, .flags = MADT_ACTIVE_HIGH | MADT_LEVEL};
+    aml_raw(&area->out, &sci, sizeof(sci));
     struct acpi_madt_lapic_nmi nmi = {.type = 4, .length = sizeof(nmi), .uid = 0xff, .lint = 1};
     aml_raw(&area->out, &nmi, sizeof(nmi));
     return acpi_finish(area, start);
@@ -275,7 +324,8 @@ uint64_t acpi_write(const struct ram *ram, const struct acpi_config *config)
     acpi_align(&area);
 
     uint64_t dsdt_gpa = acpi_write_dsdt(&area, config);
-    uint64_t tables[] = {acpi_write_fadt(&area, config, dsdt_gpa), acpi_write_madt(&area, config)};
+    uint64_t facs_gpa = acpi_write_facs(&area);
+    uint64_t tables[] = {acpi_write_fadt(&area, config, dsdt_gpa, facs_gpa), acpi_write_madt(&area, config)};
     size_t xsdt = area.out.used;
     struct acpi_header header = acpi_make_header("XSDT", 1);
     aml_raw(&area.out, &header, sizeof(header));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ACPI tables of a board without PCI: RSDP, XSDT, FADT (hardware-reduced), MADT, DSDT.
+ * The ACPI tables of a board without PCI: RSDP, XSDT, FADT, FACS, MADT, DSDT.
  */
 #ifndef KAGE_MACHINE_ACPI_H
 #define KAGE_MACHINE_ACPI_H
@@ -20,7 +20,8 @@ struct acpi_serial {
 struct acpi_config {
     unsigned cpus;
     bool rtc; /* announce the real-time clock */
-    uint16_t pm_port;    /* sleep control; sleep status is the next port */
+    uint16_t pm_port; /* dev/acpi_pm.h */
+    uint8_t sci;
     uint16_t reset_port;
     uint8_t reset_value;
     unsigned serial_count;

@@ -78,6 +78,9 @@ void machine_fini(struct machine *machine)
     if (machine->i8042_present) {
         i8042_fini(&machine->i8042);
     }
+    if (machine->acpi_pm_present) {
+        acpi_pm_fini(&machine->acpi_pm);
+    }
     if (machine->vcpu.backend != NULL) {
         vcpu_fini(&machine->vcpu);
     }

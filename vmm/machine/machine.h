@@ -15,6 +15,7 @@
 
 #include "bus/bus.h"
 #include "chardev/chardev.h"
+#include "dev/acpi_pm.h"
 #include "dev/i8042.h"
 #include "dev/powerctl.h"
 #include "dev/rtc.h"
@@ -58,7 +59,8 @@ struct machine {
     bool rtc_present;
     struct i8042 i8042;
     bool i8042_present;
-    struct powerctl acpi_pm;
+    struct acpi_pm acpi_pm;
+    bool acpi_pm_present;
     struct powerctl reset;
     struct powerctl port92;
     struct powerctl debug_exit;

@@ -3,7 +3,7 @@
  * The microvm board: a PC without PCI, firmware or legacy that nobody asks for. One function builds it,
  * in physical order: memory, interrupt chips, buses, devices, kernel.
  *
- *   ports    0x60 0x64 i8042 | 0x70 RTC | 0x92 | 0x2f8 0x3f8 serial | 0x600 ACPI sleep | 0xcf9 reset
+ *   ports    0x60 0x64 i8042 | 0x70 RTC | 0x92 | 0x2f8 0x3f8 serial | 0x600 ACPI PM | 0xcf9 reset
  *   memory   RAM, hole from 3 GiB to 4 GiB with I/O APIC and local APIC (both in the back end)
  */
 #include <errno.h>
@@ -16,8 +16,8 @@
 
 #define MICROVM_RAM_MIN (UINT64_C(2) << 20)
 
-#define MICROVM_PIC_IRQS 16u
 #define MICROVM_ACPI_PM_PORT 0x600u
+#define MICROVM_ACPI_SCI 9u
 #define MICROVM_RESET_PORT 0xcf9u
 
 static const struct acpi_serial microvm_serials[MACHINE_SERIALS_MAX] = {{0x3f8, 4}, {0x2f8, 3}};
@@ -143,7 +143,10 @@ static int microvm_init_devices(struct machine *machine, struct error *error)
     i8042_init(&machine->i8042, &keyboard_irq, &machine->power);
     machine->i8042_present = true;
 
-    powerctl_init(&machine->acpi_pm, &machine->power, 0);
+    struct irq sci = microvm_irq(machine, MICROVM_ACPI_SCI);
+    acpi_pm_init(&machine->acpi_pm, &sci, &machine->power);
+    machine->acpi_pm_present = true;
+
     powerctl_init(&machine->reset, &machine->power, 0);
     powerctl_init(&machine->port92, &machine->power, 0x02);
     powerctl_init(&machine->debug_exit, &machine->power, 0);
@@ -158,7 +161,7 @@ static int microvm_init_devices(struct machine *machine, struct error *error)
         {0x64, 1, &i8042_command_ops, &machine->i8042},
         {0x70, 2, &rtc_ops, &machine->rtc},
         {0x92, 1, &port92_ops, &machine->port92},
-        {MICROVM_ACPI_PM_PORT, 2, &acpi_pm_ops, &machine->acpi_pm},
+        {MICROVM_ACPI_PM_PORT, ACPI_PM_BYTES, &acpi_pm_ops, &machine->acpi_pm},
         {MICROVM_RESET_PORT, 1, &reset_ops, &machine->reset},
     };
     for (unsigned i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
@@ -179,6 +182,7 @@ static uint64_t microvm_write_acpi(const struct machine *machine)
         .cpus = 1,
         .rtc = config->rtc,
         .pm_port = MICROVM_ACPI_PM_PORT,
+        .sci = MICROVM_ACPI_SCI,
         .reset_port = MICROVM_RESET_PORT,
         .reset_value = RESET_CONTROL_FULL,
     };

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ACPI's fixed hardware as far as a PC without buttons has it: the PM1 event and control registers
+ * (ACPI 6.4, 4.8.3). A guest switches itself off here.
+ */
+#ifndef KAGE_DEV_ACPI_PM_H
+#define KAGE_DEV_ACPI_PM_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "dev/device.h"
+
+#define ACPI_PM_BYTES 6u     /* PM1a_EVT_BLK (status, enable) and PM1a_CNT_BLK */
+#define ACPI_PM_EVT_BYTES 4u
+#define ACPI_PM_CNT_AT 4u
+#define ACPI_PM_CNT_BYTES 2u
+
+/* SLP_TYP of \_S5, in the DSDT and in PM1a_CNT. */
+#define ACPI_SLP_TYP_S5 5u
+
+struct acpi_pm {
+    pthread_mutex_t lock;
+    struct irq sci;
+    struct power power;
+    uint16_t pm1_sts;
+    uint16_t pm1_en;
+    uint16_t pm1_cnt;
+    bool sci_level;
+};
+
+extern const struct device_ops acpi_pm_ops;
+
+void acpi_pm_init(struct acpi_pm *pm, const struct irq *sci, const struct power *power);
+void acpi_pm_reset(struct acpi_pm *pm);
+void acpi_pm_fini(struct acpi_pm *pm);
+
+#endif
