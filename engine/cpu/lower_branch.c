@@ -70,15 +70,18 @@ void lower_goto(struct trans *t, unsigned i, gva_t va)
     emit_exit_jmp(t, i, va);
 }
 
-/* R10 holds the target. */
-void lower_indirect(struct trans *t)
+/* R10 holds the target. rsp_undo: what RSP gets back if the target is not canonical, which is the branch's own fault. */
+static void lower_indirect(struct trans *t, unsigned i, int rsp_undo)
 {
     struct emit *e = &t->e;
     uint32_t table = OFF_JUMP(t->idx);
 
     if (t->b->no_link || (t->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
-        e_store_gs(e, OFF(rip), R10);
-        e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+        struct cold *c = trans_cold(t, COLD_JUMP, i);
+        e_b(e, 0xe9);
+        c->from = e->p;
+        c->disp = rsp_undo;
+        e_d(e, 0);
         return;
     }
     e_store_gs(e, OFF_GPR(RCX), RCX);
@@ -86,14 +89,14 @@ void lower_indirect(struct trans *t)
     e_lea(e, R11, R11, R11, 0, 0);
     e_op_gs_mem(e, 0x8b, RCX, EMIT_NO_REG, R11, 3, table);
     e_lea(e, RCX, RCX, R10, 0, 0);
-    e_b(e, 0xe3); /* jrcxz hit */
-    uint8_t *rel8 = e->p;
-    e_b(e, 0);
-    e_load_gs(e, RCX, OFF_GPR(RCX));
-    e_jmp_gs(e, OFF_THUNK(THUNK_JUMP));
-    if (!e->overflow) {
-        *rel8 = (uint8_t)(e->p - (rel8 + 1));
-    }
+    e_b(e, 0xe3); /* jrcxz over the jump */
+    e_b(e, 5);
+    struct cold *c = trans_cold(t, COLD_JUMP, i);
+    c->restore_rcx = true;
+    c->disp = rsp_undo;
+    e_b(e, 0xe9);
+    c->from = e->p;
+    e_d(e, 0);
     e_load_gs(e, RCX, OFF_GPR(RCX));
     /* jmp qword gs:[r11 * 8 + host] */
     e_b(e, 0x65);
@@ -310,7 +313,7 @@ static void lower_ret(struct trans *t, unsigned i)
     emit_move(e, 0x8b, R10, m, 8);
     e_lea(e, RSP, RSP, EMIT_NO_REG, 0, pop);
     lower_access_done(t);
-    lower_indirect(t);
+    lower_indirect(t, i, -pop);
 }
 
 static void lower_call(struct trans *t, unsigned i)
@@ -338,7 +341,7 @@ static void lower_call(struct trans *t, unsigned i)
     } else {
         e_mov_rr(e, R10, reg);
     }
-    lower_indirect(t);
+    lower_indirect(t, i, 8);
 }
 
 static void lower_jmp(struct trans *t, unsigned i)
@@ -360,7 +363,7 @@ static void lower_jmp(struct trans *t, unsigned i)
     } else {
         e_mov_rr(e, R10, reg);
     }
-    lower_indirect(t);
+    lower_indirect(t, i, 0);
 }
 
 static void lower_jcc(struct trans *t, unsigned i)
@@ -503,7 +506,9 @@ static void cold_helper(struct trans *t, struct cold *c)
     e_d(e, in->z.length);
     e_d(e, check ? 0 : in->helper_flags);
     e_d(e, (uint32_t)(c->resume - desc));
-    e_q(e, in->z.raw.imm[0].value.u);
+    /* ENTER has two: imm16, then imm8 */
+    e_q(e, in->z.mnemonic == ZYDIS_MNEMONIC_ENTER ? in->z.raw.imm[0].value.u | in->z.raw.imm[1].value.u << 16
+                                                  : in->z.raw.imm[0].value.u);
 }
 
 static void cold_exit(struct trans *t, struct cold *c)
@@ -530,6 +535,26 @@ static void cold_exit(struct trans *t, struct cold *c)
     e_jmp_gs(e, OFF_THUNK(THUNK_LINK));
 }
 
+/* The jump cache missed: C finds the block, or raises #GP for a target that is not canonical. */
+static void cold_jump(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+    const struct insn *in = &t->insns[c->insn];
+
+    if (c->restore_rcx) {
+        e_load_gs(e, RCX, OFF_GPR(RCX));
+    }
+    uint8_t *field = emit_lea_r11_rip(e);
+    e_jmp_gs(e, OFF_THUNK(THUNK_JUMP));
+    emit_padded(e, 8);
+    if (e->overflow) {
+        return;
+    }
+    e_patch_rel32(field, e->p);
+    e_q(e, t->b->va + in->offset);
+    e_q(e, (uint64_t)c->disp);
+}
+
 static void cold_relookup(struct trans *t, struct cold *c)
 {
     struct emit *e = &t->e;
@@ -552,6 +577,7 @@ void cold_emit(struct trans *t)
         case COLD_ACCESS: cold_access(t, c); break;
         case COLD_HELPER: cold_helper(t, c); break;
         case COLD_EXIT: cold_exit(t, c); break;
+        case COLD_JUMP: cold_jump(t, c); break;
         case COLD_RELOOKUP: cold_relookup(t, c); break;
         }
     }

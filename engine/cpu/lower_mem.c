@@ -188,7 +188,11 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
     c->disp = disp;
     c->restore_rcx = flags_live;
     c->tlb_off = tlb_off;
-    if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {
+    if (t->mode & CPU_MODE_AC) { /* rare enough to go the slow way always */
+        c->info |= ACCESS_ALIGNED;
+        c->restore_rcx = false;
+        c->from = emit_jmp(&t->e);
+    } else if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {
         uint32_t entry = tlb_off + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)) * 16u;
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);

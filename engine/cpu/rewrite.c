@@ -57,16 +57,13 @@ static void emit_vex(struct trans *t, const struct insn *in, const uint8_t *byte
 {
     struct emit *e = &t->e;
     const ZydisDecodedInstruction *z = &in->z;
-    unsigned reg = z->raw.modrm.reg | (z->raw.vex.R ? 8u : 0u);
-    unsigned vvvv = z->raw.vex.vvvv;
     unsigned off = z->raw.vex.offset;
+    unsigned reg = z->raw.modrm.reg | ((bytes[off + 1] & 0x80u) != 0 ? 0u : 8u); /* R, X, B and vvvv are inverted */
     bool three = z->raw.vex.size == 3;
     unsigned byte_map = three ? bytes[off + 1] & 0x1fu : 1u;
     unsigned byte_w = three ? bytes[off + 2] & 0x80u : 0u;
     unsigned lpp = (three ? bytes[off + 2] : bytes[off + 1]) & 7u;
-    bool x = z->raw.vex.X, b = z->raw.vex.B;
-
-    (void)vvvv;
+    bool x = three && (bytes[off + 1] & 0x40u) == 0, b = three && (bytes[off + 1] & 0x20u) == 0;
     unsigned v = (three ? bytes[off + 2] : bytes[off + 1]) >> 3 & 15u; /* inverted, as encoded */
     if (rw->reg >= 0) {
         reg = (unsigned)rw->reg;
@@ -197,7 +194,7 @@ static void copy_registers_only(struct trans *t, const struct insn *in)
  * R11. R10 holds the address, so a value that is read goes through R11; what is only written may
  * land in either. MULX is the one instruction that writes both fields.
  */
-static void assign_high(const struct insn *in, struct rewrite *rw, int *load_from, int store_to[2])
+static void assign_high(const struct insn *in, const uint8_t *bytes, struct rewrite *rw, int *load_from, int store_to[2])
 {
     const ZydisDecodedInstruction *z = &in->z;
     bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
@@ -205,12 +202,13 @@ static void assign_high(const struct insn *in, struct rewrite *rw, int *load_fro
     int vvvv = -1;
 
     if (vex) {
-        reg |= z->raw.vex.R ? 8 : 0;
-        vvvv = (int)(~(unsigned)z->raw.vex.vvvv & 15u);
+        const uint8_t *p = bytes + z->raw.vex.offset;
+        reg |= (p[1] & 0x80) != 0 ? 0 : 8;
+        vvvv = (int)(~((unsigned)p[z->raw.vex.size - 1] >> 3) & 15u);
     } else if (z->attributes & ZYDIS_ATTRIB_HAS_REX) {
         reg |= z->raw.rex.R ? 8 : 0;
     } else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
-        reg |= z->raw.evex.R ? 8 : 0;
+        reg |= (bytes[z->raw.evex.offset + 1] & 0x80) != 0 ? 0 : 8;
     }
     uint8_t any = in->high_read | in->high_write;
     bool reg_high = (reg == R10 || reg == R11) && (any & (1u << (reg - R10))) != 0;
@@ -251,7 +249,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
     int load_from, store_to[2];
     uint32_t access = (in->mem_read ? ACCESS_READ : 0) | (in->mem_write ? ACCESS_WRITE : 0);
 
-    assign_high(in, &rw, &load_from, store_to);
+    assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
     rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */

@@ -61,6 +61,12 @@ static const void *code_if_cached(struct cpu *cpu)
     return (const void *)e->host;
 }
 
+/* What EFLAGS.AC asks of an operand (SDM 3A table 6-7): its size; 10-byte reals want 8. */
+static unsigned alignment_of(unsigned len)
+{
+    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= 8 ? len : 1;
+}
+
 const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
 {
     unsigned len = d->info >> ACCESS_BYTES_SHIFT;
@@ -68,6 +74,10 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     uint8_t *host = NULL;
 
     cpu->rip = d->rip;
+    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
+        cpu_raise_error(cpu, X86_EXC_AC, 0);
+        return NULL;
+    }
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
                                            (d->info & ACCESS_WRITE) != 0, idx, &host);
     if (r != CPU_NEXT) {
@@ -231,12 +241,19 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
     }
 }
 
-const void *cpu_jump_miss(struct cpu *cpu)
+const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
 {
     enum cpu_result result;
 
     cpu->stats[CPU_STAT_JUMP_MISSES]++;
-    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0) {
+    if (!x86_is_canonical(cpu->rip)) {
+        cpu->rip = s->rip;
+        cpu->gpr[X86_RSP] += (uint64_t)s->rsp_undo;
+        cpu_raise_error(cpu, X86_EXC_GP, 0);
+        return NULL;
+    }
+    if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0 ||
+        (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 || (cpu->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
         return NULL;
     }
     struct block *b = find_block(cpu, &result);

@@ -10,12 +10,13 @@
 
 struct slow_desc;
 struct helper_site;
+struct jump_site;
 
 /* Each returns the host code to go on at, or NULL to leave for the run loop. */
 const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d);
 const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d);
 const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s);
-const void *cpu_jump_miss(struct cpu *cpu);
+const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s);
 
 void cpu_leave_after_fault(void);
 

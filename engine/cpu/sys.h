@@ -221,6 +221,7 @@ cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
 cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
+cpu_helper sys_enter, sys_xlat;
 cpu_helper sys_gather, sys_maskmov, sys_maskmov_implicit;
 
 #endif

@@ -100,7 +100,7 @@ __attribute__((naked)) static void thunk_helper(void)
 __attribute__((naked)) static void thunk_jump(void)
 {
     __asm__("movq %%r10, %%gs:%c[rip]\n" SAVE_REGS SAVE_FLAGS
-            "movq %%gs:%c[self], %%rdi\n"
+            "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n"
             "call cpu_jump_miss\n"
             "testq %%rax, %%rax\n jz 1f\n"
             "movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLER_SAVED "jmpq *%%r11\n"

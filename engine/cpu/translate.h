@@ -56,7 +56,7 @@ struct insn {
     uint32_t helper_arg, helper_flags;
 };
 
-enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_RELOOKUP };
+enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_JUMP, COLD_RELOOKUP };
 
 /* Code to be put behind the block. */
 struct cold {
@@ -92,6 +92,7 @@ struct slow_desc {
 #define ACCESS_WRITE (1u << 1)
 #define ACCESS_STACK (1u << 2)
 #define ACCESS_FLAGS (1u << 3)      /* flags are live: put them back */
+#define ACCESS_ALIGNED (1u << 6)    /* alignment is checked: #AC */
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 
@@ -103,6 +104,12 @@ struct helper_site {
     uint32_t flags;       /* HELPER_* */
     int32_t resume;       /* relative to this struct */
     uint64_t imm;
+};
+
+/* Descriptor that the jump thunk finds at R11. */
+struct jump_site {
+    uint64_t rip;
+    int64_t rsp_undo;
 };
 
 struct trans {
@@ -138,7 +145,7 @@ enum {
     THUNK_SLOW,        /* memory access: descriptor at R11, address in ea */
     THUNK_COMMIT,      /* write the bounce buffer back: descriptor at R11 */
     THUNK_HELPER,      /* descriptor at R11 */
-    THUNK_JUMP,        /* indirect branch to the address in R10 that missed the jump cache */
+    THUNK_JUMP,        /* indirect branch to the address in R10 that missed the jump cache; struct jump_site at R11 */
     THUNK_COUNT,
 };
 #define OFF_THUNK(n) (OFF(thunks) + 8u * (uint32_t)(n))
@@ -166,7 +173,6 @@ void lower_access_done(struct trans *t);
 /* Linear address of a memory operand into R10, flags untouched if flags_live. May use R11. */
 void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
                    bool addr32, bool rip_relative, bool flags_live);
-void lower_stack_push(struct trans *t, unsigned i, unsigned bytes, bool flags_live, unsigned reg, uint64_t imm);
 
 /* rewrite.c: copies instruction i with operands rewritten */
 void rewrite_copy(struct trans *t, unsigned i);
@@ -178,7 +184,6 @@ void rewrite_moffs(struct trans *t, unsigned i);
 void lower_branch(struct trans *t, unsigned i);
 /* Ends the block by going on at guest address va. */
 void lower_goto(struct trans *t, unsigned i, gva_t va);
-void lower_indirect(struct trans *t);
 void lower_set_rip(struct emit *e, gva_t rip);
 void lower_poll(struct trans *t);
 void lower_helper(struct trans *t, unsigned i);
