@@ -231,9 +231,9 @@ static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
 {
     struct vmcs *v = &cpu->vmcs;
     uint32_t ext = event_ext(ev);
-    struct gate gate;
+    struct gate gate = {0};
     struct cpu_descriptor cs;
-    unsigned cpl;
+    unsigned cpl = 0;
     uint64_t rsp = cpu->gpr[X86_RSP];
 
     enum cpu_result r = gate_read(cpu, ev, &gate);

@@ -75,9 +75,9 @@ END
 CASE "flags live across push and pop"
     cmp eax, ecx
     push rax
-    push [rbx]
+    push qword ptr [rbx]
     pop rdx
-    pop [rsi]
+    pop qword ptr [rsi]
     seta al
     setg cl
     seto dl
@@ -387,8 +387,8 @@ CASE "push and pop of rsp"
     push rsp
     add qword ptr [rsp], 16
     pop rsp
-    pushw 0x1234
-    popw cx
+    .byte 0x66, 0x68, 0x34, 0x12 # push word 0x1234
+    pop cx
 END
 CASE "call to nowhere has pushed"
     call r14
@@ -637,18 +637,18 @@ CASE "far return to the same segment"
     lea rax, [rip + 1f]
     push 0x33
     push rax
-    rex.W retf
+    .byte 0x48, 0xcb # REX.W RETF
 1:  inc rcx
 END
 CASE "far return to a null selector"
     push 0
     push rax
-    rex.W retf
+    .byte 0x48, 0xcb # REX.W RETF
 END
 CASE "far return to a data segment"
     push 0x2b
     push rax
-    rex.W retf
+    .byte 0x48, 0xcb # REX.W RETF
 END
 CASE "iretq to the same level"
     lea rax, [rip + 1f]
@@ -674,7 +674,8 @@ CASE "far jump through memory"
     lea rax, [rip + 1f]
     mov [rbx], rax
     mov word ptr [rbx + 8], 0x33
-    rex.W jmp fword ptr [rbx]
+    .byte 0x48 # REX.W
+    jmp fword ptr [rbx]
     ud2
 1:  inc rcx
 END
@@ -688,7 +689,8 @@ CASE "far call through memory"
 END
 CASE "far jump to the kernel's segment"
     mov word ptr [rbx + 8], 0x10
-    rex.W jmp fword ptr [rbx]
+    .byte 0x48 # REX.W
+    jmp fword ptr [rbx]
 END
 CASE "enter and leave"
     enter 32, 0
@@ -714,7 +716,8 @@ CASE "xlat"
     mov eax, 0x37
     xlatb
     mov ecx, eax
-    xlat byte ptr fs:[rbx - 0]
+    .byte 0x64 # FS
+    xlatb
 END
 
 /* ---- self-modifying code ---- */

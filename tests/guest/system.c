@@ -321,7 +321,7 @@ asm("syscall_entry: mov %rcx, sc_rcx; mov %r11, sc_r11; mov %cs, sc_cs; mov %ss,
     "syscall_entry_ret: mov %rcx, sc_rcx; sysretq\n"
     "do_sysret: mov sysret_rcx, %rcx; mov sysret_r11, %r11; mov $user_stack + 8184, %rsp; sysretq\n"
     "sysenter_entry: mov %rsp, sc_rsp; mov %cs, sc_cs; mov %ss, sc_ss; jmp catch_longjmp\n"
-    "do_sysexit: mov $user_return, %edx; mov $user_stack + 8184, %ecx; rex.w sysexit\n");
+    "do_sysexit: mov $user_return, %edx; mov $user_stack + 8184, %ecx; sysexitq\n");
 USER_TEXT static void u_syscall(uint64_t a) { asm volatile("stc; syscall" ::"r"(a) : "rcx", "r11", "memory"); }
 USER_TEXT static void u_syscall_twice(uint64_t a)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* CHECK counts and names what is wrong; check_done() ends main() with the summary and the exit status. */
+/* CHECK and FAIL count and name what is wrong; check_done() ends main() with the summary and the exit status. */
 #ifndef GUEST_CHECK_H
 #define GUEST_CHECK_H
 
@@ -8,13 +8,17 @@
 
 static unsigned check_passed, check_failed;
 
+#define FAIL(text)                                                                    \
+    do {                                                                              \
+        __atomic_fetch_add(&check_failed, 1, __ATOMIC_RELAXED);                       \
+        printf("FAIL: %s:%d: %s\n", __FILE__, __LINE__, text);                        \
+    } while (0)
 #define CHECK(condition)                                                              \
     do {                                                                              \
         if (condition) {                                                              \
             __atomic_fetch_add(&check_passed, 1, __ATOMIC_RELAXED);                   \
         } else {                                                                      \
-            __atomic_fetch_add(&check_failed, 1, __ATOMIC_RELAXED);                   \
-            printf("FAIL: %s:%d: %s\n", __FILE__, __LINE__, #condition);              \
+            FAIL(#condition);                                                         \
         }                                                                             \
     } while (0)
 

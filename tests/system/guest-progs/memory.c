@@ -68,13 +68,13 @@ static void test_protection(void)
         CHECK(*at == (char)i);
         if (!sigsetjmp(on_fault, 1)) {
             *at = 1;
-            CHECK(!"a write to a read-only page went through");
+            FAIL("a write to a read-only page went through");
         }
         CHECK(fault_address == (uintptr_t)at && fault_code == SEGV_ACCERR);
         CHECK(mprotect((void *)map, 4 * PAGE, PROT_NONE) == 0);
         if (!sigsetjmp(on_fault, 1)) {
             (void)*at;
-            CHECK(!"a read of an inaccessible page went through");
+            FAIL("a read of an inaccessible page went through");
         }
         CHECK(fault_address == (uintptr_t)at);
         mprotect((void *)map, 4 * PAGE, PROT_READ | PROT_WRITE);
@@ -83,7 +83,7 @@ static void test_protection(void)
     munmap((void *)map, 4 * PAGE);
     if (!sigsetjmp(on_fault, 1)) {
         (void)*map;
-        CHECK(!"a read of an unmapped page went through");
+        FAIL("a read of an unmapped page went through");
     }
     CHECK(fault_code == SEGV_MAPERR);
     /* An access across the end of the last page: the fault is at the first byte that is not there. */
@@ -91,7 +91,7 @@ static void test_protection(void)
     munmap(edge + PAGE, PAGE);
     if (!sigsetjmp(on_fault, 1)) {
         __asm__ volatile("movq $-1, %0" : "=m"(*(uint64_t(*)[1])(edge + PAGE - 4)));
-        CHECK(!"a write across the end went through");
+        FAIL("a write across the end went through");
     }
     CHECK(fault_address == (uintptr_t)edge + PAGE);
     CHECK(edge[PAGE - 1] == 0);

@@ -64,28 +64,28 @@ int main(void)
         if (!sigsetjmp(back, 1)) {
             int zero = 0, one = 1;
             __asm__ volatile("cltd; idivl %1" : "+a"(one) : "r"(zero) : "edx");
-            CHECK(!"a division by zero went through");
+            FAIL("a division by zero went through");
         }
         CHECK(last_signal == SIGFPE && last_code == FPE_INTDIV && on_alternate);
         if (!sigsetjmp(back, 1)) {
             __asm__ volatile("ud2");
-            CHECK(!"ud2 went through");
+            FAIL("ud2 went through");
         }
         CHECK(last_signal == SIGILL && on_alternate);
         if (!sigsetjmp(back, 1)) {
             __asm__ volatile("hlt");
-            CHECK(!"hlt went through in user mode");
+            FAIL("hlt went through in user mode");
         }
         CHECK(last_signal == SIGSEGV);
         if (!sigsetjmp(back, 1)) {
             __asm__ volatile("int3");
-            CHECK(!"int3 went through");
+            FAIL("int3 went through");
         }
         CHECK(last_signal == SIGTRAP);
         if (!sigsetjmp(back, 1)) {
             /* Not canonical: #GP, with no address. */
             (void)*(volatile char *)0x8000000000000000ull;
-            CHECK(!"a read of a non-canonical address went through");
+            FAIL("a read of a non-canonical address went through");
         }
         CHECK(last_signal == SIGSEGV && last_code == SI_KERNEL);
     }
