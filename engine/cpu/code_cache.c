@@ -11,7 +11,8 @@
 
 #include "mmu/mmu.h"
 
-#define CODE_CACHE_BYTES (128u << 20)
+#define CODE_CACHE_BYTES (160u << 20)
+#define CODE_COLD_START (64u << 20)
 #define BLOCK_MAX (1u << 20)
 #define LINK_MAX (1u << 21)
 #define MAP_MAX (1u << 23)
@@ -73,6 +74,7 @@ int code_cache_init(struct cpu_vm *vm)
     /* Index 0 means "none" everywhere. */
     vm->block_count = vm->link_count = vm->map_count = vm->page_count = vm->token_count = 1;
     vm->used = 64;
+    vm->cold_start = vm->cold_used = CODE_COLD_START;
     return 0;
 
 out_close:;
@@ -123,27 +125,35 @@ struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc)
         return NULL;
     }
     uint32_t off = (uint32_t)(pc - vm->rx);
+    bool cold = off >= vm->cold_start;
     uint32_t lo = 1, hi = vm->block_count;
 
-    /* Blocks are allocated in the order of their host addresses. */
+    /* Blocks are allocated in the order of their host addresses, bodies and stubs alike. */
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
-        if (vm->blocks[mid].host + vm->blocks[mid].host_len <= off) {
+        const struct block *b = &vm->blocks[mid];
+        if ((cold ? b->cold + b->cold_len : b->host + b->host_len) <= off) {
             lo = mid + 1;
         } else {
             hi = mid;
         }
     }
-    return lo < vm->block_count && vm->blocks[lo].host <= off ? &vm->blocks[lo] : NULL;
+    if (lo == vm->block_count) {
+        return NULL;
+    }
+    struct block *b = &vm->blocks[lo];
+    return (cold ? b->cold : b->host) <= off ? b : NULL;
 }
 
 gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled)
 {
-    uint32_t off = (uint32_t)(pc - vm->rx) - b->host;
-    const struct insn_map *map = &vm->maps[b->map];
-    uint32_t found = 0;
+    uint32_t off = (uint32_t)(pc - vm->rx);
+    bool cold = off >= vm->cold_start;
+    const struct insn_map *map = &vm->maps[b->map + (cold ? b->map_len : 0)];
+    uint32_t found = 0, count = cold ? b->cold_map_len : b->map_len;
 
-    for (uint32_t i = 0; i < b->map_len && map[i].host <= off; i++) {
+    off -= cold ? b->cold : b->host;
+    for (uint32_t i = 0; i < count && map[i].host <= off; i++) {
         found = i;
     }
     *spilled = map[found].spilled != 0 ? map[found].spilled - 1 : -1;
@@ -172,7 +182,7 @@ uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa)
 
 bool code_has_room(const struct cpu_vm *vm)
 {
-    return vm->used + ROOM_BYTES < vm->size && vm->block_count + 1 < vm->block_max &&
+    return vm->used + ROOM_BYTES < vm->cold_start && vm->cold_used + ROOM_BYTES < vm->size && vm->block_count + 1 < vm->block_max &&
            vm->link_count + BLOCK_MAX_EXITS < vm->link_max && vm->map_count + 4 * BLOCK_MAX_INSNS < vm->map_max &&
            vm->token_count + 2 < vm->token_max && vm->page_count + 2 < vm->page_max;
 }
@@ -268,11 +278,6 @@ void code_publish(struct cpu *cpu, struct block *b)
 static void patch_site(struct cpu_vm *vm, uint32_t site, uint32_t to)
 {
     __atomic_store_n((uint32_t *)(void *)(vm->rw + site), to - (site + 4), __ATOMIC_RELEASE);
-}
-
-void code_patch(struct cpu_vm *vm, uint32_t site, uint32_t to)
-{
-    patch_site(vm, site, to);
 }
 
 static void unlink_out(struct cpu_vm *vm, struct link *l)
@@ -437,6 +442,7 @@ void code_flush(struct cpu_vm *vm)
     madvise(vm->token_hash, HASH_SIZE * sizeof(uint32_t), MADV_DONTNEED);
     vm->block_count = vm->link_count = vm->map_count = vm->page_count = vm->token_count = 1;
     vm->used = 64;
+    vm->cold_used = vm->cold_start;
     vm->generation++;
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         /* Jump caches and code TLBs hold addresses and tokens of the old contents. */

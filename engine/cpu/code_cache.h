@@ -20,7 +20,7 @@
 
 /* Where a guest instruction's host code begins; sorted by host offset within a block. */
 struct insn_map {
-    uint16_t host;   /* offset from the block's first host byte, in units of a byte */
+    uint16_t host;   /* offset from the first byte of the body, or of the stubs */
     uint8_t guest;   /* offset from the block's first guest byte */
     uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile */
 };
@@ -43,11 +43,12 @@ struct block {
     uint32_t mode;    /* CPU_MODE_* */
     uint32_t token;   /* of its (va page, gpa page) pair */
     uint32_t host;    /* offset of the entry that polls */
-    uint32_t host_len;/* whole, stubs included */
+    uint32_t host_len;/* without the stubs */
+    uint32_t cold, cold_len; /* the stubs, in the cold half of the cache */
     uint32_t body;    /* offset of the entry behind the poll */
     uint32_t relookup;/* offset of the stub that leaves to look the block's address up */
-    uint32_t map;     /* index of its first insn_map */
-    uint16_t map_len;
+    uint32_t map;     /* index of its first insn_map; those of the stubs follow those of the body */
+    uint16_t map_len, cold_map_len;
     uint16_t guest_len;
     bool valid;
     bool flags_in;    /* reads arithmetic flags before it writes them */
@@ -76,7 +77,8 @@ struct cpu_vm {
 
     int fd;
     uint8_t *rx, *rw;
-    size_t size, used;
+    size_t size, used;    /* bodies grow from the start, */
+    size_t cold_start, cold_used; /* stubs from here: what is run often stays dense */
 
     struct block *blocks;
     uint32_t block_count, block_max;

@@ -55,7 +55,7 @@ struct clear_log {
     uint16_t index[CLEAR_LOG_MAX];
 };
 
-#define JUMP_CACHE_BITS 10
+#define JUMP_CACHE_BITS 12
 #define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)
 #define CODE_TLB_BITS 9
 #define CODE_TLB_SIZE (1u << CODE_TLB_BITS)
@@ -214,6 +214,8 @@ enum cpu_stat {
     CPU_STAT_HOST_FAULTS,    /* SIGSEGV, SIGFPE, … taken in translated code */
     CPU_STAT_LINKS,
     CPU_STAT_CODE_FLUSHES,
+    CPU_STAT_STUB_BYTES,     /* host bytes of stubs, seldom run */
+    CPU_STAT_SHARE_MISSES,   /* shared checks that did not hold */
     CPU_STAT_COUNT,
 };
 

@@ -591,12 +591,12 @@ uint32_t code_emit_cross_page_link(struct cpu *cpu, const struct block *from, co
                                    const struct link *l)
 {
     struct cpu_vm *vm = cpu->vm;
-    struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->size};
+    struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->cold_start};
     unsigned idx = (from->mode >> CPU_MODE_IDX_SHIFT) & 3u;
     uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(to->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
     uint32_t entry = (uint32_t)vm->used;
 
-    if (to->token == 0 || vm->used + 128 > vm->size) {
+    if (to->token == 0 || vm->used + 128 > vm->cold_start) {
         return 0;
     }
     e_store_gs(&e, OFF_GPR(RCX), RCX);

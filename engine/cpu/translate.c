@@ -14,7 +14,7 @@ void trans_note(struct trans *t, unsigned i, int spilled)
         return;
     }
     t->maps[t->map_count++] = (struct insn_map){
-        .host = (uint16_t)(t->e.p - (t->vm->rw + t->b->host)),
+        .host = (uint16_t)(t->e.p - t->section),
         .guest = t->insns[i].offset,
         .spilled = (uint8_t)(spilled + 1),
     };
@@ -179,7 +179,8 @@ static bool emit_block(struct trans *t)
 
     b->host = (uint32_t)t->vm->used;
     b->flags_in = t->insns[0].live_in;
-    t->e = (struct emit){.p = t->vm->rw + b->host, .end = t->vm->rw + t->vm->size};
+    t->e = (struct emit){.p = t->vm->rw + b->host, .end = t->vm->rw + t->vm->cold_start};
+    t->section = t->e.p;
     t->cold_count = t->map_count = 0;
     t->failed = false;
 
@@ -194,20 +195,28 @@ static bool emit_block(struct trans *t)
     if (falls_through(last)) {
         lower_goto(t, t->count - 1, b->va + b->guest_len);
     }
+    b->host_len = (uint32_t)(t->e.p - t->section);
+    t->hot_map_count = t->map_count;
+    bool fits = !t->e.overflow;
+
+    b->cold = (uint32_t)t->vm->cold_used;
+    t->e = (struct emit){.p = t->vm->rw + b->cold, .end = t->vm->rw + t->vm->size};
+    t->section = t->e.p;
     cold_emit(t);
-    return !t->failed && !t->e.overflow && t->e.p - (t->vm->rw + b->host) < 0xfff0;
+    b->cold_len = (uint32_t)(t->e.p - t->section);
+    return fits && !t->failed && !t->e.overflow && b->host_len < 0xfff0 && b->cold_len < 0xfff0;
 }
 
 static void commit(struct trans *t)
 {
     struct cpu_vm *vm = t->vm;
     struct block *b = t->b;
-    size_t end = (size_t)(t->e.p - vm->rw);
 
-    b->host_len = (uint32_t)(end - b->host);
-    vm->used = (end + 15) & ~(size_t)15;
+    vm->used = (b->host + b->host_len + 15) & ~(size_t)15;
+    vm->cold_used = (b->cold + b->cold_len + 7) & ~(size_t)7;
     b->map = vm->map_count;
-    b->map_len = (uint16_t)t->map_count;
+    b->map_len = (uint16_t)t->hot_map_count;
+    b->cold_map_len = (uint16_t)(t->map_count - t->hot_map_count);
     memcpy(&vm->maps[vm->map_count], t->maps, t->map_count * sizeof(t->maps[0]));
     vm->map_count += t->map_count;
     code_publish(t->cpu, b);
@@ -215,6 +224,7 @@ static void commit(struct trans *t)
     t->cpu->stats[CPU_STAT_GUEST_BYTES] += b->guest_len;
     t->cpu->stats[CPU_STAT_GUEST_INSNS] += t->count;
     t->cpu->stats[CPU_STAT_HOST_BYTES] += b->host_len;
+    t->cpu->stats[CPU_STAT_STUB_BYTES] += b->cold_len;
 }
 
 struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result)

@@ -93,6 +93,7 @@ struct slow_desc {
 #define ACCESS_STACK (1u << 2)
 #define ACCESS_FLAGS (1u << 3)      /* flags are live: put them back */
 #define ACCESS_ALIGNED (1u << 6)    /* alignment is checked: #AC */
+#define ACCESS_VECTOR (1u << 7)     /* an operand that is not aligned to its size is #GP, whatever the page tables say */
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 
@@ -124,7 +125,8 @@ struct trans {
     struct cold colds[4 * BLOCK_MAX_INSNS];
     unsigned cold_count;
     struct insn_map maps[4 * BLOCK_MAX_INSNS];
-    unsigned map_count;
+    unsigned map_count, hot_map_count;
+    uint8_t *section; /* where insn_map offsets count from: the body, then the stubs */
     const uint8_t *code;  /* guest bytes of the block: bytes[] */
     uint8_t bytes[304];
     bool failed;
@@ -149,6 +151,11 @@ enum {
     THUNK_COUNT,
 };
 #define OFF_THUNK(n) (OFF(thunks) + 8u * (uint32_t)(n))
+
+/* isa.c: does the host lack the instruction? Then it is #UD, before any access. */
+void isa_init(void);
+bool isa_missing(const ZydisDecodedInstruction *z);
+bool isa_vendor_amd(void);
 
 /* classes.c */
 void classify_init(void);
