@@ -61,6 +61,7 @@ void classify_init(void)
     for (size_t i = 0; i < cpu_helper_table_len; i++) {
         helper_of[cpu_helper_table[i].mnemonic] = (uint16_t)(i + 1);
     }
+    isa_init();
 }
 
 static bool is_segment_register(ZydisRegister reg)
@@ -107,9 +108,19 @@ static enum insn_class classify_far(const ZydisDecodedInstruction *z, struct ins
 
 enum insn_class classify(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in)
 {
+    if (isa_missing(z)) {
+        return INSN_UD;
+    }
     switch (z->mnemonic) {
     case M(MOV):
         return classify_mov(z, in);
+    case M(NOP): /* PREFETCH of a register is no instruction to AMD, and a NOP to Intel */
+        return z->opcode == 0x0d && z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->raw.modrm.mod == 3 ? INSN_COPY : INSN_DROP;
+    case M(PAUSE): /* with REX.B it is XCHG of R8 and rAX */
+        if ((z->attributes & ZYDIS_ATTRIB_HAS_REX) != 0 && z->raw.rex.B) {
+            return INSN_COPY;
+        }
+        break;
     case M(PUSH):
     case M(POP):
         if (ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_segment_register(ops[0].reg.value)) {

@@ -443,10 +443,22 @@ void code_flush(struct cpu_vm *vm)
     vm->block_count = vm->link_count = vm->map_count = vm->page_count = vm->token_count = 1;
     vm->used = 64;
     vm->cold_used = vm->cold_start;
+    memset(vm->unshared, 0, sizeof(vm->unshared));
     vm->generation++;
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         /* Jump caches and code TLBs hold addresses and tokens of the old contents. */
         mmu_flush_all(vm->cpus[i]);
         vm->cpus[i]->stats[CPU_STAT_CODE_FLUSHES]++;
     }
+}
+
+void code_unshare(struct cpu *cpu, struct block *b)
+{
+    struct cpu_vm *vm = cpu->vm;
+    uint64_t h = (b->va * 0x9e3779b97f4a7c15ull) >> 48;
+
+    pthread_mutex_lock(&vm->lock);
+    vm->unshared[h / 64] |= 1ull << (h % 64);
+    invalidate_block(cpu, vm, b);
+    pthread_mutex_unlock(&vm->lock);
 }

@@ -55,6 +55,8 @@ struct block {
     bool no_link;     /* crosses a page, or a mode that must pass through the run loop */
     uint32_t next_hash, next_page, next_page2;
     uint32_t links_in, links_out;
+    uint32_t share_misses;
+    uint64_t share_tick; /* when they were last counted from zero */
 };
 
 /* A guest-physical page with translated code. */
@@ -96,6 +98,7 @@ struct cpu_vm {
     uint64_t max_gfn;
     uint64_t generation;  /* of the whole cache: counts flushes */
 
+    uint64_t unshared[1024]; /* by hash of the address: blocks whose shared checks often failed */
     unsigned test_flags;  /* CODE_TEST_* */
 
     /* vCPUs and the exclusive section (run.c) */
@@ -136,6 +139,15 @@ int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page);
 uint32_t code_emit_cross_page_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l);
 /* Empties the cache. Every vCPU is stopped. */
 void code_flush(struct cpu_vm *vm);
+
+static inline bool code_is_unshared(const struct cpu_vm *vm, gva_t va)
+{
+    uint64_t h = (va * 0x9e3779b97f4a7c15ull) >> 48;
+    return (vm->unshared[h / 64] >> (h % 64) & 1) != 0;
+}
+
+/* The shared checks of block b do not hold often enough: it is dropped, and made without them next time. */
+void code_unshare(struct cpu *cpu, struct block *b);
 
 static inline struct code_page *code_page_at(const struct cpu_vm *vm, gpa_t gpa)
 {

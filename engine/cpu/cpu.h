@@ -82,6 +82,7 @@ enum cpu_result { CPU_NEXT = 0, CPU_JUMP = 1, CPU_FAULT = 2, CPU_EXIT = 3 };
 #define CPU_MODE_BREAK (1u << 11)      /* data or instruction breakpoints are armed */
 #define CPU_MODE_PAGING (1u << 12)
 #define CPU_MODE_UMIP (1u << 13)
+#define CPU_MODE_UNSHARED (1u << 15)   /* only while translating: no shared TLB checks */
 
 /* Requests of other threads (and of ourselves): any bit makes translated code leave at its next poll. */
 #define CPU_REQ_KICK (1u << 0)        /* leave guest mode: VM exit "external interrupt" */
@@ -143,6 +144,7 @@ struct cpu {
     uint64_t host_rsp, host_fs_base, host_gs_base;
     uint64_t scratch[8];      /* of the translator's glue */
     uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
+    uint64_t share[16];       /* host - guest of the pages that a block's shared checks found */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     const void *thunks[16];
     struct cpu *self;
@@ -186,6 +188,7 @@ struct cpu {
     uint64_t jump_filter[64]; /* 4096 bits: pages that jump_cache[] may lead to */
     struct ept *vm_ept;
     uint32_t jump_mode[MMU_IDX_COUNT]; /* mode of the blocks in jump_cache[] */
+    bool run_unshared;    /* the next block is to run without shared checks */
     uint32_t leave_link;  /* link that translated code asked for when it left */
     struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
     uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */

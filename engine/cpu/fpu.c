@@ -13,7 +13,7 @@
 
 #define MXCSR_DEFAULT 0x1f80u
 
-static uint64_t host_xcr0(void)
+uint64_t cpu_host_xcr0(void)
 {
     uint32_t lo, hi;
     __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
@@ -30,7 +30,7 @@ int cpu_fpu_init(struct cpu *cpu)
     }
     __cpuid_count(0xd, 0, a, b, c, d);
     cpu->xsave_bytes = b < 1024 ? 1024 : (b + 63u) & ~63u;
-    cpu->host_xcr0 = host_xcr0();
+    cpu->host_xcr0 = cpu_host_xcr0();
     cpu->xsave = aligned_alloc(64, cpu->xsave_bytes);
     if (cpu->xsave == NULL) {
         return -ENOMEM;

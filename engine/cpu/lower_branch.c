@@ -159,7 +159,7 @@ static void emit_move(struct emit *e, unsigned opcode, unsigned reg, struct mem_
     if (bytes == 2) {
         e_b(e, 0x66);
     }
-    e_op_mem(e, opcode, reg, m.base, EMIT_NO_REG, 0, m.disp, bytes == 8);
+    e_op_mem(e, opcode, reg, m.base, m.index, 0, m.disp, bytes == 8);
 }
 
 static struct mem_operand stack_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, int disp,
@@ -454,6 +454,27 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
     e_q(e, leaves ? 0 : next);
 }
 
+/* A leader's descriptor: the same shape, with the range where the bounce path would be. */
+static void emit_share_desc(struct trans *t, const struct cold *c, uint8_t *lea_field)
+{
+    struct emit *e = &t->e;
+    const struct insn *in = &t->insns[c->insn];
+    gva_t rip = t->b->va + in->offset;
+
+    emit_padded(e, 8);
+    if (e->overflow) {
+        return;
+    }
+    uint8_t *desc = e->p;
+    e_patch_rel32(lea_field, desc);
+    e_d(e, c->info);
+    e_d(e, (uint32_t)(c->resume - desc));
+    e_d(e, (uint32_t)c->share_low);
+    e_d(e, (uint32_t)c->share_bytes);
+    e_q(e, rip);
+    e_q(e, rip + in->z.length);
+}
+
 /* First part of a slow access: the address again, then the thunk, which goes on at resume or bounce. */
 static void cold_access(struct trans *t, struct cold *c)
 {
@@ -473,6 +494,10 @@ static void cold_access(struct trans *t, struct cold *c)
 
     uint8_t *bounce = NULL;
     uint8_t *desc_field2 = NULL;
+    if (c->share) {
+        emit_share_desc(t, c, field);
+        return;
+    }
     if ((c->info & ACCESS_WRITE) != 0) {
         bounce = e->p;
         trans_note(t, c->insn, -1);

@@ -84,7 +84,8 @@ static uint8_t *emit_jmp(struct emit *e)
 #define CC_NE 5u
 #define CC_A 7u
 
-static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
+/* share: R10 becomes host - guest instead of the host address */
+static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes, bool share)
 {
     struct emit *e = &t->e;
 
@@ -101,11 +102,14 @@ static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigne
     e_b(e, 0xfa);
     e_d(e, (uint32_t)KAGE_PAGE_SIZE - bytes);
     uint8_t *field = emit_jcc(e, CC_A);
+    if (share) {
+        e_op_gs_mem(e, 0x8b, R10, R11, EMIT_NO_REG, 0, tlb_off);
+    }
     e_op_gs_mem(e, 0x03, R10, R11, EMIT_NO_REG, 0, tlb_off + 8);
     return field;
 }
 
-static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
+static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigned bytes, bool share)
 {
     struct emit *e = &t->e;
 
@@ -120,6 +124,9 @@ static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigne
     e_b(e, 5);
     uint8_t *field = emit_jmp(e);
     e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
+    if (share) {
+        e_op_gs_mem(e, 0x8b, R10, EMIT_NO_REG, R11, 3, tlb_off);
+    }
     e_op_gs_mem(e, 0x8b, R11, EMIT_NO_REG, R11, 3, tlb_off + 8);
     e_lea(e, R10, R10, R11, 0, 0);
     return field;
@@ -163,6 +170,68 @@ static uint8_t *emit_probe_constant(struct trans *t, uint32_t entry_off, gva_t p
     return field;
 }
 
+/* The note of this access: made in the dry run, looked up in the other. NULL: too many. */
+static const struct access_note *note_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes,
+                                             unsigned base, unsigned index, int64_t disp, unsigned seg, bool addr32,
+                                             bool rip_relative)
+{
+    if (t->next_note == ACCESS_NOTES_MAX) {
+        return NULL;
+    }
+    struct access_note *n = &t->notes[t->next_note++];
+    if (!t->dry) {
+        return n;
+    }
+    bool can = base < 16 && base != R10 && base != R11 && index == EMIT_NO_REG && seg != X86_FS && seg != X86_GS &&
+               !addr32 && !rip_relative && !t->insns[i].high_byte && (t->mode & CPU_MODE_AC) == 0;
+    *n = (struct access_note){
+        .base = can ? (uint8_t)base : EMIT_NO_REG,
+        .write = (access & ACCESS_WRITE) != 0,
+        .bytes = (uint16_t)bytes,
+        .version = can ? t->version[base] : 0,
+        .at = can ? (int32_t)disp + t->moved[base] : 0,
+    };
+    t->note_count = t->next_note;
+    return n;
+}
+
+/* An access whose check is shared: R10 becomes host - guest, and the base register stays in the operand. */
+static struct mem_operand lower_shared(struct trans *t, unsigned i, const struct access_note *note, uint32_t access,
+                                       unsigned bytes, bool flags_live, unsigned base, int32_t disp)
+{
+    struct emit *e = &t->e;
+    struct mem_operand m = {.base = (uint8_t)base, .index = R10, .disp = disp};
+    uint32_t slot = OFF(share) + 8u * (note->slot - 1u);
+
+    if (!note->leader) {
+        e_load_gs(e, R10, slot);
+        return m;
+    }
+    uint32_t tlb_off = OFF_TLB(t->idx, note->write ? 1 : 0);
+    unsigned range = (unsigned)(note->high - note->low);
+    struct cold *c = trans_cold(t, COLD_ACCESS, i);
+
+    c->info = access | (flags_live ? ACCESS_FLAGS : 0) | t->idx << ACCESS_IDX_SHIFT | bytes << ACCESS_BYTES_SHIFT |
+              ACCESS_SHARED | (note->write ? ACCESS_RANGE_WRITE : 0);
+    c->base = (uint8_t)base;
+    c->index = EMIT_NO_REG;
+    c->seg = X86_DS;
+    c->disp = disp;
+    c->share = true;
+    c->share_low = note->low;
+    c->share_bytes = (int32_t)range;
+    c->restore_rcx = flags_live;
+    emit_lea_r10(t, base, EMIT_NO_REG, 0, disp + note->low, false);
+    if (flags_live) {
+        c->from = emit_probe_live_flags(t, tlb_off, range, true);
+    } else {
+        c->from = emit_probe_dead_flags(t, tlb_off, range, true);
+    }
+    c->resume = e->p;
+    e_store_gs(e, slot, R10);
+    return m;
+}
+
 struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live,
                                    unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
                                    bool addr32, bool rip_relative)
@@ -170,14 +239,19 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
     unsigned rw = (access & ACCESS_WRITE) != 0 ? 1 : 0;
     uint32_t tlb_off = OFF_TLB(t->idx, rw);
     bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && seg != X86_FS && seg != X86_GS;
-    struct mem_operand m = {.base = R10, .disp = 0};
-    struct cold *c = trans_cold(t, COLD_ACCESS, i);
+    struct mem_operand m = {.base = R10, .index = EMIT_NO_REG, .disp = 0};
     uint64_t va = addr32 ? (uint32_t)disp : (uint64_t)disp;
 
     if (bytes == 0 || bytes > 64) {
         t->failed = true;
         return m;
     }
+    const struct access_note *note = note_access(t, i, access, bytes, base, index, disp, seg, addr32, rip_relative);
+    t->access_open = note == NULL || note->slot == 0;
+    if (!t->access_open) {
+        return lower_shared(t, i, note, access, bytes, flags_live, base, (int32_t)disp);
+    }
+    struct cold *c = trans_cold(t, COLD_ACCESS, i);
     c->info = access | (flags_live ? ACCESS_FLAGS : 0) | t->idx << ACCESS_IDX_SHIFT | bytes << ACCESS_BYTES_SHIFT;
     c->base = (uint8_t)base;
     c->index = (uint8_t)index;
@@ -199,7 +273,8 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
     } else {
         lower_address(t, base, index, scale_log2, disp, seg, addr32, rip_relative, flags_live);
         c->undo_tag = !flags_live;
-        c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes) : emit_probe_dead_flags(t, tlb_off, bytes);
+        c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes, false)
+                             : emit_probe_dead_flags(t, tlb_off, bytes, false);
     }
     c->resume = c->op_begin = t->e.p;
     c->target = (uint64_t)m.disp; /* what the slow path must subtract from the host address */
@@ -216,6 +291,9 @@ struct mem_operand lower_access(struct trans *t, unsigned i, uint32_t access, un
 
 void lower_access_done(struct trans *t)
 {
+    if (!t->access_open) {
+        return;
+    }
     struct cold *c = &t->colds[t->cold_count - 1];
     c->op_end = c->after = t->e.p;
 }

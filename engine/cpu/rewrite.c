@@ -20,6 +20,11 @@ struct rewrite {
 
 static void emit_rewritten(struct trans *t, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw);
 
+static bool has_high_index(const struct rewrite *rw)
+{
+    return rw->m.index != EMIT_NO_REG && rw->m.index >= 8;
+}
+
 static bool is_dropped_prefix(uint8_t p)
 {
     return p == 0x2e || p == 0x36 || p == 0x3e || p == 0x26 || p == 0x64 || p == 0x65 || p == 0x67;
@@ -34,16 +39,12 @@ static void emit_operands(struct emit *e, const struct insn *in, const uint8_t *
 
     if (rw->mem) {
         bool evex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
-        int32_t disp = rw->m.disp;
-        unsigned base = rw->m.base & 7u;
-        if (disp == 0 && base != 5) {
-            e_b(e, (reg & 7) << 3 | base);
-        } else if (disp == (int8_t)disp && !evex) {
-            e_b(e, 0x40 | (reg & 7) << 3 | base);
-            e_b(e, (uint8_t)disp);
+        if (evex && rw->m.disp != 0) { /* disp8 would be scaled */
+            e_b(e, 0x84 | (reg & 7) << 3);
+            e_b(e, (rw->m.index == EMIT_NO_REG ? 4u : rw->m.index & 7u) << 3 | (rw->m.base & 7u));
+            e_d(e, (uint32_t)rw->m.disp);
         } else {
-            e_b(e, 0x80 | (reg & 7) << 3 | base);
-            e_d(e, (uint32_t)disp);
+            e_modrm_mem(e, reg, rw->m.base, rw->m.index, 0, rw->m.disp);
         }
         after += z->raw.sib.offset != 0 ? 1u : 0u;
         after += z->raw.disp.size / 8u;
@@ -72,7 +73,7 @@ static void emit_vex(struct trans *t, const struct insn *in, const uint8_t *byte
         v = ~(unsigned)rw->vvvv & 15u;
     }
     if (rw->mem) {
-        x = false;
+        x = has_high_index(rw);
         b = rw->m.base >= 8;
     }
     e_b(e, 0xc4);
@@ -91,7 +92,7 @@ static void emit_evex(struct trans *t, const struct insn *in, const uint8_t *byt
     unsigned reg = z->raw.modrm.reg;
 
     if (rw->mem) {
-        p0 = (uint8_t)((p0 | 0x60u) & ~(rw->m.base >= 8 ? 0x20u : 0u)); /* X and B, inverted */
+        p0 = (uint8_t)((p0 | 0x60u) & ~(rw->m.base >= 8 ? 0x20u : 0u) & ~(has_high_index(rw) ? 0x40u : 0u)); /* X and B, inverted */
         p1 |= 0x04; /* the base must not be read as an index extension */
     }
     if (rw->reg >= 0) {
@@ -133,7 +134,7 @@ static void emit_legacy(struct trans *t, const struct insn *in, const uint8_t *b
         reg = (unsigned)rw->reg & 7;
     }
     if (rw->mem) {
-        rex = (rex & ~3u) | (rw->m.base >= 8 ? 1u : 0u);
+        rex = (rex & ~3u) | (rw->m.base >= 8 ? 1u : 0u) | (has_high_index(rw) ? 2u : 0u);
     }
     if (rex != 0 || has_rex) {
         e_b(e, 0x40 | rex);
@@ -250,6 +251,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
     uint32_t access = (in->mem_read ? ACCESS_READ : 0) | (in->mem_write ? ACCESS_WRITE : 0);
 
     assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
+    access |= in->aligned ? ACCESS_VECTOR : 0;
     rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */
@@ -394,6 +396,6 @@ void rewrite_moffs(struct trans *t, unsigned i)
     if (bytes == 2) {
         e_b(e, 0x66);
     }
-    e_op_mem(e, opcode, X86_RAX, m.base, EMIT_NO_REG, 0, m.disp, bytes == 8);
+    e_op_mem(e, opcode, X86_RAX, m.base, m.index, 0, m.disp, bytes == 8);
     lower_access_done(t);
 }

@@ -64,18 +64,88 @@ static const void *code_if_cached(struct cpu *cpu)
 /* What EFLAGS.AC asks of an operand (SDM 3A table 6-7): its size; 10-byte reals want 8. */
 static unsigned alignment_of(unsigned len)
 {
-    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= 8 ? len : 1;
+    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= 16 ? len : 1;
+}
+
+#define SHARE_MISSES_MAX 24u
+
+/* Counts a shared check that did not hold; a block with too many of them in one tick loses them. */
+static void count_share_miss(struct cpu *cpu, const struct slow_desc *d)
+{
+    struct block *b = code_find_by_host(cpu->vm, (const uint8_t *)d);
+    uint64_t tick = cpu->stats[CPU_STAT_INTERRUPTS];
+
+    cpu->stats[CPU_STAT_SHARE_MISSES]++;
+    if (b == NULL) {
+        return;
+    }
+    if (b->share_tick != tick) {
+        b->share_tick = tick;
+        b->share_misses = 0;
+    }
+    if (++b->share_misses > SHARE_MISSES_MAX) {
+        code_unshare(cpu, b);
+    }
+}
+
+/*
+ * A leader's check failed. Its own access must be served or fault as ever; then the range must lie
+ * in that page, with the rights that all of the group needs. Otherwise the block goes on unshared.
+ */
+static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
+{
+    unsigned len = d->info >> ACCESS_BYTES_SHIFT & 0x7f;
+    enum mmu_idx idx = (enum mmu_idx)(d->info >> ACCESS_IDX_SHIFT & 3u);
+    bool write = (d->info & ACCESS_WRITE) != 0, range_write = (d->info & ACCESS_RANGE_WRITE) != 0;
+    gva_t low = cpu->ea + (uint64_t)(int64_t)d->bounce;
+    struct mmu_map map;
+
+    if ((low & ~KAGE_PAGE_MASK) + (uint32_t)d->host_disp <= KAGE_PAGE_SIZE &&
+        mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
+        !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
+        cpu_fpu_load(cpu);
+        cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva - cpu->ea;
+        return (const uint8_t *)d + d->resume;
+    }
+    (void)len;
+    if (!cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
+        count_share_miss(cpu, d);
+        cpu->run_unshared = true;
+        return NULL;
+    }
+    if (cpu->event.valid && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
+        cpu->event.vector = X86_EXC_SS;
+    }
+    return NULL;
+}
+
+/* MXCSR.MM (APM 1 4.2.2): vector operands of computations need no alignment; moves then fault by themselves. */
+static bool misaligned_sse_allowed(void)
+{
+    uint32_t mxcsr;
+
+    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+    return (mxcsr & 1u << 17) != 0;
 }
 
 const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
 {
-    unsigned len = d->info >> ACCESS_BYTES_SHIFT;
+    if (d->info & ACCESS_SHARED) {
+        cpu->rip = d->rip;
+        return slow_shared(cpu, d);
+    }
+
+    unsigned len = d->info >> ACCESS_BYTES_SHIFT & 0x7f;
     enum mmu_idx idx = (enum mmu_idx)(d->info >> ACCESS_IDX_SHIFT & 3u);
     uint8_t *host = NULL;
 
     cpu->rip = d->rip;
     if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
         cpu_raise_error(cpu, X86_EXC_AC, 0);
+        return NULL;
+    }
+    if ((d->info & ACCESS_VECTOR) != 0 && (cpu->ea & (len - 1)) != 0 && !misaligned_sse_allowed()) {
+        cpu_raise_error(cpu, X86_EXC_GP, 0);
         return NULL;
     }
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
@@ -399,6 +469,21 @@ static void run_one(struct cpu *cpu)
     }
 }
 
+/* The block at RIP with every access checking for itself; it leaves for the run loop at its end. */
+static void run_unshared(struct cpu *cpu)
+{
+    enum cpu_result result;
+
+    cpu->run_unshared = false;
+    cpu->mode |= CPU_MODE_UNSHARED;
+    struct block *b = find_block(cpu, &result);
+    cpu->mode &= ~CPU_MODE_UNSHARED;
+    if (b != NULL) {
+        cpu_fpu_load(cpu);
+        cpu_enter_code(cpu, cpu->vm->rx + b->host);
+    }
+}
+
 static void run_block(struct cpu *cpu, uint32_t *link)
 {
     enum cpu_result result;
@@ -455,8 +540,14 @@ void cpu_run(struct cpu *cpu)
             run_one(cpu);
             continue;
         }
+        if (cpu->run_unshared) {
+            link = 0;
+            run_unshared(cpu);
+            continue;
+        }
         run_block(cpu, &link);
     }
+    cpu->run_unshared = false;
     cpu_fpu_save(cpu);
     cpu_signal_leave(cpu);
     __asm__ volatile("wrgsbase %0" : : "r"(host_gs) : "memory");

@@ -21,6 +21,7 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s);
 void cpu_leave_after_fault(void);
 
 /* fpu.c */
+uint64_t cpu_host_xcr0(void);
 KAGE_MUST_CHECK int cpu_fpu_init(struct cpu *cpu);
 void cpu_fpu_fini(struct cpu *cpu);
 void cpu_fpu_reset(struct cpu *cpu);

@@ -5,6 +5,7 @@
  */
 #include "cpu/translate.h"
 
+#include "cpu/sys.h"
 #include "mmu/mmu.h"
 
 #define SCAN_MAX_BYTES 255u
@@ -80,18 +81,68 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
     }
 }
 
+/* A misaligned operand is #GP, before any page fault (SDM 2A 2.4, exception types 1, 2 and 4). */
+static bool wants_alignment(const struct insn *in)
+{
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
+        return true;
+    }
+    switch (in->z.meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_SSE1:
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE4:
+        break;
+    case ZYDIS_EXCEPTION_CLASS_AVX1:
+    case ZYDIS_EXCEPTION_CLASS_E1:
+    case ZYDIS_EXCEPTION_CLASS_E1NF:
+        return true;
+    default:
+        return false;
+    }
+    switch (in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return false;
+    default:
+        return in->mem_bytes == 16;
+    }
+}
+
 static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
 {
     in->has_mem = true;
     in->mem_bytes = (uint16_t)(op->size / 8);
     in->mem_read = (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
     in->mem_write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    if (in->z.meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+        in->mem_read = true; /* an unmasked exception leaves memory alone: a bounce buffer must hold what was there */
+    }
+    switch (in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: /* of the byte's line, on no other page */
+        in->mem_bytes = 1;
+        break;
+    default:
+        break;
+    }
+    in->aligned = wants_alignment(in);
     in->seg = op->mem.segment == ZYDIS_REGISTER_FS   ? X86_FS
               : op->mem.segment == ZYDIS_REGISTER_GS ? X86_GS
                                                      : X86_DS;
     in->stack_seg = op->mem.segment == ZYDIS_REGISTER_SS;
     in->rip_relative = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
     in->base = in->rip_relative ? EMIT_NO_REG : gpr_number(op->mem.base);
+    /* SIB with mod 0 and base 5 has no base, with REX.B and VEX.B too: Zydis sees R13D with 32-bit addresses. */
+    if (in->z.raw.sib.offset != 0 && in->z.raw.modrm.mod == 0 && in->z.raw.sib.base == 5) {
+        in->base = EMIT_NO_REG;
+    }
     in->index = gpr_number(op->mem.index);
     in->scale_log2 = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
     in->disp = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
@@ -102,6 +153,7 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
 {
     const ZydisDecodedInstruction *z = &in->z;
 
+    in->moved_reg = -1;
     for (unsigned i = 0; i < z->operand_count; i++) {
         const ZydisDecodedOperand *op = &ops[i];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
@@ -109,6 +161,9 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
         } else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
             in->high_byte |= is_high_byte(op->reg.value);
             unsigned n = gpr_number(op->reg.value);
+            if (n < 16 && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0) {
+                in->gpr_written |= (uint16_t)(1u << n);
+            }
             if (n == X86_R10 || n == X86_R11) {
                 uint8_t bit = (uint8_t)(1u << (n - X86_R10));
                 bool reads = (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
@@ -131,9 +186,61 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
     }
 }
 
+/* Changes of a register by a constant: ADD, SUB and LEA of 64 bits, PUSH and POP. */
+static void sum_up_motion(struct insn *in, const ZydisDecodedOperand *ops)
+{
+    const ZydisDecodedInstruction *z = &in->z;
+    int sign = z->mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1;
+
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+        if (z->operand_width == 64 && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[1].imm.value.s > -4096 && ops[1].imm.value.s < 4096) {
+            in->moved_reg = (int8_t)gpr_number(ops[0].reg.value);
+            in->moved = sign * (int32_t)ops[1].imm.value.s;
+        }
+        break;
+    case ZYDIS_MNEMONIC_LEA:
+        if (z->operand_width == 64 && !in->addr32 && in->index == EMIT_NO_REG && in->base < 16 &&
+            in->base == gpr_number(ops[0].reg.value) && in->disp > -4096 && in->disp < 4096) {
+            in->moved_reg = (int8_t)in->base;
+            in->moved = (int32_t)in->disp;
+        }
+        break;
+    case ZYDIS_MNEMONIC_PUSH:
+    case ZYDIS_MNEMONIC_POP:
+        in->gpr_written |= 1u << X86_RSP;
+        if (z->mnemonic == ZYDIS_MNEMONIC_POP && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            gpr_number(ops[0].reg.value) == X86_RSP) {
+            break;
+        }
+        in->moved_reg = X86_RSP;
+        in->moved = (z->operand_width == 16 ? 2 : 8) * (z->mnemonic == ZYDIS_MNEMONIC_PUSH ? -1 : 1);
+        break;
+    default:
+        break;
+    }
+}
+
 static unsigned log2_bytes(unsigned bits)
 {
     return bits <= 8 ? 0 : bits == 16 ? 1 : bits == 32 ? 2 : bits == 64 ? 3 : bits == 128 ? 4 : 5;
+}
+
+static bool is_far_pointer(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+        return true;
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_JMP:
+        return z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    default:
+        return false;
+    }
 }
 
 static void fill_helper_arg(struct insn *in)
@@ -157,11 +264,18 @@ static void fill_helper_arg(struct insn *in)
     unsigned imm8 = (unsigned)(z->raw.imm[0].value.u & 0xff);
     if (z->mnemonic == ZYDIS_MNEMONIC_MOV) {
         imm8 = z->opcode; /* which of the system forms */
+        if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
+            reg &= 7; /* there are no more segment registers: REX.R is ignored */
+        }
     } else if (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP) {
         reg = z->opcode >= 0xa8 ? X86_GS : X86_FS;
     }
     bool immediate_port = (z->mnemonic == ZYDIS_MNEMONIC_IN || z->mnemonic == ZYDIS_MNEMONIC_OUT) && z->opcode < 0xe8;
-    in->helper_arg = reg | rm << 5 | (in->has_mem || immediate_port ? 1u << 10 : 0) | log2_bytes(z->operand_width) << 11 |
+    unsigned width = z->operand_width;
+    if (width == 64 && isa_vendor_amd() && is_far_pointer(z)) {
+        width = 32; /* AMD has no 64-bit far pointers (APM 3, CALL, JMP, LFS): REX.W is ignored */
+    }
+    in->helper_arg = reg | rm << 5 | (in->has_mem || immediate_port ? 1u << 10 : 0) | log2_bytes(width) << 11 |
                      log2_bytes(z->address_width) << 14 | seg << 16 | rep << 19 | imm8 << 24;
 }
 
@@ -197,17 +311,19 @@ static void work_out_liveness(struct trans *t, bool exact)
 }
 
 /* Decodes one instruction; false: not decodable with the bytes at hand. */
-static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsigned avail, bool *too_short)
+static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsigned avail, bool *too_short, bool *too_long)
 {
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     ZyanStatus status = ZydisDecoderDecodeFull(&t->decoder, bytes, avail, &in->z, ops);
 
     *too_short = status == ZYDIS_STATUS_NO_MORE_DATA;
+    *too_long = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG; /* #GP, not #UD (SDM 2A 2.3.11) */
     if (!ZYAN_SUCCESS(status)) {
         return false;
     }
     in->cls = (uint8_t)classify(&in->z, ops, in);
     sum_up_operands(t, in, ops);
+    sum_up_motion(in, ops);
     sum_up_flags(in, ops);
     if (in->cls == INSN_HELPER) {
         fill_helper_arg(in);
@@ -233,10 +349,10 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
 
     while (t->count < max && off < SCAN_MAX_BYTES) {
         struct insn *in = &t->insns[t->count];
-        bool too_short = false;
+        bool too_short = false, too_long = false;
         memset(in, 0, sizeof(*in));
         in->offset = (uint8_t)off;
-        if (off >= avail || !decode(t, in, code + off, avail - off, &too_short)) {
+        if (off >= avail || !decode(t, in, code + off, avail - off, &too_short, &too_long)) {
             if (off >= avail || (too_short && t->count > 0)) {
                 break; /* the page ends: go on in a block of its own */
             }
@@ -252,7 +368,7 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
                     return SCAN_EXIT;
                 }
                 __builtin_memcpy(code + avail, map.hva, 15);
-                if (decode(t, in, code, avail + 15, &too_short)) {
+                if (decode(t, in, code, avail + 15, &too_short, &too_long)) {
                     t->b->gpa2 = map.gpa & KAGE_PAGE_MASK;
                     t->count = 1;
                     off = in->z.length;
@@ -263,6 +379,11 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
                 break; /* let the good ones run first */
             }
             in->cls = INSN_UD;
+            if (too_long) {
+                in->cls = INSN_HELPER;
+                in->fn = sys_too_long;
+                in->helper_flags = HELPER_ENDS_BLOCK;
+            }
             in->z.length = 1;
             in->flags_read = X86_FLAGS_ARITH;
         }

@@ -222,12 +222,12 @@ static enum cpu_result ins_outs(struct cpu *cpu, uint32_t arg, uint32_t len, boo
     uint64_t reg = cpu->gpr[in ? X86_RDI : X86_RSI] & addr_mask;
     gva_t va = reg + cpu_segment_base(cpu, seg);
 
+    enum cpu_result r = check_permission(cpu, op.port, op.bytes);
+    if (r != CPU_NEXT) { /* even if RCX is 0 */
+        return r;
+    }
     if (op.rep && (cpu->gpr[X86_RCX] & addr_mask) == 0) {
         return CPU_NEXT;
-    }
-    enum cpu_result r = check_permission(cpu, op.port, op.bytes);
-    if (r != CPU_NEXT) {
-        return r;
     }
     /* A fault on the memory operand comes before the I/O. */
     struct cpu_piece p;

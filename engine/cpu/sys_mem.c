@@ -113,6 +113,9 @@ static enum cpu_result pieces_translate(struct cpu *cpu, gva_t va, unsigned len,
         first = len;
     }
     *n = first == len ? 1 : 2;
+    if (*n == 2 && x86_is_canonical(va) && !x86_is_canonical(va + len - 1) && cpu_in_long_mode(cpu)) {
+        return cpu_raise_gp(cpu, 0); /* of the whole operand, before its first page is looked at */
+    }
     enum cpu_result r = piece_translate(cpu, va, first, access, idx, &p[0]);
     if (r == CPU_NEXT && *n == 2) {
         r = piece_translate(cpu, va + first, len - first, access, idx, &p[1]);

@@ -252,3 +252,11 @@ enum cpu_result sys_ud(struct cpu *cpu, uint32_t arg, uint32_t len)
     (void)len;
     return cpu_raise(cpu, X86_EXC_UD);
 }
+
+/* More than 15 bytes. */
+enum cpu_result sys_too_long(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    return cpu_raise_error(cpu, X86_EXC_GP, 0);
+}

@@ -4,42 +4,42 @@
  */
 #include "cpu/sys.h"
 
-/* SDM 2A, ENTER: imm16 bytes of locals, imm8 levels of frame pointers copied. */
+/*
+ * SDM 2A, ENTER: imm16 bytes of locals, imm8 levels of frame pointers copied. The pushes are done
+ * one after the other, as the manual has them; registers change at the end, so that a fault in the
+ * middle leaves only memory below RSP changed, and the instruction can be run anew.
+ */
 enum cpu_result sys_enter(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
     unsigned levels = (unsigned)(cpu->imm >> 16) & 31, locals = (unsigned)cpu->imm & 0xffff;
     enum mmu_idx idx = cpu_mmu_idx(cpu);
-    uint64_t frame[33];
-    uint64_t rbp = cpu->gpr[X86_RBP], rsp = cpu->gpr[X86_RSP];
-    uint64_t new_rbp = rsp - bytes;
-    uint8_t image[33 * 8];
-    unsigned n = 0;
+    uint64_t rbp = cpu->gpr[X86_RBP], rsp = cpu->gpr[X86_RSP] - bytes;
+    uint64_t new_rbp = rsp, value = rbp;
+    unsigned pushes = levels == 0 ? 1 : levels + 1;
 
-    frame[n++] = rbp;
-    for (unsigned i = 1; i < levels; i++) {
-        uint64_t value = 0;
-        enum cpu_result r = cpu_read(cpu, rbp - i * bytes, &value, bytes, idx);
-        if (r != CPU_NEXT) {
-            return r;
+    enum cpu_result r = cpu_write(cpu, rsp, &value, bytes, idx);
+    for (unsigned i = 1; r == CPU_NEXT && i < pushes; i++) {
+        value = new_rbp;
+        if (i < levels) {
+            r = cpu_read(cpu, rbp - i * bytes, &value, bytes, idx);
         }
-        frame[n++] = value;
+        if (r == CPU_NEXT) {
+            rsp -= bytes;
+            r = cpu_write(cpu, rsp, &value, bytes, idx);
+        }
     }
-    if (levels > 0) {
-        frame[n++] = new_rbp;
+    if (r == CPU_NEXT) {
+        r = cpu_probe(cpu, rsp - locals, bytes, MMU_WRITE, idx);
     }
-    for (unsigned i = 0; i < n; i++) { /* the stack grows down: last pushed, lowest address */
-        memcpy(image + (n - 1 - i) * bytes, &frame[i], bytes);
-    }
-    uint64_t new_rsp = rsp - n * bytes;
-    enum cpu_result r = cpu_probe(cpu, new_rsp - locals, bytes, MMU_WRITE, idx);
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    r = cpu_write_last(cpu, new_rsp, image, n * bytes, len);
-    if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
+    if (r == CPU_NEXT) {
         cpu_set_gpr(cpu, X86_RBP, bytes, new_rbp);
-        cpu->gpr[X86_RSP] = new_rsp - locals;
+        cpu->gpr[X86_RSP] = rsp - locals;
+    } else if (r == CPU_EXIT && cpu_mmio_posted(cpu)) {
+        cpu_mmio_consume(cpu); /* a stack in a device's registers */
+        r = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 0, len);
+    } else if (r == CPU_FAULT && cpu->event.vector == X86_EXC_GP) {
+        cpu->event.vector = X86_EXC_SS;
     }
     return r;
 }

@@ -312,6 +312,7 @@ static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32
     unsigned bytes = v.shape->data_bytes;
     for (unsigned i = 0; i < v.count; i++) {
         if (!vsib_wanted(&v, i)) {
+            vsib_clear(&v, i); /* all of the mask element, not only its sign */
             continue;
         }
         gva_t va = vsib_address(cpu, d, &v, i);

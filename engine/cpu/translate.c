@@ -172,6 +172,32 @@ static bool falls_through(const struct insn *in)
     }
 }
 
+/* A dry run of the emitter, to know the accesses; what it writes is overwritten. */
+static bool share_block(struct trans *t)
+{
+    struct emit start = t->e;
+
+    t->note_count = t->next_note = t->last_version = 0;
+    memset(t->version, 0, sizeof(t->version));
+    memset(t->moved, 0, sizeof(t->moved));
+    if (t->unshared) {
+        t->next_note = ACCESS_NOTES_MAX;
+        return true;
+    }
+    t->dry = true;
+    for (unsigned i = 0; i < t->count; i++) {
+        emit_insn(t, i);
+        share_note_insn(t, &t->insns[i]);
+    }
+    t->dry = false;
+    bool ok = !t->e.overflow && !t->failed;
+    share_decide(t);
+    t->e = start;
+    t->next_note = 0;
+    t->cold_count = t->map_count = 0;
+    return ok;
+}
+
 /* Emits t->insns at the end of the cache; the transaction is committed by the caller. */
 static bool emit_block(struct trans *t)
 {
@@ -184,6 +210,9 @@ static bool emit_block(struct trans *t)
     t->cold_count = t->map_count = 0;
     t->failed = false;
 
+    if (!share_block(t)) {
+        return false;
+    }
     trans_note(t, 0, -1);
     lower_poll(t);
     b->body = (uint32_t)(t->e.p - t->vm->rw);
@@ -253,7 +282,9 @@ struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *hos
         *result = s == SCAN_FAULT ? CPU_FAULT : CPU_EXIT;
         return NULL;
     }
-    draft.no_link = draft.gpa2 != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
+    t->unshared = (cpu->mode & CPU_MODE_UNSHARED) != 0 || code_is_unshared(vm, va) ||
+                  (vm->test_flags & CODE_TEST_TINY_TLB) != 0;
+    draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || draft.gpa2 != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
 
     pthread_mutex_lock(&vm->lock);
     struct block *b = NULL;

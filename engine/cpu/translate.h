@@ -38,6 +38,7 @@ struct insn {
     uint8_t cls;            /* enum insn_class */
     uint8_t offset;         /* from the block's first byte */
     bool has_mem;
+    bool aligned;           /* its memory operand must be: ACCESS_VECTOR */
     bool mem_read, mem_write;
     uint16_t mem_bytes;
     uint8_t seg;            /* X86_FS, X86_GS, or X86_DS for "no base" */
@@ -54,7 +55,28 @@ struct insn {
     const struct cpu_helper_desc *helper;
     cpu_helper *fn;
     uint32_t helper_arg, helper_flags;
+    uint16_t gpr_written;
+    int8_t moved_reg;       /* register that this instruction changes by the constant `moved`, or -1 */
+    int32_t moved;
 };
+
+/*
+ * One memory access of a block, noted by a dry run of the emitter. Accesses off the same unchanged
+ * base register share one TLB check: the first of them (the leader) checks the whole range and
+ * leaves host - guest in cpu->share[], the others only add that.
+ */
+struct access_note {
+    uint8_t base;        /* register, or EMIT_NO_REG: cannot share */
+    uint8_t slot;        /* 0: on its own; else 1 + index into cpu->share[] */
+    bool leader, write;
+    uint16_t bytes;
+    uint32_t version;    /* of the base register's value */
+    int32_t at;          /* displacement off that value */
+    int32_t low, high;   /* of a leader: the range, relative to its own address */
+};
+#define ACCESS_NOTES_MAX (3 * BLOCK_MAX_INSNS)
+#define SHARE_SLOTS 16u
+#define SHARE_RANGE 1024
 
 enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_JUMP, COLD_RELOOKUP };
 
@@ -68,6 +90,8 @@ struct cold {
     uint8_t *op_begin, *op_end; /* the access itself, copied for bounce buffers */
     uint8_t *after;
     bool restore_rcx;     /* the check spilled RCX */
+    bool share;           /* leader of a shared check */
+    int32_t share_low, share_bytes;
     bool undo_tag;        /* R10 holds the offset: add the page back */
     uint32_t tlb_off;
     uint8_t base, index, scale_log2, seg; /* operand address to recompute */
@@ -92,6 +116,8 @@ struct slow_desc {
 #define ACCESS_WRITE (1u << 1)
 #define ACCESS_STACK (1u << 2)
 #define ACCESS_FLAGS (1u << 3)      /* flags are live: put them back */
+#define ACCESS_RANGE_WRITE (1u << 30) /* some access of the range is a write */
+#define ACCESS_SHARED (1u << 31)    /* a leader: `bounce` is the low end of the range, `host_disp` its bytes */
 #define ACCESS_ALIGNED (1u << 6)    /* alignment is checked: #AC */
 #define ACCESS_VECTOR (1u << 7)     /* an operand that is not aligned to its size is #GP, whatever the page tables say */
 #define ACCESS_IDX_SHIFT 4
@@ -131,6 +157,14 @@ struct trans {
     uint8_t bytes[304];
     bool failed;
     ZydisDecoder decoder;
+    bool unshared;           /* every access checks for itself */
+    bool dry;                /* only noting accesses */
+    struct access_note notes[ACCESS_NOTES_MAX];
+    unsigned note_count, next_note;
+    uint32_t version[16];
+    int32_t moved[16];
+    uint32_t last_version;
+    bool access_open;        /* the last COLD_ACCESS waits for lower_access_done() */
 };
 
 #define OFF(field) ((uint32_t)offsetof(struct cpu, field))
@@ -155,7 +189,7 @@ enum {
 /* isa.c: does the host lack the instruction? Then it is #UD, before any access. */
 void isa_init(void);
 bool isa_missing(const ZydisDecodedInstruction *z);
-bool isa_vendor_amd(void);
+bool isa_vendor_amd(void); /* or Hygon */
 
 /* classes.c */
 void classify_init(void);
@@ -166,8 +200,9 @@ enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT };
 enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host);
 
 /* lower_mem.c */
-struct mem_operand { /* a host memory operand: [base + disp] */
+struct mem_operand { /* a host memory operand: [base + index + disp] */
     uint8_t base;
+    uint8_t index; /* EMIT_NO_REG: none */
     int32_t disp;
 };
 /* Emits the address computation and TLB check of an access; afterwards R10 (+ disp) is the host address, R11 is free. */
@@ -177,6 +212,9 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
                                    bool addr32, bool rip_relative);
 /* Marks the end of the instruction that does the access: what lies between is copied for the bounce path. */
 void lower_access_done(struct trans *t);
+/* share.c: after an instruction of the dry run; and, at its end, who shares with whom. */
+void share_note_insn(struct trans *t, const struct insn *in);
+void share_decide(struct trans *t);
 /* Linear address of a memory operand into R10, flags untouched if flags_live. May use R11. */
 void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
                    bool addr32, bool rip_relative, bool flags_live);

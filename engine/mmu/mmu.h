@@ -33,6 +33,9 @@ struct mmu_map {
  */
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map);
 
+/* True if the first-level TLB can serve a write to the page of va now, without setting a dirty bit or faulting. */
+bool mmu_is_writable_now(struct cpu *cpu, gva_t va, enum mmu_idx idx);
+
 /* The same walk without any side effect or exception, for KVM_TRANSLATE, debuggers and inspection. Returns false if not mapped. */
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user);
 

@@ -193,6 +193,20 @@ static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access,
     return MMU_OK;
 }
 
+bool mmu_is_writable_now(struct cpu *cpu, gva_t va, enum mmu_idx idx)
+{
+    struct tlb2 *t = cpu->tlb2;
+    const struct tlb2_entry *e = slot_of(t, va);
+    struct mmu_map map;
+
+    if (e->va_page != (va & KAGE_PAGE_MASK) || (e->stamp != t->current && e->stamp != t->global) ||
+        !serves(cpu, e, MMU_WRITE, idx) || cpu_vm_has_code(cpu->vm, e->gpa_page)) {
+        return false;
+    }
+    finish(cpu, va, MMU_WRITE, idx, e, &map);
+    return true;
+}
+
 static void note_large(struct tlb2 *t, gva_t va, unsigned shift)
 {
     uint64_t *map = shift == 30 ? t->large_1g : t->large_2m;
