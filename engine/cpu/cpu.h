@@ -162,6 +162,8 @@ struct cpu {
     uint32_t msr_tsc_aux;
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
     bool has_1g_pages, has_nx;
+    bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
+    uint8_t data_breaks; /* DR6 bits of the data breakpoints that this instruction has met */
 
     struct cpu_event event;  /* to be delivered before the next instruction */
     struct cpu_mmio mmio[2];

@@ -183,7 +183,8 @@ static const struct access_note *note_access(struct trans *t, unsigned i, uint32
         return n;
     }
     bool can = base < 16 && base != R10 && base != R11 && index == EMIT_NO_REG && seg != X86_FS && seg != X86_GS &&
-               !addr32 && !rip_relative && !t->insns[i].high_byte && (t->mode & CPU_MODE_AC) == 0;
+               !addr32 && !rip_relative && !t->insns[i].high_byte &&
+               (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) == 0;
     *n = (struct access_note){
         .base = can ? (uint8_t)base : EMIT_NO_REG,
         .write = (access & ACCESS_WRITE) != 0,
@@ -262,8 +263,8 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
     c->disp = disp;
     c->restore_rcx = flags_live;
     c->tlb_off = tlb_off;
-    if (t->mode & CPU_MODE_AC) { /* rare enough to go the slow way always */
-        c->info |= ACCESS_ALIGNED;
+    if (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) { /* rare enough to go the slow way always */
+        c->info |= t->mode & CPU_MODE_AC ? ACCESS_ALIGNED : 0;
         c->restore_rcx = false;
         c->from = emit_jmp(&t->e);
     } else if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {

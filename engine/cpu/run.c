@@ -37,10 +37,15 @@ static uint32_t open_window(const struct cpu *cpu)
     return NO_EXIT;
 }
 
+static bool trap_wanted(const struct cpu *cpu)
+{
+    return (cpu->rflags & X86_FLAGS_TF) != 0 || cpu->guest_debug_step;
+}
+
 /* An interrupt shadow that nobody waits for the end of needs no single step. */
 static void end_idle_shadow(struct cpu *cpu)
 {
-    if (cpu->intr_shadow != 0 && !window_wanted(cpu)) {
+    if (cpu->intr_shadow != 0 && !window_wanted(cpu) && !trap_wanted(cpu) && (cpu->mode & CPU_MODE_BREAK) == 0) {
         cpu->intr_shadow = 0;
         cpu_update_mode(cpu);
     }
@@ -408,51 +413,13 @@ static bool honour_requests(struct cpu *cpu)
     return false;
 }
 
-/* DR6 bits of the instruction breakpoints at RIP: DR7 enables, R/W field 00 (SDM 3B 18.2.4). */
-static uint64_t breakpoints_at_rip(const struct cpu *cpu, const uint64_t dr[4], uint64_t dr7)
-{
-    uint64_t hit = 0;
-
-    for (unsigned i = 0; i < 4; i++) {
-        bool enabled = (dr7 >> (2 * i) & 3) != 0;
-        if (enabled && (dr7 >> (16 + 4 * i) & 3) == 0 && dr[i] == cpu->rip) {
-            hit |= 1ull << i;
-        }
-    }
-    return hit;
-}
-
-/* True if an instruction breakpoint (the debugger's own, or the guest's) stops the next instruction. */
-static bool stopped_by_breakpoint(struct cpu *cpu)
-{
-    uint64_t hit = 0;
-
-    if ((cpu->mode & CPU_MODE_BREAK) == 0 || (cpu->rflags & X86_FLAGS_RF) != 0) {
-        return false;
-    }
-    if (cpu->guest_debug_break) {
-        hit = breakpoints_at_rip(cpu, cpu->guest_debug_dr, cpu->guest_debug_dr7);
-    } else if ((cpu->vmcs.guest_dr7 & 0xff) != 0) {
-        hit = breakpoints_at_rip(cpu, cpu->dr, cpu->vmcs.guest_dr7);
-    }
-    if (hit != 0) {
-        cpu_raise_debug(cpu, hit);
-    }
-    return hit != 0;
-}
-
-static bool trap_wanted(const struct cpu *cpu)
-{
-    return (cpu->rflags & X86_FLAGS_TF) != 0 || cpu->guest_debug_step;
-}
-
 /* One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. */
 static void run_one(struct cpu *cpu)
 {
     enum cpu_result result;
-    bool trap = trap_wanted(cpu);
+    uint64_t trap = trap_wanted(cpu) ? X86_DR6_BS : 0;
 
-    if (stopped_by_breakpoint(cpu)) {
+    if (cpu_stopped_by_breakpoint(cpu)) {
         return;
     }
     cpu->mode |= CPU_MODE_STEP;
@@ -464,8 +431,17 @@ static void run_one(struct cpu *cpu)
         cpu_enter_code(cpu, cpu->vm->rx + b->host);
     }
     cpu_update_mode(cpu);
-    if (b != NULL && trap && !cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
-        cpu_raise_debug(cpu, X86_DR6_BS);
+    if (b == NULL || cpu->event.valid || cpu->vmcs.exit_reason != NO_EXIT) {
+        cpu->data_breaks = 0; /* not finished: it runs anew */
+        return;
+    }
+    if (cpu->intr_shadow == VMX_INTR_MOV_SS) {
+        return; /* its single step is lost, its data breakpoints wait (SDM 3A 6.8.3) */
+    }
+    trap |= cpu->data_breaks;
+    cpu->data_breaks = 0;
+    if (trap != 0) {
+        cpu_raise_debug(cpu, trap);
     }
 }
 

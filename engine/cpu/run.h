@@ -20,6 +20,9 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s);
 
 void cpu_leave_after_fault(void);
 
+/* breakpoints.c: true if an instruction breakpoint stops the instruction at RIP; #DB is recorded */
+bool cpu_stopped_by_breakpoint(struct cpu *cpu);
+
 /* fpu.c */
 uint64_t cpu_host_xcr0(void);
 KAGE_MUST_CHECK int cpu_fpu_init(struct cpu *cpu);

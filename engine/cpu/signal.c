@@ -57,8 +57,10 @@ static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, const ui
     case SIGFPE:
         if (info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF) {
             cpu_raise(cpu, X86_EXC_DE);
+        } else if (is_x87(cpu, pc)) {
+            cpu_raise(cpu, X86_EXC_MF);
         } else {
-            cpu_raise(cpu, is_x87(cpu, pc) ? X86_EXC_MF : X86_EXC_XM);
+            cpu_raise(cpu, (cpu->vmcs.guest_cr4 & X86_CR4_OSXMMEXCPT) != 0 ? X86_EXC_XM : X86_EXC_UD);
         }
         break;
     case SIGILL:

@@ -120,6 +120,9 @@ static enum cpu_result pieces_translate(struct cpu *cpu, gva_t va, unsigned len,
     if (r == CPU_NEXT && *n == 2) {
         r = piece_translate(cpu, va + first, len - first, access, idx, &p[1]);
     }
+    if ((cpu->mode & CPU_MODE_BREAK) != 0 && r == CPU_NEXT) {
+        cpu_note_data_access(cpu, va, len, access == MMU_WRITE);
+    }
     return r;
 }
 

@@ -340,6 +340,7 @@ static void cpuid_apply(struct kvm_vcpu *vcpu)
     vcpu->cpu->maxphyaddr_mask = ~((1ull << phys) - 1) & 0x000fffffffffffffull;
     vcpu->cpu->has_nx = (ext & CPUID_BIT(20)) != 0;
     vcpu->cpu->has_1g_pages = (ext & CPUID_BIT(26)) != 0;
+    vcpu->cpu->no_sysenter64 = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX) == 0x444d4163u; /* AuthenticAMD */
     vcpu->guest_xcr0_supported = xcr0 & kvm_cpuid_xcr0_supported();
     kvm_vcpu_setup_vmcs(vcpu);
 }

@@ -260,9 +260,10 @@ static void noncanonical(void)
     asm volatile("push %%rbp; mov %0, %%rbp; 7: mov (%%rbp), %%rax" EX_ENTRY "pop %%rbp" ::"b"(bad) : "rax");
     check_eq(fault.vector, SS, "noncanonical-rbp");
     check_eq(fault.error, 0, "noncanonical-rbp-error");
-    check_eq(run_asm(push_bad, bad), SS, "noncanonical-push");
-    check_eq(fault.rsp, bad, "noncanonical-push-rsp");
-    check_eq(run_asm(call_bad, bad), SS, "noncanonical-call-stack");
+    const uint64_t bad_stack = bad + 0x1000; /* what is pushed at `bad` itself goes to the last canonical page */
+    check_eq(run_asm(push_bad, bad_stack), SS, "noncanonical-push");
+    check_eq(fault.rsp, bad_stack, "noncanonical-push-rsp");
+    check_eq(run_asm(call_bad, bad_stack), SS, "noncanonical-call-stack");
     check_eq(run_asm(jump_bad, bad), GP, "noncanonical-jump");
     check_eq(run_asm(ret_bad, bad), GP, "noncanonical-ret");
     check_eq(run_asm(push_bad, TEST_VA + 0x1000), PF, "page-fault-push");

@@ -283,7 +283,8 @@ static void shadows_and_nmi(void)
     seen_rip = 0;
     self_ipi(0x31);
     ss_shadow();
-    check_eq(seen_rip, (uint64_t)ss_shadow_end - 1, "sti-then-mov-ss");
+    /* Of instructions in a row that each hold interrupts back only the first is sure to (SDM 3A 6.8.3). */
+    check(seen_rip == (uint64_t)ss_shadow_end - 1 || seen_rip == (uint64_t)ss_shadow_end, "sti-then-mov-ss");
     self_ipi(0x31);
     asm volatile("sti; cli");
     check_eq(irq_count[0x31], 2, "sti-cli-takes-nothing");

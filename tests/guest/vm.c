@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +42,11 @@ struct vm {
     uint8_t mmio[4096];
     bool done;
     uint32_t result;
+    pthread_t thread; /* runs the vCPU */
+    atomic_bool nmi_wanted;
 };
+
+static struct kvm_run *kicked_run; /* for the signal handler */
 
 static int vm_fail(const char *what)
 {
@@ -74,12 +80,26 @@ static void log_clear(struct vm *vm)
         vm->mmio[i] = (uint8_t)(i * 7 + 3);
 }
 
+/* KVM_NMI waits for the vCPU to leave KVM_RUN: its own thread calls it, and others get it out of there. */
+static void nmi_deliver(struct vm *vm)
+{
+    __atomic_store_n(&vm->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    if (atomic_exchange(&vm->nmi_wanted, false) && vm_ioctl(vm, vm->vcpu, KVM_NMI, NULL) < 0)
+        vm_fail("KVM_NMI");
+}
+
+static void on_kick(int sig)
+{
+    (void)sig;
+    __atomic_store_n(&kicked_run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+}
+
 static void command_run(struct vm *vm, uint32_t command)
 {
     struct kvm_irq_level level = {.irq = command >> 8 & 0xff, .level = (command & 0xff) == COMMAND_IRQ_HIGH};
     if ((command & 0xff) == COMMAND_NMI) {
-        if (vm_ioctl(vm, vm->vcpu, KVM_NMI, NULL) < 0)
-            vm_fail("KVM_NMI");
+        atomic_store(&vm->nmi_wanted, true);
+        pthread_kill(vm->thread, SIGUSR1);
     } else if (vm_ioctl(vm, vm->vm, KVM_IRQ_LINE, &level) < 0) {
         vm_fail("KVM_IRQ_LINE");
     }
@@ -302,6 +322,10 @@ static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm
     if (vm->run == MAP_FAILED)
         return vm_fail("mmap of the vCPU");
     log_clear(vm);
+    kicked_run = vm->run;
+    vm->thread = pthread_self();
+    if (sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_kick}, NULL) < 0)
+        return vm_fail("sigaction");
     return vm_set_cpuid(vm) < 0 || vm_set_registers(vm, test->arg) < 0 ? -1 : 0;
 }
 
@@ -326,6 +350,7 @@ int vm_run_test(const struct vm_options *options, const struct guest_test *test)
     if (vm_make(&vm, test, options) < 0)
         return -1;
     while (!vm.done) {
+        nmi_deliver(&vm);
         if (vm_ioctl(&vm, vm.vcpu, KVM_RUN, NULL) < 0) {
             if (errno == EINTR || errno == EAGAIN)
                 continue;
