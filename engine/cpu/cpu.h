@@ -39,7 +39,7 @@ struct tlb_entry {
     uint64_t neg_tag; /* -(va & ~0xfff) */
     uint64_t host;    /* host address of the page's first byte */
 };
-#define TLB_BITS 9
+#define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 #define TLB_INVALID (1ull << 63)
 
@@ -49,7 +49,7 @@ struct jump_cache_entry {
     uint64_t host;
 };
 /* Which entries of a table were filled since it was last cleared; too many: clear it all. */
-#define CLEAR_LOG_MAX 192u
+#define CLEAR_LOG_MAX 1024u
 struct clear_log {
     uint32_t count;
     uint16_t index[CLEAR_LOG_MAX];
