@@ -84,8 +84,16 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
 /* A misaligned operand is #GP, before any page fault (SDM 2A 2.4, exception types 1, 2 and 4). */
 static bool wants_alignment(const struct insn *in)
 {
-    if (in->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
+    switch (in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_CVTPD2PI:
+    case ZYDIS_MNEMONIC_CVTTPD2PI:
         return true;
+    default:
+        break;
+    }
+    if (in->z.meta.isa_ext == ZYDIS_ISA_EXT_SHA) {
+        return false; /* the host decides: AMD's processors do not ask for it */
     }
     switch (in->z.meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_SSE1:
@@ -120,7 +128,7 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
     in->mem_bytes = (uint16_t)(op->size / 8);
     in->mem_read = (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
     in->mem_write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-    if (in->z.meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+    if (in->z.meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->z.meta.isa_set == ZYDIS_ISA_SET_SSE3X87) {
         in->mem_read = true; /* an unmasked exception leaves memory alone: a bounce buffer must hold what was there */
     }
     switch (in->z.mnemonic) {
@@ -310,6 +318,18 @@ static void work_out_liveness(struct trans *t, bool exact)
     }
 }
 
+/* A copy may name memory only where it can be rewritten: in ModRM. Any other would be the host's memory. */
+static bool copy_is_safe(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+    for (unsigned i = 0; i < z->operand_count; i++) {
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || ops[i].mem.type != ZYDIS_MEMOP_TYPE_MEM)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Decodes one instruction; false: not decodable with the bytes at hand. */
 static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsigned avail, bool *too_short, bool *too_long)
 {
@@ -322,6 +342,9 @@ static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsig
         return false;
     }
     in->cls = (uint8_t)classify(&in->z, ops, in);
+    if (in->cls == INSN_COPY && !copy_is_safe(&in->z, ops)) {
+        in->cls = INSN_UD;
+    }
     sum_up_operands(t, in, ops);
     sum_up_motion(in, ops);
     sum_up_flags(in, ops);

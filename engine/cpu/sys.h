@@ -211,7 +211,8 @@ cpu_helper sys_mov_from_cr, sys_mov_to_cr, sys_mov_dr, sys_clts, sys_lmsw, sys_s
 cpu_helper sys_mov_system, sys_xsetbv, sys_xgetbv, sys_invlpg, sys_invpcid;
 cpu_helper sys_rdmsr, sys_wrmsr, sys_rdtsc, sys_rdtscp, sys_rdpmc, sys_swapgs, sys_rdpid;
 cpu_helper sys_rdfsbase, sys_rdgsbase, sys_wrfsbase, sys_wrgsbase;
-cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys_pause, sys_vmcall, sys_ud, sys_too_long;
+cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys_pause, sys_vmcall, sys_ud, sys_too_long,
+    sys_clzero;
 cpu_helper sys_rdrand, sys_rdseed;
 cpu_helper sys_cli, sys_sti, sys_clac, sys_stac, sys_cld, sys_std, sys_pushf, sys_popf;
 cpu_helper sys_mov_sreg, sys_push_sreg, sys_pop_sreg, sys_lfs, sys_lgs, sys_lss;

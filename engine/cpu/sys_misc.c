@@ -260,3 +260,12 @@ enum cpu_result sys_too_long(struct cpu *cpu, uint32_t arg, uint32_t len)
     (void)len;
     return cpu_raise_error(cpu, X86_EXC_GP, 0);
 }
+
+/* Clears the cache line at rAX (APM 3, CLZERO). */
+enum cpu_result sys_clzero(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    static const uint8_t zeros[64];
+    uint64_t at = cpu->gpr[X86_RAX] & cpu_size_mask(HELPER_ARG_ADDRSIZE(arg));
+
+    return cpu_write_last(cpu, (at + cpu_segment_base(cpu, HELPER_ARG_SEG(arg))) & ~63ull, zeros, sizeof(zeros), len);
+}

@@ -20,6 +20,7 @@ const struct cpu_helper_desc cpu_helper_table[] = {
     ROW(CLRSSBSY, sys_ud, HELPER_ENDS_BLOCK),
     ROW(CLTS, sys_clts, HELPER_ENDS_BLOCK),
     ROW(CLUI, sys_ud, HELPER_ENDS_BLOCK),
+    ROW(CLZERO, sys_clzero, 0),
     ROW(CMPSB, sys_cmps, HELPER_WRITES_FLAGS),
     ROW(CMPSD, sys_cmps, HELPER_WRITES_FLAGS),
     ROW(CMPSQ, sys_cmps, HELPER_WRITES_FLAGS),

@@ -6,6 +6,7 @@
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,8 @@ static void host_cpuid(uint32_t function, uint32_t index, uint32_t out[4])
     __cpuid_count(function, index, out[CPUID_EAX], out[CPUID_EBX], out[CPUID_ECX], out[CPUID_EDX]);
 }
 
+#define XCR0_KNOWN (1ull << 63)
+
 static uint64_t host_xcr0(void)
 {
     uint32_t regs[4], low, high;
@@ -39,13 +42,20 @@ static uint64_t host_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* Asked at each KVM_SET_XSAVE, while CPUID takes a hypervisor's exit: worked out once. Bit 63 marks a known answer. */
 uint64_t kvm_cpuid_xcr0_supported(void)
 {
+    static _Atomic uint64_t known;
+    uint64_t answer = atomic_load_explicit(&known, memory_order_relaxed);
+
+    if (answer != 0)
+        return answer & ~XCR0_KNOWN;
     uint64_t xcr0 = host_xcr0();
     uint64_t supported = xcr0 & (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX);
 
     if ((xcr0 & X86_XCR0_AVX512) == X86_XCR0_AVX512 && (supported & X86_XCR0_AVX))
         supported |= X86_XCR0_AVX512;
+    atomic_store_explicit(&known, supported | XCR0_KNOWN, memory_order_relaxed);
     return supported;
 }
 
