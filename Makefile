@@ -24,6 +24,12 @@ ifeq ($(SANITIZE),)
 $(error MODE=$(MODE) is not one of asan, ubsan, tsan)
 endif
 
+# SIGSEGV and its kin are the engine's: a fault in translated code is the guest's.
+ENGINE_SIGNALS := handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:allow_user_segv_handler=1
+export ASAN_OPTIONS ?= $(ENGINE_SIGNALS):halt_on_error=1:abort_on_error=1
+export TSAN_OPTIONS ?= $(ENGINE_SIGNALS):halt_on_error=1
+export UBSAN_OPTIONS ?= halt_on_error=1:print_stacktrace=1
+
 BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libcmocka-dev zlib1g-dev liblzma-dev \
 	liblz4-dev libzstd-dev
 RUN_PACKAGES := cpio
