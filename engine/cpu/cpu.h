@@ -55,9 +55,18 @@ struct clear_log {
     uint16_t index[CLEAR_LOG_MAX];
 };
 
-#define JUMP_CACHE_BITS 12
+static inline void clear_log_note(struct clear_log *log, unsigned index)
+{
+    if (log->count < CLEAR_LOG_MAX) {
+        log->index[log->count++] = (uint16_t)index;
+    } else {
+        log->count = CLEAR_LOG_MAX + 1;
+    }
+}
+
+#define JUMP_CACHE_BITS 14
 #define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)
-#define CODE_TLB_BITS 9
+#define CODE_TLB_BITS 12
 #define CODE_TLB_SIZE (1u << CODE_TLB_BITS)
 
 /*
@@ -186,7 +195,7 @@ struct cpu {
     const struct cpu_ops *ops;
     void *owner; /* the KVM vCPU object */
     struct trans *trans; /* the translator's working storage */
-    struct clear_log jump_log[MMU_IDX_COUNT];
+    struct clear_log jump_log[MMU_IDX_COUNT], code_log[MMU_IDX_COUNT];
     uint64_t jump_filter[64]; /* 4096 bits: pages that jump_cache[] may lead to */
     struct ept *vm_ept;
     uint32_t jump_mode[MMU_IDX_COUNT]; /* mode of the blocks in jump_cache[] */

@@ -202,6 +202,12 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
         break;
     case CPU_JUMP:
         break;
+    case CPU_FAULT:
+        if (HELPER_ARG_IS_MEM(s->arg) && HELPER_ARG_SEG(s->arg) == X86_SS && cpu->event.vector == X86_EXC_GP &&
+            cpu->event.error == 0 && !x86_is_canonical(cpu->ea)) {
+            cpu->event.vector = X86_EXC_SS;
+        }
+        return NULL;
     default:
         return NULL;
     }
@@ -231,17 +237,12 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         for (unsigned i = 0; i < JUMP_CACHE_SIZE; i++) {
             cpu->jump_cache[idx][i] = (struct jump_cache_entry){.neg_rip = i == 0 ? 1 : 0, .host = 0};
         }
-        cpu->jump_log[idx].count = 0;
+        cpu->jump_log[idx].count = cpu->code_log[idx].count = 0;
         memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
         cpu->jump_mode[idx] = cpu->mode;
     }
     if ((cpu->vm->test_flags & CODE_TEST_NO_CHAIN) == 0) {
-        struct clear_log *log = &cpu->jump_log[idx];
-        if (log->count < CLEAR_LOG_MAX) {
-            log->index[log->count++] = (uint16_t)jump_index(b->va);
-        } else {
-            log->count = CLEAR_LOG_MAX + 1;
-        }
+        clear_log_note(&cpu->jump_log[idx], jump_index(b->va));
         cpu->jump_cache[idx][jump_index(b->va)] = (struct jump_cache_entry){
             .neg_rip = 0 - b->va,
             .host = (uint64_t)(uintptr_t)(cpu->vm->rx + b->host),
@@ -249,7 +250,11 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         mmu_note_jump_target(cpu, b->va);
         mmu_note_jump_target(cpu, b->va + b->guest_len - 1);
     }
-    cpu->code_tlb[idx][(b->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)] = b->token;
+    unsigned page = (unsigned)(b->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1);
+    if (cpu->code_tlb[idx][page] != b->token) {
+        clear_log_note(&cpu->code_log[idx], page);
+        cpu->code_tlb[idx][page] = b->token;
+    }
 }
 
 static bool straddle_still_mapped(struct cpu *cpu, const struct block *b, enum mmu_idx idx, enum cpu_result *result)

@@ -266,6 +266,14 @@ static void fill_helper_arg(struct insn *in)
     } else if (z->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS) {
         seg = X86_GS;
     }
+    if (z->mnemonic == ZYDIS_MNEMONIC_CLZERO) { /* Zydis tells nothing of the segment of rAX */
+        for (unsigned i = 0; i < z->raw.prefix_count; i++) {
+            uint8_t p = z->raw.prefixes[i].value;
+            seg = p == 0x64 ? X86_FS : p == 0x65 ? X86_GS : seg;
+        }
+    } else if (in->stack_seg && seg == X86_DS) {
+        seg = X86_SS;
+    }
     unsigned rep = (z->attributes & ZYDIS_ATTRIB_HAS_REPNE)                               ? 2
                    : (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0 ? 1
                                                                                            : 0;

@@ -40,24 +40,14 @@ static bool is_fault_signal(int sig)
 static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                 REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
-/* x87 opcodes are D8..DF and 9B: their errors are #MF, all others #XM. */
-static bool is_x87(const struct cpu *cpu, const uint8_t *pc)
-{
-    (void)cpu;
-    while (*pc == 0x65 || *pc == 0x66 || *pc == 0xf2 || *pc == 0xf3 || (*pc & 0xf0) == 0x40) {
-        pc++;
-    }
-    return (*pc >= 0xd8 && *pc <= 0xdf) || *pc == 0x9b;
-}
-
 /* What the host's signal means for the guest; recorded as an event or an exit. */
-static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, const uint8_t *pc)
+static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, greg_t trap)
 {
     switch (sig) {
     case SIGFPE:
         if (info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF) {
             cpu_raise(cpu, X86_EXC_DE);
-        } else if (is_x87(cpu, pc)) {
+        } else if (trap == X86_EXC_MF) { /* of x87 and MMX instructions */
             cpu_raise(cpu, X86_EXC_MF);
         } else {
             cpu_raise(cpu, (cpu->vmcs.guest_cr4 & X86_CR4_OSXMMEXCPT) != 0 ? X86_EXC_XM : X86_EXC_UD);
@@ -97,7 +87,7 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     }
     cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | ((uint32_t)g[REG_EFL] & X86_FLAGS_ARITH);
     cpu->stats[CPU_STAT_HOST_FAULTS]++;
-    take_fault(cpu, sig, info, pc);
+    take_fault(cpu, sig, info, g[REG_TRAPNO]);
     g[REG_RSP] = (greg_t)cpu->host_rsp;
     g[REG_RIP] = (greg_t)(uintptr_t)cpu_leave_after_fault;
     return true;

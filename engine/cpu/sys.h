@@ -123,6 +123,15 @@ static inline void cpu_set_gpr(struct cpu *cpu, unsigned reg, unsigned bytes, ui
     }
 }
 
+/* What an access through SS raises instead of #GP(0): #SS(0) (SDM 3A 6.15, interrupt 12). */
+static inline enum cpu_result cpu_stack_result(struct cpu *cpu, enum cpu_result r)
+{
+    if (r == CPU_FAULT && cpu->event.vector == X86_EXC_GP) {
+        cpu->event.vector = X86_EXC_SS;
+    }
+    return r;
+}
+
 static inline uint64_t cpu_size_mask(unsigned bytes)
 {
     return bytes >= 8 ? ~0ull : (1ull << (bytes * 8)) - 1;

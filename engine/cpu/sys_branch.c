@@ -344,7 +344,7 @@ enum cpu_result sys_ret_far(struct cpu *cpu, uint32_t arg, uint32_t len)
     bool null;
 
     (void)len;
-    enum cpu_result r = cpu_read(cpu, rsp, raw, 2 * bytes, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, rsp, raw, 2 * bytes, cpu_mmu_idx(cpu)));
     if (r != CPU_NEXT) {
         return r;
     }
@@ -361,7 +361,7 @@ enum cpu_result sys_ret_far(struct cpu *cpu, uint32_t arg, uint32_t len)
         cpu->gpr[X86_RSP] = rsp + 2 * bytes + release;
         return jumped(cpu, CPU_NEXT);
     }
-    r = cpu_read(cpu, rsp + 2 * bytes + release, raw, 2 * bytes, cpu_mmu_idx(cpu));
+    r = cpu_stack_result(cpu, cpu_read(cpu, rsp + 2 * bytes + release, raw, 2 * bytes, cpu_mmu_idx(cpu)));
     if (r != CPU_NEXT) {
         return r;
     }
@@ -410,7 +410,7 @@ static enum cpu_result iret(struct cpu *cpu, unsigned bytes)
         return cpu_raise_gp(cpu, 0); /* task returns do not exist in IA-32e mode */
     }
     /* In 64-bit mode SS:RSP is popped whatever the privilege levels. */
-    enum cpu_result r = cpu_read(cpu, rsp, raw, 5 * bytes, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, rsp, raw, 5 * bytes, cpu_mmu_idx(cpu)));
     if (r != CPU_NEXT) {
         return r;
     }

@@ -386,6 +386,12 @@ static enum cpu_result restore_x87(struct cpu *cpu, uint32_t arg, bool all)
     if (fpu_absent(cpu)) {
         return cpu_raise(cpu, X86_EXC_NM);
     }
+    uint16_t fsw;
+    cpu_fpu_load(cpu);
+    __asm__ volatile("fnstsw %0" : "=m"(fsw));
+    if ((fsw & 0x80) != 0) { /* FRSTOR and FLDENV wait: they must not take the error here, in C */
+        return cpu_raise(cpu, X86_EXC_MF);
+    }
     enum cpu_result r = load(cpu, 0, buf, bytes);
     if (r != CPU_NEXT) {
         return r;

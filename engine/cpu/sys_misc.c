@@ -98,7 +98,7 @@ enum cpu_result sys_pushf(struct cpu *cpu, uint32_t arg, uint32_t len)
     uint64_t value = cpu_rflags(cpu) & ~(uint64_t)(X86_FLAGS_RF | X86_FLAGS_VM);
     uint64_t rsp = cpu->gpr[X86_RSP] - bytes;
 
-    enum cpu_result r = cpu_write_last(cpu, rsp, &value, bytes, len);
+    enum cpu_result r = cpu_stack_result(cpu, cpu_write_last(cpu, rsp, &value, bytes, len));
     if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
         cpu->gpr[X86_RSP] = rsp;
     }
@@ -112,7 +112,7 @@ enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
     uint64_t value = 0, old = cpu_rflags(cpu);
 
     (void)len;
-    enum cpu_result r = cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu)));
     if (r != CPU_NEXT) {
         return r;
     }

@@ -222,7 +222,7 @@ enum cpu_result sys_push_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
     uint64_t value = cpu->vmcs.guest_seg[HELPER_ARG_REG(arg)].selector;
     uint64_t rsp = cpu->gpr[X86_RSP] - bytes;
 
-    enum cpu_result r = cpu_write_last(cpu, rsp, &value, bytes, len);
+    enum cpu_result r = cpu_stack_result(cpu, cpu_write_last(cpu, rsp, &value, bytes, len));
     if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
         cpu->gpr[X86_RSP] = rsp;
     }
@@ -236,7 +236,7 @@ enum cpu_result sys_pop_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
     uint64_t value = 0;
 
     (void)len;
-    enum cpu_result r = cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu)));
     if (r == CPU_NEXT) {
         r = cpu_segment_load(cpu, seg, (uint16_t)value);
     }

@@ -38,10 +38,8 @@ enum cpu_result sys_enter(struct cpu *cpu, uint32_t arg, uint32_t len)
     } else if (r == CPU_EXIT && cpu_mmio_posted(cpu)) {
         cpu_mmio_consume(cpu); /* a stack in a device's registers */
         r = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 0, len);
-    } else if (r == CPU_FAULT && cpu->event.vector == X86_EXC_GP) {
-        cpu->event.vector = X86_EXC_SS;
     }
-    return r;
+    return cpu_stack_result(cpu, r);
 }
 
 /* AL = [RBX + AL]; the memory operand that Zydis reports gives cpu->ea without the index. */

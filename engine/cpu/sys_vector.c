@@ -327,6 +327,9 @@ static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32
         if (r == CPU_NEXT) {
             continue;
         }
+        if (v.mem->mem.segment == ZYDIS_REGISTER_SS) {
+            r = cpu_stack_result(cpu, r);
+        }
         bool left = false;
         for (unsigned j = i; j < v.count; j++) {
             left |= vsib_wanted(&v, j);
@@ -465,6 +468,16 @@ static void mmx_enter(struct cpu *cpu)
     cpu->xsave[4] = 0xff;
 }
 
+/* The processor stores the whole operand: a page fault is at its first byte in the page, not at the first wanted one. */
+static enum cpu_result store_fault_at(struct cpu *cpu, gva_t at, enum cpu_result r)
+{
+    if (r == CPU_FAULT && cpu->event.vector == X86_EXC_PF) {
+        gva_t page = cpu->event.payload & KAGE_PAGE_MASK;
+        cpu->event.payload = at > page ? at : page;
+    }
+    return r;
+}
+
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand to DS:[rDI] under the second's signs. */
 static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, uint32_t len)
 {
@@ -486,15 +499,12 @@ static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, ui
     if (!mmx) {
         vector_access(cpu, a, &data, false);
         vector_access(cpu, b, &mask, false);
-        return masked_store(cpu, at, &data, &mask, 16, 1, len);
+        return store_fault_at(cpu, at, masked_store(cpu, at, &data, &mask, 16, 1, len));
     }
     mmx_read(cpu, a, &data);
     mmx_read(cpu, b, &mask);
-    enum cpu_result r = masked_store(cpu, at, &data, &mask, 8, 1, len);
-    if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
-        mmx_enter(cpu);
-    }
-    return r;
+    mmx_enter(cpu); /* even if the store faults */
+    return store_fault_at(cpu, at, masked_store(cpu, at, &data, &mask, 8, 1, len));
 }
 
 enum cpu_result sys_maskmov_implicit(struct cpu *cpu, uint32_t arg, uint32_t len)

@@ -113,7 +113,15 @@ static void clear_code(struct cpu *cpu, unsigned idx)
         cpu->jump_cache[idx][0].neg_rip = 1;
     }
     log->count = 0;
-    memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
+    log = &cpu->code_log[idx];
+    if (log->count <= CLEAR_LOG_MAX) {
+        for (unsigned i = 0; i < log->count; i++) {
+            cpu->code_tlb[idx][log->index[i]] = 0;
+        }
+    } else {
+        memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
+    }
+    log->count = 0;
     t->code_has_local[idx] = false;
 }
 
@@ -134,12 +142,7 @@ static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, 
             clear_bank(cpu, b);
         }
     }
-    struct clear_log *log = &t->bank_log[idx];
-    if (log->count < CLEAR_LOG_MAX) {
-        log->index[log->count++] = (uint16_t)i;
-    } else {
-        log->count = CLEAR_LOG_MAX + 1;
-    }
+    clear_log_note(&t->bank_log[idx], i);
     t->bank_has_local[idx] |= (e->flags & MAP_GLOBAL) == 0;
     fill_entry(&cpu->tlb[idx][MMU_READ][i], va, e->host);
     if (access == MMU_WRITE && !has_code) {
@@ -370,7 +373,7 @@ void mmu_flush_all(struct cpu *cpu)
 
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
         t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
-        cpu->jump_log[idx].count = CLEAR_LOG_MAX + 1;
+        cpu->jump_log[idx].count = cpu->code_log[idx].count = CLEAR_LOG_MAX + 1;
     }
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
