@@ -86,6 +86,7 @@ struct diff_case {
     uint16_t flags_undefined[DIFF_INSNS_MAX + 1]; /* undefined before the instruction; the last: at the end */
     bool reads_undefined;                         /* some instruction reads an undefined flag */
     uint16_t mnemonic[DIFF_INSNS_MAX];
+    bool repeats_compare[DIFF_INSNS_MAX]; /* REPE or REPNE with CMPS or SCAS */
 };
 
 enum diff_status {
