@@ -519,10 +519,13 @@ enum cpu_result sys_sysexit(struct cpu *cpu, uint32_t arg, uint32_t len)
     uint64_t rip = cpu->gpr[X86_RDX], rsp = cpu->gpr[X86_RCX];
 
     (void)len;
+    if (cpu_cpl(cpu) != 0) { /* on AMD, too, before the mode is looked at */
+        return cpu_raise_gp(cpu, 0);
+    }
     if (cpu->no_sysenter64 && cpu_in_long_mode(cpu)) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
-    if ((base & 0xfffcu) == 0 || (v->guest_cr0 & X86_CR0_PE) == 0 || cpu_cpl(cpu) != 0 ||
+    if ((base & 0xfffcu) == 0 || (v->guest_cr0 & X86_CR0_PE) == 0 ||
         (to_64 && (!x86_is_canonical(rip) || !x86_is_canonical(rsp)))) {
         return cpu_raise_gp(cpu, 0);
     }
