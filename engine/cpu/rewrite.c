@@ -342,7 +342,9 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     uint32_t access = ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0);
     unsigned src = reg;
 
-    lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->seg, in->addr32, in->rip_relative, true);
+    /* With 32-bit addresses the offset is added, and cut, before the segment's base. */
+    lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->addr32 ? X86_DS : in->seg, in->addr32,
+                  in->rip_relative, true);
     if (reg == R10 || reg == R11) {
         e_load_gs(e, R11, OFF_GPR(reg));
         src = R11;
@@ -367,7 +369,11 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     e_b(e, 0xf7);
     e_b(e, 0xc0 | (R11 & 7) << 3 | (R11 & 7));
     e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
-    e_lea(e, R10, R10, R11, bytes == 8 ? 3 : bytes == 4 ? 2 : 1, 0);
+    e_op_mem(e, 0x8d, R10, R10, R11, bytes == 8 ? 3 : bytes == 4 ? 2 : 1, 0, !in->addr32);
+    if (in->addr32 && (in->seg == X86_FS || in->seg == X86_GS)) {
+        e_load_gs(e, R11, OFF_SEG_BASE(in->seg));
+        e_lea(e, R10, R10, R11, 0, 0);
+    }
     e_store_gs(e, OFF(scratch[2]), R10);
 
     struct rewrite rw = {.mem = true, .reg = R11, .vvvv = -1};

@@ -128,7 +128,7 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
     in->mem_bytes = (uint16_t)(op->size / 8);
     in->mem_read = (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
     in->mem_write = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-    if (in->z.meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->z.meta.isa_set == ZYDIS_ISA_SET_SSE3X87) {
+    if (in->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->z.opcode >= 0xd8 && in->z.opcode <= 0xdf) { /* x87 */
         in->mem_read = true; /* an unmasked exception leaves memory alone: a bounce buffer must hold what was there */
     }
     switch (in->z.mnemonic) {
@@ -176,7 +176,8 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
                 uint8_t bit = (uint8_t)(1u << (n - X86_R10));
                 bool reads = (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
                 bool writes = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-                bool partial = op->size < 32 || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
+                bool kept = z->mnemonic == ZYDIS_MNEMONIC_BSF || z->mnemonic == ZYDIS_MNEMONIC_BSR; /* of 0: unchanged */
+                bool partial = kept || op->size < 32 || (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
                 in->high_read |= reads || (writes && partial) ? bit : 0;
                 in->high_write |= writes ? bit : 0;
             }

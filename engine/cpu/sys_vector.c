@@ -178,6 +178,8 @@ static uint64_t operand_base(const struct cpu *cpu, const struct decoded *d, con
 
     if (mem->mem.base == ZYDIS_REGISTER_RIP || mem->mem.base == ZYDIS_REGISTER_EIP) {
         at += cpu->rip + d->insn.length;
+    } else if (d->insn.raw.modrm.mod == 0 && d->insn.raw.sib.base == 5) {
+        /* no base, whatever Zydis says of R13D */
     } else if (mem->mem.base != ZYDIS_REGISTER_NONE) {
         at += cpu->gpr[register_number(mem->mem.base)];
     }
@@ -468,14 +470,13 @@ static void mmx_enter(struct cpu *cpu)
     cpu->xsave[4] = 0xff;
 }
 
-/* The processor stores the whole operand: a page fault is at its first byte in the page, not at the first wanted one. */
-static enum cpu_result store_fault_at(struct cpu *cpu, gva_t at, enum cpu_result r)
+/* Unlike VMASKMOV, these fault for bytes that are masked out too, as the SDM allows and AMD's processors do. */
+static enum cpu_result bytes_store(struct cpu *cpu, gva_t at, const struct vec *data, const struct vec *mask,
+                                   unsigned count, uint32_t len)
 {
-    if (r == CPU_FAULT && cpu->event.vector == X86_EXC_PF) {
-        gva_t page = cpu->event.payload & KAGE_PAGE_MASK;
-        cpu->event.payload = at > page ? at : page;
-    }
-    return r;
+    enum cpu_result r = cpu_probe(cpu, at, count, MMU_WRITE, cpu_mmu_idx(cpu));
+
+    return r == CPU_NEXT ? masked_store(cpu, at, data, mask, count, 1, len) : r;
 }
 
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand to DS:[rDI] under the second's signs. */
@@ -499,12 +500,12 @@ static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, ui
     if (!mmx) {
         vector_access(cpu, a, &data, false);
         vector_access(cpu, b, &mask, false);
-        return store_fault_at(cpu, at, masked_store(cpu, at, &data, &mask, 16, 1, len));
+        return bytes_store(cpu, at, &data, &mask, 16, len);
     }
     mmx_read(cpu, a, &data);
     mmx_read(cpu, b, &mask);
     mmx_enter(cpu); /* even if the store faults */
-    return store_fault_at(cpu, at, masked_store(cpu, at, &data, &mask, 8, 1, len));
+    return bytes_store(cpu, at, &data, &mask, 8, len);
 }
 
 enum cpu_result sys_maskmov_implicit(struct cpu *cpu, uint32_t arg, uint32_t len)

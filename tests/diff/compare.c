@@ -20,6 +20,25 @@
 static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
+/* By a count of 0 they leave the flags alone; immediate counts are taken for such too. */
+static bool may_keep_flags(uint16_t mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD:
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool diff_case_analyse(struct diff_case *c)
 {
     ZydisDecodedInstruction insn[DIFF_INSNS_MAX];
@@ -53,7 +72,7 @@ bool diff_case_analyse(struct diff_case *c)
         if (read & DIFF_FLAGS_ARITH)
             c->reads_undefined = true;
         if (f)
-            undefined = (undefined & ~(f->modified | f->set_0 | f->set_1)) | f->undefined;
+            undefined = (may_keep_flags(c->mnemonic[i]) ? undefined : undefined & ~(f->modified | f->set_0 | f->set_1)) | f->undefined;
         c->flags_undefined[i + 1] |= (uint16_t)(undefined & DIFF_FLAGS_ARITH);
         /* a forward branch joins somewhere behind */
         if (insn[i].meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
