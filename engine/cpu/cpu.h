@@ -35,12 +35,12 @@ enum mmu_access { MMU_READ = 0, MMU_WRITE = 1, MMU_FETCH = 2 };
  * An entry that is not valid has TLB_INVALID in both words: only a non-canonical va can match it,
  * and the access through it then takes the host's #GP, which is the guest's.
  */
-struct tlb_entry {
-    uint64_t neg_tag; /* -(va & ~0xfff) */
-    uint64_t host;    /* host address of the page's first byte */
-};
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
+struct tlb_bank {
+    uint64_t neg_tag[TLB_SIZE]; /* -(va & ~0xfff) */
+    uint64_t host[TLB_SIZE];    /* host address of the page's first byte */
+};
 #define TLB_INVALID (1ull << 63)
 
 /* Jump cache: guest RIP to host code, for indirect branches; validity is the same as the TLB's. */
@@ -153,14 +153,14 @@ struct cpu {
     uint64_t host_rsp, host_fs_base, host_gs_base;
     uint64_t scratch[8];      /* of the translator's glue */
     uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
-    uint64_t share[16];       /* host - guest of the pages that a block's shared checks found */
+    uint64_t share[16];       /* host addresses that a block's shared checks found */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     const void *thunks[16];
     struct cpu *self;
 
     struct vmcs vmcs;
 
-    struct tlb_entry tlb[MMU_IDX_COUNT][2][TLB_SIZE] __attribute__((aligned(64))); /* [idx][MMU_READ or MMU_WRITE] */
+    struct tlb_bank tlb[MMU_IDX_COUNT][2] __attribute__((aligned(64))); /* [idx][MMU_READ or MMU_WRITE] */
     struct jump_cache_entry jump_cache[MMU_IDX_COUNT][JUMP_CACHE_SIZE];
     uint32_t code_tlb[MMU_IDX_COUNT][CODE_TLB_SIZE]; /* token of the code page mapped there */
 

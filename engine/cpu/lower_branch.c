@@ -484,7 +484,7 @@ static void cold_access(struct trans *t, struct cold *c)
         e_load_gs(e, RCX, OFF_GPR(RCX));
     }
     if (c->undo_tag) {
-        e_op_gs_mem(e, 0x2b, R10, R11, EMIT_NO_REG, 0, c->tlb_off); /* sub r10, gs:[r11 + neg_tag] */
+        e_op_gs_mem(e, 0x2b, R10, EMIT_NO_REG, R11, 3, c->tlb_off); /* sub r10, gs:[r11 * 8 + neg_tag] */
     } else {
         lower_address(t, c->base, c->index, c->scale_log2, c->disp, c->seg, c->addr32, c->rip_relative, true);
     }

@@ -4,18 +4,15 @@
  * first-level TLB, and the way to the slow path. The hot path of an access with dead flags is
  *
  *     lea   r10, [address]
- *     mov   r11d, r10d ; shr r11d, 8 ; and r11d, 0x1ff0      entry = page number mod TLB_SIZE
- *     add   r10, gs:[r11 + neg_tag]                          offset in the page, if it is that page
+ *     pext  r11, r10, gs:[pext_tlb]       page number mod TLB_SIZE
+ *     add   r10, gs:[r11 * 8 + neg_tag]   offset in the page, if it is that page
  *     cmp   r10, 4096 - size ; ja slow
- *     add   r10, gs:[r11 + host]
+ *     add   r10, gs:[r11 * 8 + host]
  *
- * With live flags the same is done by LEA and PEXT, and the test by JRCXZ. An address that is known
+ * With live flags the same is done by LEA, and the test by JRCXZ. An address that is known
  * at translation time needs no index and no offset.
  */
 #include "cpu/translate.h"
-
-_Static_assert(sizeof(struct tlb_entry) == 16, "the probe scales by 16");
-_Static_assert(offsetof(struct tlb_entry, host) == 8, "the probe reads host at +8");
 
 #define R10 X86_R10
 #define R11 X86_R11
@@ -84,38 +81,37 @@ static uint8_t *emit_jmp(struct emit *e)
 #define CC_NE 5u
 #define CC_A 7u
 
-/* share: R10 becomes host - guest instead of the host address */
-static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes, bool share)
+static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
 {
     struct emit *e = &t->e;
 
-    static const uint8_t index[] = {
-        0x45, 0x89, 0xd3,       /* mov r11d, r10d */
-        0x41, 0xc1, 0xeb, 0x08, /* shr r11d, 8 */
-        0x41, 0x81, 0xe3,       /* and r11d, imm32 */
-    };
-    e_bytes(e, index, sizeof(index));
-    e_d(e, (TLB_SIZE - 1) << 4);
-    e_op_gs_mem(e, 0x03, R10, R11, EMIT_NO_REG, 0, tlb_off);
+    if (t->vm->slow_pext) { /* Zen and Zen 2 do PEXT by microcode */
+        static const uint8_t index[] = {
+            0x45, 0x89, 0xd3,       /* mov r11d, r10d */
+            0x41, 0xc1, 0xeb, 0x0c, /* shr r11d, 12 */
+            0x41, 0x81, 0xe3,       /* and r11d, imm32 */
+        };
+        e_bytes(e, index, sizeof(index));
+        e_d(e, TLB_SIZE - 1);
+    } else {
+        e_pext_gs(e, R11, R10, OFF(pext_tlb));
+    }
+    e_op_gs_mem(e, 0x03, R10, EMIT_NO_REG, R11, 3, tlb_off);
     e_b(e, 0x49); /* cmp r10, imm32 */
     e_b(e, 0x81);
     e_b(e, 0xfa);
     e_d(e, (uint32_t)KAGE_PAGE_SIZE - bytes);
     uint8_t *field = emit_jcc(e, CC_A);
-    if (share) {
-        e_op_gs_mem(e, 0x8b, R10, R11, EMIT_NO_REG, 0, tlb_off);
-    }
-    e_op_gs_mem(e, 0x03, R10, R11, EMIT_NO_REG, 0, tlb_off + 8);
+    e_op_gs_mem(e, 0x03, R10, EMIT_NO_REG, R11, 3, tlb_off + OFF_HOST);
     return field;
 }
 
-static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigned bytes, bool share)
+static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
 {
     struct emit *e = &t->e;
 
     e_store_gs(e, OFF_GPR(X86_RCX), X86_RCX);
     e_pext_gs(e, R11, R10, OFF(pext_tlb));
-    e_lea(e, R11, R11, R11, 0, 0);
     e_op_gs_mem(e, 0x8b, X86_RCX, EMIT_NO_REG, R11, 3, tlb_off);
     e_lea(e, R10, R10, X86_RCX, 0, 0);
     e_lea(e, X86_RCX, R10, EMIT_NO_REG, 0, (int32_t)bytes - 1);
@@ -124,10 +120,7 @@ static uint8_t *emit_probe_live_flags(struct trans *t, uint32_t tlb_off, unsigne
     e_b(e, 5);
     uint8_t *field = emit_jmp(e);
     e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
-    if (share) {
-        e_op_gs_mem(e, 0x8b, R10, EMIT_NO_REG, R11, 3, tlb_off);
-    }
-    e_op_gs_mem(e, 0x8b, R11, EMIT_NO_REG, R11, 3, tlb_off + 8);
+    e_op_gs_mem(e, 0x8b, R11, EMIT_NO_REG, R11, 3, tlb_off + OFF_HOST);
     e_lea(e, R10, R10, R11, 0, 0);
     return field;
 }
@@ -166,14 +159,14 @@ static uint8_t *emit_probe_constant(struct trans *t, uint32_t entry_off, gva_t p
         e_op_gs(e, 0x3b, R10, entry_off, true); /* cmp r10, gs:[entry] */
         field = emit_jcc(e, CC_NE);
     }
-    e_load_gs(e, R10, entry_off + 8);
+    e_load_gs(e, R10, entry_off + OFF_HOST);
     return field;
 }
 
 /* The note of this access: made in the dry run, looked up in the other. NULL: too many. */
 static const struct access_note *note_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes,
-                                             unsigned base, unsigned index, int64_t disp, unsigned seg, bool addr32,
-                                             bool rip_relative)
+                                             unsigned base, unsigned index, unsigned scale_log2, int64_t disp,
+                                             unsigned seg, bool addr32, bool rip_relative)
 {
     if (t->next_note == ACCESS_NOTES_MAX) {
         return NULL;
@@ -182,26 +175,34 @@ static const struct access_note *note_access(struct trans *t, unsigned i, uint32
     if (!t->dry) {
         return n;
     }
-    bool can = base < 16 && base != R10 && base != R11 && index == EMIT_NO_REG && seg != X86_FS && seg != X86_GS &&
-               !addr32 && !rip_relative && !t->insns[i].high_byte &&
+    bool has_index = index != EMIT_NO_REG;
+    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && seg != X86_FS &&
+               seg != X86_GS && !addr32 && !rip_relative && !t->insns[i].high_byte &&
                (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) == 0;
     *n = (struct access_note){
         .base = can ? (uint8_t)base : EMIT_NO_REG,
         .write = (access & ACCESS_WRITE) != 0,
         .bytes = (uint16_t)bytes,
+        .index = (uint8_t)index,
+        .scale_log2 = (uint8_t)scale_log2,
         .version = can ? t->version[base] : 0,
+        .index_version = can && has_index ? t->version[index] + ((uint32_t)t->moved[index] << 16) : 0,
         .at = can ? (int32_t)disp + t->moved[base] : 0,
     };
     t->note_count = t->next_note;
     return n;
 }
 
-/* An access whose check is shared: R10 becomes host - guest, and the base register stays in the operand. */
+/*
+ * An access whose check is shared. The leader leaves the host address of the range's first byte in
+ * its slot; every access of the group is at a known distance from there.
+ */
 static struct mem_operand lower_shared(struct trans *t, unsigned i, const struct access_note *note, uint32_t access,
-                                       unsigned bytes, bool flags_live, unsigned base, int32_t disp)
+                                       unsigned bytes, bool flags_live, unsigned base, unsigned index,
+                                       unsigned scale_log2, int32_t disp)
 {
     struct emit *e = &t->e;
-    struct mem_operand m = {.base = (uint8_t)base, .index = R10, .disp = disp};
+    struct mem_operand m = {.base = R10, .index = EMIT_NO_REG, .disp = note->offset};
     uint32_t slot = OFF(share) + 8u * (note->slot - 1u);
 
     if (!note->leader) {
@@ -209,25 +210,22 @@ static struct mem_operand lower_shared(struct trans *t, unsigned i, const struct
         return m;
     }
     uint32_t tlb_off = OFF_TLB(t->idx, note->write ? 1 : 0);
-    unsigned range = (unsigned)(note->high - note->low);
     struct cold *c = trans_cold(t, COLD_ACCESS, i);
 
     c->info = access | (flags_live ? ACCESS_FLAGS : 0) | t->idx << ACCESS_IDX_SHIFT | bytes << ACCESS_BYTES_SHIFT |
               ACCESS_SHARED | (note->write ? ACCESS_RANGE_WRITE : 0);
     c->base = (uint8_t)base;
-    c->index = EMIT_NO_REG;
+    c->index = (uint8_t)index;
+    c->scale_log2 = (uint8_t)scale_log2;
     c->seg = X86_DS;
     c->disp = disp;
     c->share = true;
-    c->share_low = note->low;
-    c->share_bytes = (int32_t)range;
+    c->share_low = -note->offset;
+    c->share_bytes = note->range;
     c->restore_rcx = flags_live;
-    emit_lea_r10(t, base, EMIT_NO_REG, 0, disp + note->low, false);
-    if (flags_live) {
-        c->from = emit_probe_live_flags(t, tlb_off, range, true);
-    } else {
-        c->from = emit_probe_dead_flags(t, tlb_off, range, true);
-    }
+    emit_lea_r10(t, base, index, scale_log2, disp - note->offset, false);
+    c->from = flags_live ? emit_probe_live_flags(t, tlb_off, (unsigned)note->range)
+                         : emit_probe_dead_flags(t, tlb_off, (unsigned)note->range);
     c->resume = e->p;
     e_store_gs(e, slot, R10);
     return m;
@@ -247,10 +245,10 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         t->failed = true;
         return m;
     }
-    const struct access_note *note = note_access(t, i, access, bytes, base, index, disp, seg, addr32, rip_relative);
+    const struct access_note *note = note_access(t, i, access, bytes, base, index, scale_log2, disp, seg, addr32, rip_relative);
     t->access_open = note == NULL || note->slot == 0;
     if (!t->access_open) {
-        return lower_shared(t, i, note, access, bytes, flags_live, base, (int32_t)disp);
+        return lower_shared(t, i, note, access, bytes, flags_live, base, index, scale_log2, (int32_t)disp);
     }
     struct cold *c = trans_cold(t, COLD_ACCESS, i);
     c->info = access | (flags_live ? ACCESS_FLAGS : 0) | t->idx << ACCESS_IDX_SHIFT | bytes << ACCESS_BYTES_SHIFT;
@@ -268,14 +266,14 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         c->restore_rcx = false;
         c->from = emit_jmp(&t->e);
     } else if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {
-        uint32_t entry = tlb_off + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)) * 16u;
+        uint32_t entry = tlb_off + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)) * 8u;
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);
     } else {
         lower_address(t, base, index, scale_log2, disp, seg, addr32, rip_relative, flags_live);
         c->undo_tag = !flags_live;
-        c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes, false)
-                             : emit_probe_dead_flags(t, tlb_off, bytes, false);
+        c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes)
+                             : emit_probe_dead_flags(t, tlb_off, bytes);
     }
     c->resume = c->op_begin = t->e.p;
     c->target = (uint64_t)m.disp; /* what the slow path must subtract from the host address */

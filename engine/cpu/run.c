@@ -109,7 +109,7 @@ static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
         mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
         !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
         cpu_fpu_load(cpu);
-        cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva - cpu->ea;
+        cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva + (uint64_t)(int64_t)d->bounce;
         return (const uint8_t *)d + d->resume;
     }
     (void)len;

@@ -29,7 +29,8 @@ void share_note_insn(struct trans *t, const struct insn *in)
 
 static bool same_value(const struct access_note *a, const struct access_note *b)
 {
-    return a->base == b->base && a->version == b->version;
+    return a->base == b->base && a->version == b->version && a->index == b->index &&
+           a->index_version == b->index_version && a->scale_log2 == b->scale_log2;
 }
 
 /*
@@ -72,9 +73,13 @@ void share_decide(struct trans *t)
         if (joined) {
             leader->slot = (uint8_t)(++slots);
             leader->leader = true;
-            leader->low = low - leader->at;
-            leader->high = high - leader->at;
+            leader->range = high - low;
             leader->write = write;
+            for (unsigned j = i; j < t->note_count; j++) {
+                if (t->notes[j].slot == leader->slot) {
+                    t->notes[j].offset = t->notes[j].at - low;
+                }
+            }
         }
     }
 }

@@ -66,14 +66,15 @@ static void copy_bytes(void *to, const void *from, unsigned len)
 
 static uint8_t *l1_probe(struct cpu *cpu, gva_t va, unsigned len, enum mmu_access access, enum mmu_idx idx)
 {
-    const struct tlb_entry *e = &cpu->tlb[idx][access][(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)];
-    uint64_t offset = va + e->neg_tag;
+    const struct tlb_bank *bank = &cpu->tlb[idx][access];
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1);
+    uint64_t offset = va + bank->neg_tag[i];
 
     /* An invalid entry can only match a non-canonical va; leave that to mmu_translate(). */
-    if (offset > KAGE_PAGE_SIZE - len || e->host == TLB_INVALID) {
+    if (offset > KAGE_PAGE_SIZE - len || bank->host[i] == TLB_INVALID) {
         return NULL;
     }
-    return (uint8_t *)(uintptr_t)(e->host + offset);
+    return (uint8_t *)(uintptr_t)(bank->host[i] + offset);
 }
 
 static enum cpu_result piece_translate(struct cpu *cpu, gva_t va, unsigned len, enum mmu_access access,

@@ -62,17 +62,19 @@ struct insn {
 
 /*
  * One memory access of a block, noted by a dry run of the emitter. Accesses off the same unchanged
- * base register share one TLB check: the first of them (the leader) checks the whole range and
- * leaves host - guest in cpu->share[], the others only add that.
+ * base and index registers share one TLB check: the first of them (the leader) checks the whole
+ * range and leaves the host address of its first byte in cpu->share[], which the others use.
  */
 struct access_note {
     uint8_t base;        /* register, or EMIT_NO_REG: cannot share */
+    uint8_t index, scale_log2; /* the same for all of a group */
     uint8_t slot;        /* 0: on its own; else 1 + index into cpu->share[] */
     bool leader, write;
     uint16_t bytes;
-    uint32_t version;    /* of the base register's value */
+    uint32_t version, index_version; /* of the registers' values */
     int32_t at;          /* displacement off that value */
-    int32_t low, high;   /* of a leader: the range, relative to its own address */
+    int32_t offset;      /* from the first byte of the range */
+    int32_t range;       /* of a leader: bytes */
 };
 #define ACCESS_NOTES_MAX (3 * BLOCK_MAX_INSNS)
 #define SHARE_SLOTS 16u
@@ -170,7 +172,8 @@ struct trans {
 #define OFF(field) ((uint32_t)offsetof(struct cpu, field))
 #define OFF_GPR(n) (OFF(gpr) + 8u * (uint32_t)(n))
 #define OFF_SEG_BASE(s) (OFF(vmcs.guest_seg) + (uint32_t)(s) * (uint32_t)sizeof(struct vmcs_segment))
-#define OFF_TLB(idx, rw) (OFF(tlb) + ((uint32_t)(idx)*2u + (uint32_t)(rw)) * TLB_SIZE * (uint32_t)sizeof(struct tlb_entry))
+#define OFF_TLB(idx, rw) (OFF(tlb) + ((uint32_t)(idx)*2u + (uint32_t)(rw)) * (uint32_t)sizeof(struct tlb_bank))
+#define OFF_HOST ((uint32_t)offsetof(struct tlb_bank, host)) /* from a bank's neg_tag[] */
 #define OFF_JUMP(idx) (OFF(jump_cache) + (uint32_t)(idx)*JUMP_CACHE_SIZE * (uint32_t)sizeof(struct jump_cache_entry))
 #define OFF_CODE_TLB(idx) (OFF(code_tlb) + (uint32_t)(idx)*CODE_TLB_SIZE * 4u)
 

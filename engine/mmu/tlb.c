@@ -74,10 +74,10 @@ void mmu_fini(struct cpu *cpu)
 
 /* ---- first level ---- */
 
-static void invalidate_entry(struct tlb_entry *e)
+static void invalidate_entry(struct tlb_bank *bank, unsigned i)
 {
-    e->neg_tag = TLB_INVALID;
-    e->host = TLB_INVALID;
+    bank->neg_tag[i] = TLB_INVALID;
+    bank->host[i] = TLB_INVALID;
 }
 
 static void clear_bank(struct cpu *cpu, unsigned idx)
@@ -87,8 +87,8 @@ static void clear_bank(struct cpu *cpu, unsigned idx)
 
     if (log->count <= CLEAR_LOG_MAX) {
         for (unsigned i = 0; i < log->count; i++) {
-            invalidate_entry(&cpu->tlb[idx][MMU_READ][log->index[i]]);
-            invalidate_entry(&cpu->tlb[idx][MMU_WRITE][log->index[i]]);
+            invalidate_entry(&cpu->tlb[idx][MMU_READ], log->index[i]);
+            invalidate_entry(&cpu->tlb[idx][MMU_WRITE], log->index[i]);
         }
     } else {
         uint64_t *to = (uint64_t *)(void *)cpu->tlb[idx];
@@ -125,10 +125,10 @@ static void clear_code(struct cpu *cpu, unsigned idx)
     t->code_has_local[idx] = false;
 }
 
-static void fill_entry(struct tlb_entry *e, gva_t va, uint64_t host_page)
+static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t host_page)
 {
-    e->neg_tag = 0 - (va & KAGE_PAGE_MASK);
-    e->host = host_page;
+    bank->neg_tag[i] = 0 - (va & KAGE_PAGE_MASK);
+    bank->host[i] = host_page;
 }
 
 static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
@@ -144,11 +144,11 @@ static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, 
     }
     clear_log_note(&t->bank_log[idx], i);
     t->bank_has_local[idx] |= (e->flags & MAP_GLOBAL) == 0;
-    fill_entry(&cpu->tlb[idx][MMU_READ][i], va, e->host);
+    fill_entry(&cpu->tlb[idx][MMU_READ], i, va, e->host);
     if (access == MMU_WRITE && !has_code) {
-        fill_entry(&cpu->tlb[idx][MMU_WRITE][i], va, e->host);
-    } else if (cpu->tlb[idx][MMU_WRITE][i].neg_tag != 0 - (va & KAGE_PAGE_MASK)) {
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE][i]);
+        fill_entry(&cpu->tlb[idx][MMU_WRITE], i, va, e->host);
+    } else if (cpu->tlb[idx][MMU_WRITE].neg_tag[i] != 0 - (va & KAGE_PAGE_MASK)) {
+        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i);
     }
 }
 
@@ -426,8 +426,8 @@ static void flush_page_everywhere(struct cpu *cpu, gva_t va)
     unsigned bit = i & 4095;
 
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ][i & (TLB_SIZE - 1)]);
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE][i & (TLB_SIZE - 1)]);
+        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
+        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
         cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
     }
     if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
@@ -470,10 +470,10 @@ void mmu_flush_page_pcid(struct cpu *cpu, gva_t va, unsigned pcid)
 void mmu_protect_host_page(struct cpu *cpu, const uint8_t *page)
 {
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        struct tlb_entry *e = cpu->tlb[idx][MMU_WRITE];
+        struct tlb_bank *bank = &cpu->tlb[idx][MMU_WRITE];
         for (unsigned i = 0; i < TLB_SIZE; i++) {
-            if (e[i].host == (uint64_t)(uintptr_t)page) {
-                invalidate_entry(&e[i]);
+            if (bank->host[i] == (uint64_t)(uintptr_t)page) {
+                invalidate_entry(bank, i);
             }
         }
     }

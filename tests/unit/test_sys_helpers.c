@@ -69,7 +69,7 @@ static int setup(void **state)
     for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
         for (unsigned a = 0; a < 2; a++) {
             for (unsigned e = 0; e < TLB_SIZE; e++) {
-                cpu->tlb[i][a][e] = (struct tlb_entry){TLB_INVALID, TLB_INVALID};
+                cpu->tlb[i][a].neg_tag[e] = cpu->tlb[i][a].host[e] = TLB_INVALID;
             }
         }
     }

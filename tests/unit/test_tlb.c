@@ -128,9 +128,11 @@ static int teardown(void **state)
 
 static const uint8_t *first_level(gva_t va, enum mmu_access access, enum mmu_idx idx)
 {
-    const struct tlb_entry *e = &w.cpu->tlb[idx][access][(va >> 12) & (TLB_SIZE - 1)];
+    const struct tlb_bank *bank = &w.cpu->tlb[idx][access];
+    unsigned i = (va >> 12) & (TLB_SIZE - 1);
+    uint64_t offset = va + bank->neg_tag[i];
 
-    return va + e->neg_tag < PAGE ? (const uint8_t *)(uintptr_t)(e->host + (va + e->neg_tag)) : NULL;
+    return offset < PAGE ? (const uint8_t *)(uintptr_t)(bank->host[i] + offset) : NULL;
 }
 
 static enum mmu_result translate(gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
