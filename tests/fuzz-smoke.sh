@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: MIT
 # `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
 # changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
+# Then FUZZ_SECONDS (20) of libFuzzer on the loaders (tests/fuzz), where clang has it. Its corpus is kept in BUILD-DIR/fuzz.
 # Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
-: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}"
+: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 tools/fetch-guest.sh cloud || exit 1
@@ -34,5 +35,36 @@ while [ "$seed" -lt $((FUZZ_SEED + FUZZ_RUNS)) ]; do
 	fi
 	seed=$((seed + 1))
 done
-echo "$passed passed, $failed failed, 0 skipped"
+
+# ---- libFuzzer ----
+
+fuzz=$1/fuzz skipped=0
+clang=$(command -v clang || command -v clang-14 || :)
+mkdir -p "$fuzz/corpus"
+if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+	"$clang" -x c - -fsanitize=fuzzer -o "$work/probe" 2>/dev/null; then
+	# A sound ELF file to start from, as the file and as what is packed.
+	if [ -s "$1/tests/guest/smoke.elf" ]; then
+		for kind in 001 003; do
+			{ printf "\\$kind" && head -c 60000 "$1/tests/guest/smoke.elf"; } >"$fuzz/corpus/seed-$kind"
+		done
+	fi
+	: >"$work/log"
+	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+		-Iinclude -Ivmm tests/fuzz/fuzz_loader.c vmm/machine/boot.c vmm/machine/bzimage.c vmm/machine/decompress.c \
+		vmm/machine/elf.c vmm/machine/linux.c vmm/machine/pvh.c vmm/machine/ram.c vmm/util/error.c vmm/util/log.c vmm/vcpu/state.c \
+		-lz -llzma -llz4 -lzstd -o "$fuzz/fuzz_loader" &&
+		"$fuzz/fuzz_loader" -max_len=65536 -max_total_time="$FUZZ_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus" >"$work/log" 2>&1; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: fuzz_loader"
+		tail -n 40 "$work/log"
+	fi
+	grep '^Done' "$work/log"
+else
+	skipped=1
+	echo "no clang with libFuzzer: the loaders' harness is skipped"
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
