@@ -413,15 +413,14 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to)
         (vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
         return;
     }
-    uint32_t entry;
-    if (((from->va ^ to->va) & KAGE_PAGE_MASK) == 0) {
-        if (from->token != to->token) {
-            return;
-        }
-        /* Only a backward branch can loop: a forward one may skip the poll. */
-        entry = to->va > from->va ? to->body : to->host;
-    } else {
-        entry = code_emit_cross_page_link(cpu, from, to, l);
+    bool cross_page = ((from->va ^ to->va) & KAGE_PAGE_MASK) != 0;
+    bool backward = to->va < from->va + from->guest_len; /* every loop has one */
+    if (!cross_page && from->token != to->token) {
+        return;
+    }
+    uint32_t entry = to->host;
+    if (cross_page || backward) {
+        entry = code_emit_link(cpu, from, to, l, cross_page, backward);
         if (entry == 0) {
             return;
         }

@@ -107,35 +107,6 @@ static void lower_indirect(struct trans *t, unsigned i, int rsp_undo)
     e_d(e, table + 8);
 }
 
-void lower_poll(struct trans *t)
-{
-    struct emit *e = &t->e;
-    struct cold *c = trans_cold(t, COLD_RELOOKUP, 0);
-
-    if (!t->b->flags_in) {
-        e_b(e, 0x65); /* cmp dword gs:[pending], 0 */
-        e_b(e, 0x83);
-        e_b(e, 0x3c);
-        e_b(e, 0x25);
-        e_d(e, OFF(pending));
-        e_b(e, 0);
-        e_b(e, 0x0f); /* jne stub */
-        e_b(e, 0x85);
-        c->from = e->p;
-        e_d(e, 0);
-        return;
-    }
-    e_store_gs(e, OFF_GPR(RCX), RCX);
-    e_op_gs(e, 0x8b, RCX, OFF(pending), false);
-    e_b(e, 0xe3);
-    e_b(e, 5);
-    e_b(e, 0xe9);
-    c->from = e->p;
-    c->restore_rcx = true;
-    e_d(e, 0);
-    e_load_gs(e, RCX, OFF_GPR(RCX));
-}
-
 void lower_helper(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
@@ -150,6 +121,10 @@ void lower_helper(struct trans *t, unsigned i)
     e_b(e, 0xe9);
     c->from = e->p;
     e_d(e, 0);
+    /* Not into the first 8 bytes of the block: they may be replaced while the helper runs. */
+    while (e->p - (t->vm->rw + t->b->host) < 8 && !e->overflow) {
+        e_b(e, 0x90);
+    }
     c->resume = e->p;
 }
 
@@ -580,13 +555,10 @@ static void cold_jump(struct trans *t, struct cold *c)
     e_q(e, (uint64_t)c->disp);
 }
 
-static void cold_relookup(struct trans *t, struct cold *c)
+static void cold_relookup(struct trans *t)
 {
     struct emit *e = &t->e;
 
-    if (c->restore_rcx) {
-        e_load_gs(e, RCX, OFF_GPR(RCX));
-    }
     t->b->relookup = cache_offset(t, e->p);
     lower_set_rip(e, t->b->va);
     e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
@@ -597,45 +569,73 @@ void cold_emit(struct trans *t)
     for (unsigned n = 0; n < t->cold_count && !t->e.overflow; n++) {
         struct cold *c = &t->colds[n];
         trans_note(t, c->insn, -1);
-        e_patch_rel32(c->from, t->e.p);
+        if (c->from != NULL) {
+            e_patch_rel32(c->from, t->e.p);
+        }
         switch (c->kind) {
         case COLD_ACCESS: cold_access(t, c); break;
         case COLD_HELPER: cold_helper(t, c); break;
         case COLD_EXIT: cold_exit(t, c); break;
         case COLD_JUMP: cold_jump(t, c); break;
-        case COLD_RELOOKUP: cold_relookup(t, c); break;
+        case COLD_RELOOKUP: cold_relookup(t); break;
         }
     }
 }
 
+/* jrcxz over a jump to `out`; RCX, whose guest value is in gpr[], is given back on both ways. */
+static void emit_out_unless_rcx_zero(struct emit *e, const uint8_t *out)
+{
+    e_b(e, 0xe3);
+    uint8_t *rel8 = e->p;
+    e_b(e, 0);
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+    e_b(e, 0xe9);
+    e_d(e, 0);
+    e_patch_rel32(e->p - 4, out);
+    *rel8 = (uint8_t)(e->p - (rel8 + 1));
+}
+
 /*
- * A link to another page: the code TLB must still hold the token of the target's page, which names
- * its virtual and its physical address. Flags may be live.
+ * Flags may be live, and the target may turn out to be another: nothing here touches them. The code
+ * TLB must still hold the token of the target's page, which names its virtual and physical address.
  */
-uint32_t code_emit_cross_page_link(struct cpu *cpu, const struct block *from, const struct block *to,
-                                   const struct link *l)
+uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
+                        bool cross_page, bool poll)
 {
     struct cpu_vm *vm = cpu->vm;
     struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->cold_start};
     unsigned idx = (from->mode >> CPU_MODE_IDX_SHIFT) & 3u;
     uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(to->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
     uint32_t entry = (uint32_t)vm->used;
+    const uint8_t *out = vm->rw + l->stub;
 
-    if (to->token == 0 || vm->used + 128 > vm->cold_start) {
+    if ((cross_page && to->token == 0) || vm->used + 128 > vm->cold_start) {
         return 0;
     }
-    e_store_gs(&e, OFF_GPR(RCX), RCX);
-    e_op_gs(&e, 0x8b, RCX, slot, false);
-    e_lea(&e, RCX, RCX, EMIT_NO_REG, 0, -(int32_t)to->token);
-    e_b(&e, 0xe3); /* jrcxz same */
-    uint8_t *rel8 = e.p;
-    e_b(&e, 0);
-    e_load_gs(&e, RCX, OFF_GPR(RCX));
-    e_b(&e, 0xe9);
-    e_d(&e, 0);
-    e_patch_rel32(e.p - 4, vm->rw + l->stub);
-    *rel8 = (uint8_t)(e.p - (rel8 + 1));
-    e_load_gs(&e, RCX, OFF_GPR(RCX));
+    if (!cross_page && !to->flags_in) {
+        e_b(&e, 0x65); /* cmp dword gs:[pending], 0 */
+        e_b(&e, 0x83);
+        e_b(&e, 0x3c);
+        e_b(&e, 0x25);
+        e_d(&e, OFF(pending));
+        e_b(&e, 0);
+        e_b(&e, 0x0f); /* jne out */
+        e_b(&e, 0x85);
+        e_d(&e, 0);
+        e_patch_rel32(e.p - 4, out);
+    } else {
+        e_store_gs(&e, OFF_GPR(RCX), RCX);
+        if (cross_page) {
+            e_op_gs(&e, 0x8b, RCX, slot, false);
+            e_lea(&e, RCX, RCX, EMIT_NO_REG, 0, -(int32_t)to->token);
+            emit_out_unless_rcx_zero(&e, out);
+        }
+        if (poll) {
+            e_op_gs(&e, 0x8b, RCX, OFF(pending), false);
+            emit_out_unless_rcx_zero(&e, out);
+        }
+        e_load_gs(&e, RCX, OFF_GPR(RCX));
+    }
     e_b(&e, 0xe9);
     e_d(&e, 0);
     e_patch_rel32(e.p - 4, vm->rw + to->host);
