@@ -364,17 +364,24 @@ static int cpuid_install(struct kvm_vcpu *vcpu, struct kvm_cpuid_entry2 *entries
     return 0;
 }
 
+static int cpuid_alloc(uint32_t count, struct kvm_cpuid_entry2 **entries)
+{
+    if (count > KVM_CPUID_MAX_ENTRIES)
+        return -E2BIG;
+    *entries = calloc(count + 1u, sizeof(**entries));
+    return *entries ? 0 : -ENOMEM;
+}
+
 int kvm_vcpu_set_cpuid2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
     const struct kvm_cpuid2 *cpuid = arg;
     uint32_t count = cpuid->nent;
 
-    if (count > KVM_CPUID_MAX_ENTRIES)
-        return -E2BIG;
-    struct kvm_cpuid_entry2 *entries = calloc(count + 1u, sizeof(*entries));
-    if (!entries)
-        return -ENOMEM;
+    struct kvm_cpuid_entry2 *entries;
+    int err = cpuid_alloc(count, &entries);
+    if (err)
+        return err;
     memcpy(entries, cpuid->entries, count * sizeof(*entries));
     for (uint32_t i = 0; i < count; i++) {
         uint32_t virt = (entries[i].eax >> 8) & 0xff;
@@ -392,11 +399,10 @@ int kvm_vcpu_set_cpuid(struct kvm_object *object, void *arg)
     const struct kvm_cpuid *cpuid = arg;
     uint32_t count = cpuid->nent;
 
-    if (count > KVM_CPUID_MAX_ENTRIES)
-        return -E2BIG;
-    struct kvm_cpuid_entry2 *entries = calloc(count + 1u, sizeof(*entries));
-    if (!entries)
-        return -ENOMEM;
+    struct kvm_cpuid_entry2 *entries;
+    int err = cpuid_alloc(count, &entries);
+    if (err)
+        return err;
     for (uint32_t i = 0; i < count; i++) {
         const struct kvm_cpuid_entry *e = &cpuid->entries[i];
         entries[i] = (struct kvm_cpuid_entry2){ .function = e->function, .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx,
