@@ -42,6 +42,7 @@ struct block {
     gpa_t gpa2;       /* page of the last bytes if the one instruction crosses a page, else 0 */
     uint32_t mode;    /* CPU_MODE_* */
     uint32_t token;   /* of its (va page, gpa page) pair */
+    uint32_t token2;  /* of the pair of gpa2, else 0 */
     uint32_t host;    /* offset of its first byte; aligned, so that 8 bytes can be replaced at once */
     uint32_t host_len;/* without the stubs */
     uint32_t cold, cold_len; /* the stubs, in the cold half of the cache */
@@ -51,7 +52,7 @@ struct block {
     uint16_t guest_len;
     bool valid;
     bool flags_in;    /* reads arithmetic flags before it writes them */
-    bool no_link;     /* crosses a page, or a mode that must pass through the run loop */
+    bool no_link;     /* of a mode that must pass through the run loop */
     uint32_t next_hash, next_page, next_page2;
     uint32_t links_in, links_out;
     uint32_t share_misses;

@@ -595,6 +595,16 @@ static void emit_out_unless_rcx_zero(struct emit *e, const uint8_t *out)
     *rel8 = (uint8_t)(e->p - (rel8 + 1));
 }
 
+/* Leaves unless the code TLB holds `token` for the page of va. */
+static void emit_token_check(struct emit *e, unsigned idx, gva_t va, uint32_t token, const uint8_t *out)
+{
+    uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
+
+    e_op_gs(e, 0x8b, RCX, slot, false);
+    e_lea(e, RCX, RCX, EMIT_NO_REG, 0, -(int32_t)token);
+    emit_out_unless_rcx_zero(e, out);
+}
+
 /*
  * Flags may be live, and the target may turn out to be another: nothing here touches them. The code
  * TLB must still hold the token of the target's page, which names its virtual and physical address.
@@ -605,14 +615,13 @@ uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct 
     struct cpu_vm *vm = cpu->vm;
     struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->cold_start};
     unsigned idx = (from->mode >> CPU_MODE_IDX_SHIFT) & 3u;
-    uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(to->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
     uint32_t entry = (uint32_t)vm->used;
     const uint8_t *out = vm->rw + l->stub;
 
-    if ((cross_page && to->token == 0) || vm->used + 128 > vm->cold_start) {
+    if ((cross_page && to->token == 0) || vm->used + 192 > vm->cold_start) {
         return 0;
     }
-    if (!cross_page && !to->flags_in) {
+    if (!cross_page && to->token2 == 0 && !to->flags_in) {
         e_b(&e, 0x65); /* cmp dword gs:[pending], 0 */
         e_b(&e, 0x83);
         e_b(&e, 0x3c);
@@ -626,9 +635,10 @@ uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct 
     } else {
         e_store_gs(&e, OFF_GPR(RCX), RCX);
         if (cross_page) {
-            e_op_gs(&e, 0x8b, RCX, slot, false);
-            e_lea(&e, RCX, RCX, EMIT_NO_REG, 0, -(int32_t)to->token);
-            emit_out_unless_rcx_zero(&e, out);
+            emit_token_check(&e, idx, to->va, to->token, out);
+        }
+        if (to->token2 != 0) {
+            emit_token_check(&e, idx, to->va + KAGE_PAGE_SIZE, to->token2, out);
         }
         if (poll) {
             e_op_gs(&e, 0x8b, RCX, OFF(pending), false);

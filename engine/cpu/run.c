@@ -227,6 +227,16 @@ static void flush_code(void *arg)
     code_flush(arg);
 }
 
+static void remember_page(struct cpu *cpu, unsigned idx, gva_t va, uint32_t token)
+{
+    unsigned page = (unsigned)(va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1);
+
+    if (cpu->code_tlb[idx][page] != token) {
+        clear_log_note(&cpu->code_log[idx], page);
+        cpu->code_tlb[idx][page] = token;
+    }
+}
+
 static void remember_block(struct cpu *cpu, const struct block *b)
 {
     unsigned idx = cpu_mmu_idx(cpu);
@@ -251,10 +261,9 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         mmu_note_jump_target(cpu, b->va);
         mmu_note_jump_target(cpu, b->va + b->guest_len - 1);
     }
-    unsigned page = (unsigned)(b->va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1);
-    if (cpu->code_tlb[idx][page] != b->token) {
-        clear_log_note(&cpu->code_log[idx], page);
-        cpu->code_tlb[idx][page] = b->token;
+    remember_page(cpu, idx, b->va, b->token);
+    if (b->gpa2 != 0) {
+        remember_page(cpu, idx, b->va + KAGE_PAGE_SIZE, b->token2);
     }
 }
 

@@ -257,6 +257,12 @@ static void commit(struct trans *t)
     t->cpu->stats[CPU_STAT_STUB_BYTES] += b->cold_len;
 }
 
+static void set_tokens(struct cpu_vm *vm, struct block *b)
+{
+    b->token = code_token(vm, b->va, b->gpa);
+    b->token2 = b->gpa2 != 0 ? code_token(vm, b->va + KAGE_PAGE_SIZE, b->gpa2) : 0;
+}
+
 struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result)
 {
     struct cpu_vm *vm = cpu->vm;
@@ -285,7 +291,7 @@ struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *hos
     }
     t->unshared = (cpu->mode & CPU_MODE_UNSHARED) != 0 || code_is_unshared(vm, va) ||
                   (vm->test_flags & CODE_TEST_TINY_TLB) != 0;
-    draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || draft.gpa2 != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
+    draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
 
     pthread_mutex_lock(&vm->lock);
     struct block *b = NULL;
@@ -294,14 +300,14 @@ struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *hos
         b = &vm->blocks[vm->block_count];
         *b = draft;
         t->b = b;
-        b->token = code_token(vm, va, gpa);
+        set_tokens(vm, b);
         if (emit_block(t)) {
             commit(t);
         } else if (t->count > 1) {
             /* Too long for one block: half of it fits. */
             vm->link_count = links;
             *b = draft;
-            b->token = code_token(vm, va, gpa);
+            set_tokens(vm, b);
             t->count /= 2;
             b->guest_len = (uint16_t)(t->insns[t->count].offset);
             if (emit_block(t)) {
