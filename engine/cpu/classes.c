@@ -25,7 +25,8 @@ static const uint8_t class_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [M(LOOP)] = INSN_LOOP, [M(LOOPE)] = INSN_LOOP, [M(LOOPNE)] = INSN_LOOP, [M(JRCXZ)] = INSN_LOOP,
     [M(JECXZ)] = INSN_LOOP,
     [M(BT)] = INSN_BIT_STRING, [M(BTS)] = INSN_BIT_STRING, [M(BTR)] = INSN_BIT_STRING, [M(BTC)] = INSN_BIT_STRING,
-    [M(CLI)] = INSN_CLI,
+    [M(CLI)] = INSN_CLI, [M(SWAPGS)] = INSN_SWAPGS,
+    [M(STI)] = INSN_STI, [M(RDTSC)] = INSN_RDTSC,
 
     /* Not offered in CPUID, or without meaning outside what we carry. */
     [M(VMXON)] = INSN_UD, [M(VMXOFF)] = INSN_UD, [M(VMLAUNCH)] = INSN_UD, [M(VMRESUME)] = INSN_UD,

@@ -91,6 +91,7 @@ enum cpu_result { CPU_NEXT = 0, CPU_JUMP = 1, CPU_FAULT = 2, CPU_EXIT = 3 };
 #define CPU_MODE_BREAK (1u << 11)      /* data or instruction breakpoints are armed */
 #define CPU_MODE_PAGING (1u << 12)
 #define CPU_MODE_UMIP (1u << 13)
+#define CPU_MODE_TSD (1u << 14)        /* RDTSC is refused, or exits */
 #define CPU_MODE_UNSHARED (1u << 15)   /* only while translating: no shared TLB checks */
 
 /*
@@ -147,6 +148,7 @@ struct cpu {
     uint8_t iflag;    /* RFLAGS.IF */
     uint8_t intr_shadow; /* VMX_INTR_STI or VMX_INTR_MOV_SS: interrupts wait for one instruction */
     uint8_t fpu_live; /* guest vector state is in the host's registers */
+    uint8_t sti_slow; /* somebody waits for the end of STI's interrupt shadow */
     uint8_t in_guest; /* inside cpu_run(): requests must be kicked */
     _Atomic uint32_t pending; /* CPU_REQ_* */
     uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */

@@ -128,6 +128,74 @@ void lower_helper(struct trans *t, unsigned i)
     c->resume = e->p;
 }
 
+/*
+ * STI at CPL 0 sets a byte, as long as nobody waits for the end of its shadow; else it is a helper,
+ * and the run loop looks at the boundary behind the next instruction.
+ */
+void lower_sti(struct trans *t, unsigned i)
+{
+    struct insn *in = &t->insns[i];
+    struct emit *e = &t->e;
+
+    in->fn = sys_sti;
+    in->helper_flags = HELPER_ENDS_BLOCK;
+    if ((t->mode & (CPU_MODE_CPL | CPU_MODE_STEP | CPU_MODE_BREAK)) != 0) {
+        lower_helper(t, i);
+        return;
+    }
+    e_store_gs(e, OFF_GPR(RCX), RCX);
+    e_b(e, 0x65); /* movzx ecx, byte gs:[sti_slow] */
+    e_b(e, 0x0f);
+    e_b(e, 0xb6);
+    e_b(e, 0x0c);
+    e_b(e, 0x25);
+    e_d(e, OFF(sti_slow));
+    e_b(e, 0xe3); /* jrcxz fast */
+    uint8_t *rel8 = e->p;
+    e_b(e, 0);
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+    lower_helper(t, i);
+    if (!e->overflow) {
+        *rel8 = (uint8_t)(e->p - (rel8 + 1));
+    }
+    e_load_gs(e, RCX, OFF_GPR(RCX));
+    e_b(e, 0x65); /* mov byte gs:[iflag], 1 */
+    e_b(e, 0xc6);
+    e_b(e, 0x04);
+    e_b(e, 0x25);
+    e_d(e, OFF(iflag));
+    e_b(e, 1);
+}
+
+/* rorx dst, src, 32 */
+static void emit_swap_halves(struct emit *e, unsigned dst, unsigned src)
+{
+    e_b(e, 0xc4);
+    e_b(e, (dst >= 8 ? 0u : 0x80u) | 0x40 | (src >= 8 ? 0u : 0x20u) | 3);
+    e_b(e, 0xfb);
+    e_b(e, 0xf0);
+    e_b(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+    e_b(e, 32);
+}
+
+/* EDX:EAX = host TSC + offset, without flags */
+void lower_rdtsc(struct trans *t)
+{
+    struct emit *e = &t->e;
+
+    e_b(e, 0x0f);
+    e_b(e, 0x31);
+    emit_swap_halves(e, R10, X86_RDX);
+    e_lea(e, X86_RAX, X86_RAX, R10, 0, 0);
+    e_load_gs(e, R10, OFF(tsc_offset));
+    e_lea(e, X86_RAX, X86_RAX, R10, 0, 0);
+    emit_swap_halves(e, X86_RDX, X86_RAX);
+    e_b(e, 0x89); /* mov edx, edx */
+    e_b(e, 0xd2);
+    e_b(e, 0x89); /* mov eax, eax */
+    e_b(e, 0xc0);
+}
+
 /* op [r10 + disp], reg or reg, [r10 + disp], 16 or 64 bits */
 static void emit_move(struct emit *e, unsigned opcode, unsigned reg, struct mem_operand m, unsigned bytes)
 {

@@ -511,6 +511,7 @@ void cpu_run(struct cpu *cpu)
     uint32_t link = 0;
 
     cpu->vmcs.exit_reason = NO_EXIT;
+    cpu->sti_slow = window_wanted(cpu);
     enter_guest(cpu);
     __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
     __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");

@@ -69,6 +69,9 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
     case INSN_LEAVE:
     case INSN_MOFFS:
     case INSN_CLI:
+    case INSN_SWAPGS:
+    case INSN_STI:
+    case INSN_RDTSC:
     case INSN_BIT_STRING:
         break;
     default: /* leaves the block, or C code looks at RFLAGS */

@@ -64,6 +64,9 @@ void cpu_update_mode(struct cpu *cpu)
     if ((v->guest_cr4 & X86_CR4_UMIP) != 0) {
         mode |= CPU_MODE_UMIP;
     }
+    if ((cpl != 0 && (v->guest_cr4 & X86_CR4_TSD) != 0) || (v->proc_based_ctls & VMX_PROC_RDTSC_EXITING) != 0) {
+        mode |= CPU_MODE_TSD;
+    }
     cpu->mode = mode;
 }
 

@@ -153,6 +153,30 @@ static void emit_insn(struct trans *t, unsigned i)
             e_b(&t->e, 0);
         }
         break;
+    case INSN_SWAPGS:
+        if ((t->mode & CPU_MODE_CPL) != 0) {
+            in->fn = sys_swapgs;
+            in->helper_flags = 0;
+            lower_helper(t, i);
+        } else {
+            e_load_gs(&t->e, X86_R10, OFF_SEG_BASE(X86_GS));
+            e_load_gs(&t->e, X86_R11, OFF(msr_kernel_gs_base));
+            e_store_gs(&t->e, OFF_SEG_BASE(X86_GS), X86_R11);
+            e_store_gs(&t->e, OFF(msr_kernel_gs_base), X86_R10);
+        }
+        break;
+    case INSN_STI:
+        lower_sti(t, i);
+        break;
+    case INSN_RDTSC:
+        if (t->mode & CPU_MODE_TSD) {
+            in->fn = sys_rdtsc;
+            in->helper_flags = 0;
+            lower_helper(t, i);
+        } else {
+            lower_rdtsc(t);
+        }
+        break;
     default:
         lower_branch(t, i);
         break;

@@ -30,6 +30,9 @@ enum insn_class {
     INSN_BIT_STRING, /* BT, BTS, BTR, BTC with a memory and a register operand */
     INSN_MOFFS,      /* MOV with a 64-bit absolute address */
     INSN_CLI,
+    INSN_SWAPGS,
+    INSN_STI,
+    INSN_RDTSC,
 };
 
 /* A decoded guest instruction, as far as the translator cares. */
@@ -234,6 +237,8 @@ void lower_branch(struct trans *t, unsigned i);
 void lower_goto(struct trans *t, unsigned i, gva_t va);
 void lower_set_rip(struct emit *e, gva_t rip);
 void lower_helper(struct trans *t, unsigned i);
+void lower_sti(struct trans *t, unsigned i);
+void lower_rdtsc(struct trans *t);
 void cold_emit(struct trans *t);
 
 /* fpu.c: may an instruction of this unit run in the current mode? arg: FPU_CHECK_*. Raises #UD or #NM. */
