@@ -61,9 +61,11 @@ build: configure
 	@ninja -C $(BUILD) $(NINJAFLAGS)
 
 run: build deps-run
-	@KAGE=$(KAGE) KERNEL=$(KERNEL) MEM=$(MEM) CACHE=$(CACHE) tools/run.sh "$$CMD"
+	@KAGE=$(KAGE) KERNEL=$(KERNEL) MEM=$(MEM) CACHE=$(CACHE) tools/run.sh "$$RUN_CMD"
 
-export CMD
+# As it was written: make would expand a shell's dollars.
+RUN_CMD := $(value CMD)
+export RUN_CMD
 
 test: build deps-test
 	@KAGE=$(KAGE) CACHE=$(CACHE) tests/run.sh $(BUILD) $(TEST_ARGS)
