@@ -46,6 +46,7 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	# A sound ELF file to start from, as the file and as what is packed.
 	if [ -s "$1/tests/guest/smoke.elf" ]; then
 		for kind in 001 003; do
+			# shellcheck disable=SC2059
 			{ printf "\\$kind" && head -c 60000 "$1/tests/guest/smoke.elf"; } >"$fuzz/corpus/seed-$kind"
 		done
 	fi
