@@ -242,6 +242,16 @@ static void assign_high(const struct insn *in, const uint8_t *bytes, struct rewr
     }
 }
 
+/* MMX instructions, and those of the x87 but FNSTCW and FNSTSW; FNSTENV and FNSAVE are helpers. */
+static bool waits_for_x87(const ZydisDecodedInstruction *z)
+{
+    if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && z->opcode >= 0xd8 && z->opcode <= 0xdf) {
+        return z->mnemonic != ZYDIS_MNEMONIC_FNSTCW && z->mnemonic != ZYDIS_MNEMONIC_FNSTSW;
+    }
+    return z->meta.isa_ext == ZYDIS_ISA_EXT_MMX || z->meta.isa_set == ZYDIS_ISA_SET_SSSE3MMX ||
+           z->meta.isa_set == ZYDIS_ISA_SET_SSE2MMX;
+}
+
 static void copy_with_memory(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
@@ -251,7 +261,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
     uint32_t access = (in->mem_read ? ACCESS_READ : 0) | (in->mem_write ? ACCESS_WRITE : 0);
 
     assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
-    access |= in->aligned ? ACCESS_VECTOR : 0;
+    access |= (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
     rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */

@@ -125,6 +125,14 @@ static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
     return NULL;
 }
 
+static bool x87_error_waits(void)
+{
+    uint16_t fsw;
+
+    __asm__ volatile("fnstsw %0" : "=m"(fsw));
+    return (fsw & 0x80) != 0;
+}
+
 /* MXCSR.MM (APM 1 4.2.2): vector operands of computations need no alignment; moves then fault by themselves. */
 static bool misaligned_sse_allowed(void)
 {
@@ -148,6 +156,10 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     cpu->rip = d->rip;
     if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
         cpu_raise_error(cpu, X86_EXC_AC, 0);
+        return NULL;
+    }
+    if ((d->info & ACCESS_X87) != 0 && x87_error_waits()) {
+        cpu_raise(cpu, X86_EXC_MF);
         return NULL;
     }
     if ((d->info & ACCESS_VECTOR) != 0 && (cpu->ea & (len - 1)) != 0 && !misaligned_sse_allowed()) {

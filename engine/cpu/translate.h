@@ -125,6 +125,7 @@ struct slow_desc {
 #define ACCESS_SHARED (1u << 31)    /* a leader: `bounce` is the low end of the range, `host_disp` its bytes */
 #define ACCESS_ALIGNED (1u << 6)    /* alignment is checked: #AC */
 #define ACCESS_VECTOR (1u << 7)     /* an operand that is not aligned to its size is #GP, whatever the page tables say */
+#define ACCESS_X87 (1u << 16)       /* an x87 error that waits is #MF before any fault of the operand */
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 
