@@ -94,37 +94,6 @@ static void count_share_miss(struct cpu *cpu, const struct slow_desc *d)
     }
 }
 
-/*
- * A leader's check failed. Its own access must be served or fault as ever; then the range must lie
- * in that page, with the rights that all of the group needs. Otherwise the block goes on unshared.
- */
-static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
-{
-    unsigned len = d->info >> ACCESS_BYTES_SHIFT & 0x7f;
-    enum mmu_idx idx = (enum mmu_idx)(d->info >> ACCESS_IDX_SHIFT & 3u);
-    bool write = (d->info & ACCESS_WRITE) != 0, range_write = (d->info & ACCESS_RANGE_WRITE) != 0;
-    gva_t low = cpu->ea + (uint64_t)(int64_t)d->bounce;
-    struct mmu_map map;
-
-    if ((low & ~KAGE_PAGE_MASK) + (uint32_t)d->host_disp <= KAGE_PAGE_SIZE &&
-        mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
-        !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
-        cpu_fpu_load(cpu);
-        cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva + (uint64_t)(int64_t)d->bounce;
-        return (const uint8_t *)d + d->resume;
-    }
-    (void)len;
-    if (!cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
-        count_share_miss(cpu, d);
-        cpu->run_unshared = true;
-        return NULL;
-    }
-    if (cpu->event.valid && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
-        cpu->event.vector = X86_EXC_SS;
-    }
-    return NULL;
-}
-
 static bool x87_error_waits(void)
 {
     uint16_t fsw;
@@ -140,6 +109,48 @@ static bool misaligned_sse_allowed(void)
 
     __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
     return (mxcsr & 1u << 17) != 0;
+}
+
+static bool is_misaligned_vector(const struct cpu *cpu, const struct slow_desc *d)
+{
+    unsigned len = d->info >> ACCESS_BYTES_SHIFT & 0x7f;
+    return (d->info & ACCESS_VECTOR) != 0 && (cpu->ea & (len - 1)) != 0 && !misaligned_sse_allowed();
+}
+
+static bool faults_before_paging(const struct cpu *cpu, const struct slow_desc *d)
+{
+    return ((d->info & ACCESS_X87) != 0 && x87_error_waits()) || is_misaligned_vector(cpu, d);
+}
+
+/*
+ * A leader's check failed. Its own access must be served or fault as ever; then the range must lie
+ * in that page, with the rights that all of the group needs. Otherwise the block goes on unshared.
+ */
+static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
+{
+    enum mmu_idx idx = (enum mmu_idx)(d->info >> ACCESS_IDX_SHIFT & 3u);
+    bool write = (d->info & ACCESS_WRITE) != 0, range_write = (d->info & ACCESS_RANGE_WRITE) != 0;
+    gva_t low = cpu->ea + (uint64_t)(int64_t)d->bounce;
+    struct mmu_map map;
+
+    /* What comes before a page fault (a waiting x87 error, a misaligned vector) the unshared form tells. */
+    if (!faults_before_paging(cpu, d) &&
+        (low & ~KAGE_PAGE_MASK) + (uint32_t)d->host_disp <= KAGE_PAGE_SIZE &&
+        mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
+        !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
+        cpu_fpu_load(cpu);
+        cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva + (uint64_t)(int64_t)d->bounce;
+        return (const uint8_t *)d + d->resume;
+    }
+    if (!cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
+        count_share_miss(cpu, d);
+        cpu->run_unshared = true;
+        return NULL;
+    }
+    if (cpu->event.valid && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
+        cpu->event.vector = X86_EXC_SS;
+    }
+    return NULL;
 }
 
 const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
@@ -162,7 +173,7 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         cpu_raise(cpu, X86_EXC_MF);
         return NULL;
     }
-    if ((d->info & ACCESS_VECTOR) != 0 && (cpu->ea & (len - 1)) != 0 && !misaligned_sse_allowed()) {
+    if (is_misaligned_vector(cpu, d)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return NULL;
     }

@@ -299,7 +299,7 @@ static void fill_helper_arg(struct insn *in)
                      log2_bytes(z->address_width) << 14 | seg << 16 | rep << 19 | imm8 << 24;
 }
 
-static bool ends_block(const struct insn *in)
+bool insn_ends_block(const struct insn *in)
 {
     switch (in->cls) {
     case INSN_CALL:
@@ -427,7 +427,7 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
         if (in->cls == INSN_JCC && ++jccs > SCAN_MAX_JCC) {
             break;
         }
-        if (ends_block(in)) {
+        if (insn_ends_block(in)) {
             break;
         }
     }

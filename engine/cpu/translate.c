@@ -183,22 +183,6 @@ static void emit_insn(struct trans *t, unsigned i)
     }
 }
 
-static bool falls_through(const struct insn *in)
-{
-    switch (in->cls) {
-    case INSN_CALL:
-    case INSN_RET:
-    case INSN_JMP:
-    case INSN_LOOP:
-    case INSN_UD:
-        return false;
-    case INSN_HELPER:
-        return (in->helper_flags & HELPER_ENDS_BLOCK) == 0;
-    default:
-        return true;
-    }
-}
-
 /* A dry run of the emitter, to know the accesses; what it writes is overwritten. */
 static bool share_block(struct trans *t)
 {
@@ -246,7 +230,7 @@ static bool emit_block(struct trans *t)
         emit_insn(t, i);
     }
     const struct insn *last = &t->insns[t->count - 1];
-    if (falls_through(last)) {
+    if (!insn_ends_block(last)) {
         lower_goto(t, t->count - 1, b->va + b->guest_len);
     }
     b->host_len = (uint32_t)(t->e.p - t->section);

@@ -204,6 +204,8 @@ enum insn_class classify(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 
 /* scan.c: decodes the block into t->insns and works out liveness; 0, or the reason why not even one instruction was had */
 enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT };
+/* False: execution goes on with the next instruction. */
+bool insn_ends_block(const struct insn *in);
 enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host);
 
 /* lower_mem.c */
