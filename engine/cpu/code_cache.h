@@ -99,7 +99,6 @@ struct cpu_vm {
     uint64_t generation;  /* of the whole cache: counts flushes */
 
     uint64_t unshared[1024]; /* by hash of the address: blocks whose shared checks often failed */
-    bool slow_pext;         /* of this host */
     unsigned test_flags;  /* CODE_TEST_* */
 
     /* vCPUs and the exclusive section (run.c) */

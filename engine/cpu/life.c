@@ -26,18 +26,6 @@ static bool host_is_good(void)
     return (getauxval(AT_HWCAP2) & AT_HWCAP2_FSGSBASE) != 0;
 }
 
-/* AMD family 17h (Zen, Zen 2) and before. */
-static bool host_pext_is_slow(void)
-{
-    unsigned a, b, c, d;
-
-    __cpuid(0, a, b, c, d);
-    bool amd = b == signature_AMD_ebx;
-    __cpuid(1, a, b, c, d);
-    unsigned family = a >> 8 & 15;
-    return amd && family + (family == 15 ? a >> 20 & 0xff : 0) < 0x19;
-}
-
 int cpu_vm_new(struct ept *ept, struct cpu_vm **out)
 {
     if (!host_is_good()) {
@@ -48,7 +36,6 @@ int cpu_vm_new(struct ept *ept, struct cpu_vm **out)
         return -ENOMEM;
     }
     vm->ept = ept;
-    vm->slow_pext = host_pext_is_slow();
     vm->fd = -1;
     int err = cpu_signal_init();
     if (err == 0) {
