@@ -414,13 +414,12 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to)
         return;
     }
     bool cross_page = ((from->va ^ to->va) & KAGE_PAGE_MASK) != 0 || from->gpa2 != 0;
-    bool backward = to->va < from->va + from->guest_len; /* every loop has one */
     if (!cross_page && from->token != to->token) {
         return;
     }
     uint32_t entry = to->host;
-    if (cross_page || backward || to->gpa2 != 0) {
-        entry = code_emit_link(cpu, from, to, l, cross_page, backward);
+    if (cross_page || to->gpa2 != 0) {
+        entry = code_emit_link(cpu, from, to, l, cross_page);
         if (entry == 0) {
             return;
         }

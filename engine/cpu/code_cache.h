@@ -43,7 +43,7 @@ struct block {
     uint32_t mode;    /* CPU_MODE_* */
     uint32_t token;   /* of its (va page, gpa page) pair */
     uint32_t token2;  /* of the pair of gpa2, else 0 */
-    uint32_t host;    /* offset of its first byte; aligned, so that 8 bytes can be replaced at once */
+    uint32_t host;    /* offset of its first byte, where it polls; aligned, so that 8 bytes can be replaced at once */
     uint32_t host_len;/* without the stubs */
     uint32_t cold, cold_len; /* the stubs, in the cold half of the cache */
     uint32_t relookup;/* offset of the stub that leaves to look the block's address up */
@@ -135,12 +135,9 @@ void code_publish(struct cpu *cpu, struct block *b);
 void code_link(struct cpu *cpu, struct link *l, struct block *to);
 /* Makes `gpa` a code page before its bytes are read: from then on writes to it are noticed. 0, -ENOSPC (flush first) or -ERANGE. */
 int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page);
-/*
- * Emits what a link needs before its jump, and the jump: a check that the target's page is still
- * mapped if it is another, a poll if it leads backward. Returns its offset, or 0. Lock held (lower_branch.c).
- */
+/* Emits the check that the pages of a link's target are still mapped, and the jump; returns its offset, or 0. Lock held (lower_branch.c). */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
-                        bool cross_page, bool poll);
+                        bool cross_page);
 /* Empties the cache. Every vCPU is stopped. */
 void code_flush(struct cpu_vm *vm);
 

@@ -94,10 +94,7 @@ enum cpu_result { CPU_NEXT = 0, CPU_JUMP = 1, CPU_FAULT = 2, CPU_EXIT = 3 };
 #define CPU_MODE_TSD (1u << 14)        /* RDTSC is refused, or exits */
 #define CPU_MODE_UNSHARED (1u << 15)   /* only while translating: no shared TLB checks */
 
-/*
- * Requests of other threads (and of ourselves): any bit makes translated code leave soon. Backward
- * direct branches poll `pending`; indirect ones find pext_jump zeroed and miss the jump cache.
- */
+/* Requests of other threads (and of ourselves): any bit makes translated code leave at its next block. */
 #define CPU_REQ_KICK (1u << 0)        /* leave guest mode: VM exit "external interrupt" */
 #define CPU_REQ_TLB_FLUSH (1u << 1)   /* drop every cached translation */
 #define CPU_REQ_SYNC (1u << 2)        /* stop at a safe point until the requester is done */
@@ -357,8 +354,6 @@ void cpu_run(struct cpu *cpu);
 static inline void cpu_request(struct cpu *cpu, uint32_t bits)
 {
     atomic_fetch_or_explicit(&cpu->pending, bits, memory_order_seq_cst);
-    /* Every indirect branch now looks at entry 0 of the jump cache, which never matches (run.c). */
-    __atomic_store_n(&cpu->pext_jump, 0, __ATOMIC_SEQ_CST);
 }
 
 /*

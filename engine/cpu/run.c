@@ -13,7 +13,6 @@
 
 #define NO_EXIT UINT32_MAX
 
-/* Entry 0 is never filled: it is what every branch looks at while a request is pending. */
 static unsigned jump_index(gva_t rip)
 {
     return (unsigned)(rip >> 1) & (JUMP_CACHE_SIZE - 1);
@@ -275,7 +274,7 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         memset(cpu->code_tlb[idx], 0, sizeof(cpu->code_tlb[idx]));
         cpu->jump_mode[idx] = cpu->mode;
     }
-    if ((cpu->vm->test_flags & CODE_TEST_NO_CHAIN) == 0 && jump_index(b->va) != 0) {
+    if ((cpu->vm->test_flags & CODE_TEST_NO_CHAIN) == 0) {
         clear_log_note(&cpu->jump_log[idx], jump_index(b->va));
         cpu->jump_cache[idx][jump_index(b->va)] = (struct jump_cache_entry){
             .neg_rip = 0 - b->va,
@@ -354,15 +353,9 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
     }
 }
 
-/*
- * Undoes what cpu_request() did to the jump cache, unless a request is pending: false then. The
- * requester sets the bit first and zeroes the mask second, we do it the other way round, so that
- * one of the two sees the other.
- */
-static bool rearm_jump_cache(struct cpu *cpu)
+static bool is_requested(const struct cpu *cpu)
 {
-    __atomic_store_n(&cpu->pext_jump, JUMP_PEXT, __ATOMIC_SEQ_CST);
-    return atomic_load_explicit(&cpu->pending, memory_order_seq_cst) == 0;
+    return atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0;
 }
 
 const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
@@ -376,7 +369,7 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return NULL;
     }
-    if (!rearm_jump_cache(cpu) ||
+    if (is_requested(cpu) ||
         (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 || (cpu->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
         return NULL;
     }
@@ -546,7 +539,7 @@ void cpu_run(struct cpu *cpu)
             cpu_deliver_event(cpu);
             continue;
         }
-        if (!rearm_jump_cache(cpu)) {
+        if (is_requested(cpu)) {
             link = 0; /* the cache may be emptied meanwhile */
             if (honour_requests(cpu)) {
                 break;

@@ -99,9 +99,6 @@ static void emit_fpu_check(struct trans *t, unsigned i, uint32_t kind)
     e_b(&t->e, 0xe9);
     c->from = t->e.p;
     e_d(&t->e, 0);
-    while (t->e.p - t->section < 8 && !t->e.overflow) { /* see lower_helper() */
-        e_b(&t->e, 0x90);
-    }
     c->resume = t->e.p;
 }
 
@@ -224,7 +221,8 @@ static bool emit_block(struct trans *t)
     if (!share_block(t)) {
         return false;
     }
-    trans_cold(t, COLD_RELOOKUP, 0);
+    trans_note(t, 0, -1);
+    lower_poll(t);
     for (unsigned i = 0; i < t->count; i++) {
         trans_note(t, i, -1);
         emit_insn(t, i);

@@ -239,6 +239,7 @@ void lower_branch(struct trans *t, unsigned i);
 /* Ends the block by going on at guest address va. */
 void lower_goto(struct trans *t, unsigned i, gva_t va);
 void lower_set_rip(struct emit *e, gva_t rip);
+void lower_poll(struct trans *t);
 void lower_helper(struct trans *t, unsigned i);
 void lower_sti(struct trans *t, unsigned i);
 void lower_rdtsc(struct trans *t);
