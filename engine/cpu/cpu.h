@@ -93,6 +93,11 @@ enum cpu_result { CPU_NEXT = 0, CPU_JUMP = 1, CPU_FAULT = 2, CPU_EXIT = 3 };
 #define CPU_MODE_UMIP (1u << 13)
 #define CPU_MODE_TSD (1u << 14)        /* RDTSC is refused, or exits */
 #define CPU_MODE_UNSHARED (1u << 15)   /* only while translating: no shared TLB checks */
+/* Outside 64-bit code: */
+#define CPU_MODE_STACK32 (1u << 16)    /* SS.B: the stack pointer is ESP, else SP */
+#define CPU_MODE_FLAT_SHIFT 17         /* bits 20:17: ES, CS, SS, DS are flat, see cpu_segment_is_flat() */
+#define CPU_MODE_FLAT(seg) (1u << (CPU_MODE_FLAT_SHIFT + (seg)))
+#define CPU_MODE_PROTECTED (1u << 21)  /* CR0.PE and not RFLAGS.VM */
 
 /* Requests of other threads (and of ourselves): any bit makes translated code leave at its next block. */
 #define CPU_REQ_KICK (1u << 0)        /* leave guest mode: VM exit "external interrupt" */
@@ -149,7 +154,7 @@ struct cpu {
     uint8_t in_guest; /* inside cpu_run(): requests must be kicked */
     _Atomic uint32_t pending; /* CPU_REQ_* */
     uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */
-    uint64_t ea;              /* operand address for helpers: linear, segment base included */
+    uint64_t ea;              /* operand address for helpers: linear in 64-bit code, else an offset: cpu_operand() */
     uint64_t imm;             /* immediate for helpers that need more than 8 bits */
     uint64_t tsc_offset;      /* guest TSC - host TSC */
     uint64_t host_rsp, host_fs_base, host_gs_base;
@@ -157,6 +162,9 @@ struct cpu {
     uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
     uint64_t share[16];       /* host addresses that a block's shared checks found */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
+    uint64_t pext_sign;                      /* bit 63 */
+    /* Outside 64-bit code, by segment and access: an access that ends below `end` needs no check but paging's. */
+    struct cpu_seg_range { uint64_t end, neg_end; } seg_range[X86_GS + 1][2];
     const void *thunks[16];
     struct cpu *self;
 
@@ -293,12 +301,35 @@ static inline unsigned cpu_cpl(const struct cpu *cpu)
     return (cpu->vmcs.guest_seg[X86_SS].access_rights & X86_AR_DPL) >> X86_AR_DPL_SHIFT;
 }
 
+/* IA-32e mode: 64-bit or compatibility mode. */
 static inline bool cpu_in_long_mode(const struct cpu *cpu)
 {
     return (cpu->vmcs.guest_ia32_efer & X86_EFER_LMA) != 0;
 }
 
-/* Recomputes cpu->mode: after any change of CR0, CR4, EFER, XCR0, CS, SS, RFLAGS (DF TF AC), DR7, guest debug. */
+static inline bool cpu_in_v86_mode(const struct cpu *cpu)
+{
+    return (cpu->rflags & X86_FLAGS_VM) != 0;
+}
+
+static inline bool cpu_in_real_mode(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_cr0 & X86_CR0_PE) == 0;
+}
+
+/* 64-bit code: CS.L in IA-32e mode. */
+static inline bool cpu_in_64bit_code(const struct cpu *cpu)
+{
+    return (cpu->mode & CPU_MODE_LONG) != 0;
+}
+
+/* Linear address of the instruction at cpu->rip, which is an offset in CS. */
+static inline gva_t cpu_code_va(const struct cpu *cpu)
+{
+    return cpu_in_64bit_code(cpu) ? cpu->rip : (uint32_t)(cpu->vmcs.guest_seg[X86_CS].base + cpu->rip);
+}
+
+/* Recomputes cpu->mode: after any change of CR0, CR4, EFER, XCR0, a segment, RFLAGS (DF TF AC VM), DR7, guest debug. */
 void cpu_update_mode(struct cpu *cpu);
 
 /* Records an exception for delivery; returns CPU_FAULT. Contributory faults (double, triple) are worked out at delivery. */

@@ -104,6 +104,7 @@ int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *
     cpu->pext_bits[0] = 15;
     cpu->pext_bits[1] = 31;
     cpu->pext_bits[2] = 63;
+    cpu->pext_sign = 1ull << 63;
 
     int err = -ENOMEM;
     struct trans *t = calloc(1, sizeof(*t));

@@ -153,6 +153,47 @@ static inline bool cpu_proc_ctl2(const struct cpu *cpu, uint32_t bit)
     return (cpu->vmcs.proc_based_ctls & VMX_PROC_SECONDARY) != 0 && (cpu->vmcs.proc_based_ctls2 & bit) != 0;
 }
 
+/* ---- segmented addresses (linear.c) ---- */
+
+/*
+ * Linear address of the bytes [offset, offset + len) of a segment, after the checks of SDM 3A 5.3
+ * and 5.5: usable, type, limit. Outside 64-bit code it is cut to 32 bits; in 64-bit code only FS and
+ * GS have a base, and nothing is checked (the access itself tells of a non-canonical address).
+ * CPU_NEXT, or CPU_FAULT with #GP(0), through SS #SS(0).
+ */
+KAGE_MUST_CHECK enum cpu_result cpu_linear(struct cpu *cpu, unsigned seg, uint64_t offset, unsigned len,
+                                           enum mmu_access access, gva_t *va);
+/* The same without raising anything. */
+bool cpu_linear_is_good(const struct cpu *cpu, unsigned seg, uint64_t offset, uint64_t len, enum mmu_access access);
+/* Base 0, all of 4 GiB, readable and writable (CS: readable): its offsets are linear addresses. */
+bool cpu_segment_is_flat(const struct cpu *cpu, unsigned seg);
+/* cpu->seg_range[], for cpu_update_mode() */
+void cpu_update_seg_ranges(struct cpu *cpu);
+
+/* Makes cpu->ea, the address of a helper's memory operand, linear: once, before the first access to it. */
+KAGE_MUST_CHECK static inline enum cpu_result cpu_operand(struct cpu *cpu, uint32_t arg, unsigned len,
+                                                          enum mmu_access access)
+{
+    return cpu_in_64bit_code(cpu) ? CPU_NEXT : cpu_linear(cpu, HELPER_ARG_SEG(arg), cpu->ea, len, access, &cpu->ea);
+}
+
+/* Bytes of the stack pointer: 8 in 64-bit code, else 4 or 2 by SS.B. */
+static inline unsigned cpu_stack_bytes(const struct cpu *cpu)
+{
+    return cpu_in_64bit_code(cpu) ? 8 : (cpu->mode & CPU_MODE_STACK32) != 0 ? 4 : 2;
+}
+
+/* The stack pointer, as wide as it is; and what an instruction leaves there (16 bits merge). */
+static inline uint64_t cpu_sp(const struct cpu *cpu)
+{
+    return cpu->gpr[X86_RSP] & cpu_size_mask(cpu_stack_bytes(cpu));
+}
+
+static inline void cpu_set_sp(struct cpu *cpu, uint64_t value)
+{
+    cpu_set_gpr(cpu, X86_RSP, cpu_stack_bytes(cpu), value);
+}
+
 /* ---- segmentation (sys_segment.c) ---- */
 
 struct cpu_descriptor {

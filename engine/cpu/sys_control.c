@@ -26,6 +26,24 @@
 /* Qualification of control-register accesses (SDM 3C table 28-3). */
 enum { CR_ACCESS_TO = 0, CR_ACCESS_FROM = 1, CR_ACCESS_CLTS = 2, CR_ACCESS_LMSW = 3 };
 
+/* Bits that only code outside 64-bit mode depends on. */
+static uint32_t legacy_mode(struct cpu *cpu, uint32_t cs)
+{
+    uint32_t mode = (cs & X86_AR_DB) != 0 ? CPU_MODE_DB : 0;
+
+    if ((cpu->vmcs.guest_seg[X86_SS].access_rights & X86_AR_DB) != 0) {
+        mode |= CPU_MODE_STACK32;
+    }
+    if (!cpu_in_real_mode(cpu) && !cpu_in_v86_mode(cpu)) {
+        mode |= CPU_MODE_PROTECTED;
+    }
+    for (unsigned seg = X86_ES; seg <= X86_DS; seg++) {
+        mode |= cpu_segment_is_flat(cpu, seg) ? CPU_MODE_FLAT(seg) : 0;
+    }
+    cpu_update_seg_ranges(cpu);
+    return mode;
+}
+
 void cpu_update_mode(struct cpu *cpu)
 {
     const struct vmcs *v = &cpu->vmcs;
@@ -36,8 +54,8 @@ void cpu_update_mode(struct cpu *cpu)
     if (cpu_in_long_mode(cpu) && (cs & X86_AR_L) != 0) {
         mode |= CPU_MODE_LONG;
     }
-    if ((cs & X86_AR_DB) != 0) {
-        mode |= CPU_MODE_DB;
+    if ((mode & CPU_MODE_LONG) == 0) {
+        mode |= legacy_mode(cpu, cs);
     }
     if ((cpu->rflags & X86_FLAGS_DF) != 0) {
         mode |= CPU_MODE_DF;
