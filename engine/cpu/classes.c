@@ -23,7 +23,7 @@ static const uint8_t class_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     JCC(JB), JCC(JBE), JCC(JL), JCC(JLE), JCC(JNB), JCC(JNBE), JCC(JNL), JCC(JNLE), JCC(JNO), JCC(JNP), JCC(JNS),
     JCC(JNZ), JCC(JO), JCC(JP), JCC(JS), JCC(JZ),
     [M(LOOP)] = INSN_LOOP, [M(LOOPE)] = INSN_LOOP, [M(LOOPNE)] = INSN_LOOP, [M(JRCXZ)] = INSN_LOOP,
-    [M(JECXZ)] = INSN_LOOP,
+    [M(JECXZ)] = INSN_LOOP, [M(JCXZ)] = INSN_LOOP,
     [M(BT)] = INSN_BIT_STRING, [M(BTS)] = INSN_BIT_STRING, [M(BTR)] = INSN_BIT_STRING, [M(BTC)] = INSN_BIT_STRING,
     [M(CLI)] = INSN_CLI, [M(SWAPGS)] = INSN_SWAPGS,
     [M(STI)] = INSN_STI, [M(RDTSC)] = INSN_RDTSC,
@@ -51,7 +51,7 @@ static const uint8_t class_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [M(BNDMK)] = INSN_DROP, [M(BNDMOV)] = INSN_DROP, [M(BNDSTX)] = INSN_DROP,
     [M(LDTILECFG)] = INSN_UD, [M(STTILECFG)] = INSN_UD, [M(TILELOADD)] = INSN_UD, [M(TILELOADDT1)] = INSN_UD,
     [M(TILESTORED)] = INSN_UD, [M(TILERELEASE)] = INSN_UD, [M(TILEZERO)] = INSN_UD,
-    [M(INTO)] = INSN_UD, [M(UD0)] = INSN_UD, [M(UD1)] = INSN_UD,
+    [M(UD0)] = INSN_UD, [M(UD1)] = INSN_UD,
     [M(UD2)] = INSN_UD, [M(XRESLDTRK)] = INSN_UD, [M(XSUSLDTRK)] = INSN_UD,
     [M(PTWRITE)] = INSN_UD, [M(V4FMADDPS)] = INSN_UD, [M(V4FMADDSS)] = INSN_UD, [M(V4FNMADDPS)] = INSN_UD,
     [M(V4FNMADDSS)] = INSN_UD, [M(VP4DPWSSD)] = INSN_UD, [M(VP4DPWSSDS)] = INSN_UD,
@@ -109,10 +109,21 @@ static enum insn_class classify_far(const ZydisDecodedInstruction *z, struct ins
     return use_helper(in, fn, HELPER_ENDS_BLOCK);
 }
 
-enum insn_class classify(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in)
+/* LOOP and its kin count in CX: the host's 64-bit code cannot. */
+static bool counts_in_cx(const struct trans *t, const ZydisDecodedInstruction *z)
 {
-    if (isa_missing(z)) {
+    return t->legacy && z->address_width == 16 && (enum insn_class)class_of[z->mnemonic] == INSN_LOOP;
+}
+
+enum insn_class classify(const struct trans *t, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in)
+{
+    if (isa_missing(z) ||
+        (t->legacy && (t->mode & CPU_MODE_PROTECTED) == 0 && z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+         z->encoding != ZYDIS_INSTRUCTION_ENCODING_3DNOW)) { /* no VEX in real and virtual-8086 mode (SDM 2A 2.3.1) */
         return INSN_UD;
+    }
+    if (counts_in_cx(t, z)) {
+        return use_helper(in, sys_loop, HELPER_ENDS_BLOCK);
     }
     switch (z->mnemonic) {
     case M(MOV):

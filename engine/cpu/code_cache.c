@@ -108,11 +108,12 @@ static uint32_t hash_block(gva_t va, gpa_t gpa, uint32_t mode)
     return (uint32_t)(h >> 46) & (HASH_SIZE - 1);
 }
 
-struct block *code_find(struct cpu_vm *vm, gva_t va, gpa_t gpa, uint32_t mode)
+struct block *code_find(struct cpu_vm *vm, const struct code_key *key)
 {
-    for (uint32_t i = vm->hash[hash_block(va, gpa, mode)]; i != 0; i = vm->blocks[i].next_hash) {
+    for (uint32_t i = vm->hash[hash_block(key->va, key->gpa, key->mode)]; i != 0; i = vm->blocks[i].next_hash) {
         struct block *b = &vm->blocks[i];
-        if (b->gpa == gpa && b->va == va && b->mode == mode && b->valid) {
+        if (b->gpa == key->gpa && b->va == key->va && b->mode == key->mode && b->cs_base == key->cs_base &&
+            b->cs_limit == key->cs_limit && b->valid) {
             return b;
         }
     }
@@ -157,7 +158,7 @@ gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8
         found = i;
     }
     *spilled = map[found].spilled != 0 ? map[found].spilled - 1 : -1;
-    return b->va + map[found].guest;
+    return b->rip + map[found].guest;
 }
 
 uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa)
@@ -409,7 +410,7 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to)
     struct cpu_vm *vm = cpu->vm;
     struct block *from = &vm->blocks[l->from];
 
-    if (l->to != 0 || !from->valid || !to->valid || to->no_link || from->no_link || from->mode != to->mode ||
+    if (l->to != 0 || !from->valid || !to->valid || to->no_link || from->no_link || from->mode != to->mode || from->cs_base != to->cs_base || from->cs_limit != to->cs_limit ||
         (vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
         return;
     }

@@ -33,11 +33,13 @@ struct link {
     uint32_t to;      /* block index, 0: not linked */
     uint32_t next_in; /* next link that leads to the same block */
     uint32_t next_out;/* next exit of the same block */
-    uint64_t target;  /* guest RIP */
+    uint64_t target;  /* guest RIP, an offset in CS */
 };
 
 struct block {
-    gva_t va;
+    gva_t va;         /* linear address of the first byte */
+    uint64_t rip;     /* the same as an offset in CS, which had this base and limit (0 and all ones in 64-bit code) */
+    uint32_t cs_base, cs_limit;
     gpa_t gpa;        /* of the first byte */
     gpa_t gpa2;       /* page of the last bytes if the one instruction crosses a page, else 0 */
     uint32_t mode;    /* CPU_MODE_* */
@@ -58,6 +60,13 @@ struct block {
     uint32_t share_misses;
     uint64_t share_tick; /* when they were last counted from zero */
 };
+
+/* The page behind the block's first: of its last bytes if it straddles two. */
+static inline gva_t block_next_page(const struct block *b)
+{
+    gva_t next = (b->va & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE;
+    return (b->mode & CPU_MODE_LONG) != 0 ? next : (uint32_t)next;
+}
 
 /* A guest-physical page with translated code. */
 struct code_page {
@@ -118,8 +127,14 @@ struct cpu_vm {
 int code_cache_init(struct cpu_vm *vm);
 void code_cache_fini(struct cpu_vm *vm);
 
-/* The block made from the code at (va, gpa) in `mode`, or NULL. Lock held. */
-struct block *code_find(struct cpu_vm *vm, gva_t va, gpa_t gpa, uint32_t mode);
+/* What a block was made from, besides the bytes. */
+struct code_key {
+    gva_t va;
+    gpa_t gpa;
+    uint32_t mode, cs_base, cs_limit;
+};
+/* The block made from that code, or NULL. Lock held. */
+struct block *code_find(struct cpu_vm *vm, const struct code_key *key);
 /* The block whose host code holds `pc` (an address in rx), or NULL. Safe in a signal handler. */
 struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc);
 /* The guest RIP of host address pc in block b, and the spilled register (or -1). */

@@ -112,7 +112,9 @@ int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *
         goto out_unmap;
     }
     cpu->trans = t;
-    ZydisDecoderInit(&t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    ZydisDecoderInit(&t->decoders[DECODE_64], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    ZydisDecoderInit(&t->decoders[DECODE_32], ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    ZydisDecoderInit(&t->decoders[DECODE_16], ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
     err = cpu_fpu_init(cpu);
     if (err != 0) {
         goto out_trans;

@@ -70,13 +70,22 @@ void lower_goto(struct trans *t, unsigned i, gva_t va)
     emit_exit_jmp(t, i, va);
 }
 
+/*
+ * A block is found by RIP alone where CS has no base, or is not 64-bit code's to have one; elsewhere
+ * the run loop looks for it.
+ */
+static bool jumps_by_rip(const struct trans *t)
+{
+    return !t->legacy || (t->mode & CPU_MODE_FLAT(X86_CS)) != 0;
+}
+
 /* R10 holds the target. rsp_undo: what RSP gets back if the target is not canonical, which is the branch's own fault. */
 static void lower_indirect(struct trans *t, unsigned i, int rsp_undo)
 {
     struct emit *e = &t->e;
     uint32_t table = OFF_JUMP(t->idx);
 
-    if (t->b->no_link || (t->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
+    if (t->b->no_link || !jumps_by_rip(t) || (t->vm->test_flags & CODE_TEST_NO_CHAIN) != 0) {
         struct cold *c = trans_cold(t, COLD_JUMP, i);
         e_b(e, 0xe9);
         c->from = e->p;
@@ -114,7 +123,7 @@ void lower_helper(struct trans *t, unsigned i)
     struct cold *c;
 
     if (in->has_mem) {
-        lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->seg, in->addr32, in->rip_relative, true);
+        lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->seg, in->addr_bytes, in->rip_relative, true);
         e_store_gs(e, OFF(ea), R10);
     }
     c = trans_cold(t, COLD_HELPER, i);
@@ -192,7 +201,7 @@ void lower_rdtsc(struct trans *t)
     e_b(e, 0xc0);
 }
 
-/* op [r10 + disp], reg or reg, [r10 + disp], 16 or 64 bits */
+/* op [r10 + disp], reg or reg, [r10 + disp], 16, 32 or 64 bits */
 static void emit_move(struct emit *e, unsigned opcode, unsigned reg, struct mem_operand m, unsigned bytes)
 {
     if (bytes == 2) {
@@ -201,10 +210,64 @@ static void emit_move(struct emit *e, unsigned opcode, unsigned reg, struct mem_
     e_op_mem(e, opcode, reg, m.base, m.index, 0, m.disp, bytes == 8);
 }
 
+/* Bytes of the stack pointer. */
+static unsigned sp_bytes(const struct trans *t)
+{
+    return !t->legacy ? 8 : (t->mode & CPU_MODE_STACK32) != 0 ? 4 : 2;
+}
+
 static struct mem_operand stack_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, int disp,
                                        unsigned base, bool live)
 {
-    return lower_access_at(t, i, access | ACCESS_STACK, bytes, live, base, EMIT_NO_REG, 0, disp, X86_DS, false, false);
+    return lower_access_at(t, i, access | ACCESS_STACK, bytes, live, base, EMIT_NO_REG, 0, disp,
+                           t->legacy ? X86_SS : X86_DS, sp_bytes(t), false);
+}
+
+/* RSP, ESP or SP becomes base + n; a 16-bit one leaves the rest of ESP alone, and goes through R11. */
+static void set_sp(struct trans *t, unsigned base, int n)
+{
+    struct emit *e = &t->e;
+    unsigned bytes = sp_bytes(t);
+
+    if (bytes != 2) {
+        e_op_mem(e, 0x8d, RSP, base, EMIT_NO_REG, 0, n, bytes == 8);
+        return;
+    }
+    e_lea(e, R11, base, EMIT_NO_REG, 0, n);
+    e_b(e, 0x66); /* mov sp, r11w */
+    e_b(e, 0x44);
+    e_b(e, 0x89);
+    e_b(e, 0xc0 | (R11 & 7) << 3 | RSP);
+}
+
+/* R10 becomes the low `bytes` of a register: the target of a near branch. */
+static void take_target(struct emit *e, unsigned reg, unsigned bytes)
+{
+    if (bytes == 8) {
+        e_mov_rr(e, R10, reg);
+        return;
+    }
+    e_b(e, 0x44 | (reg >= 8 ? 1u : 0u));
+    if (bytes == 4) {
+        e_b(e, 0x8b); /* mov r10d, reg */
+    } else {
+        e_b(e, 0x0f); /* movzx r10d, reg16 */
+        e_b(e, 0xb7);
+    }
+    e_b(e, 0xc0 | (R10 & 7) << 3 | (reg & 7));
+}
+
+/* The same from memory. */
+static void load_target(struct emit *e, struct mem_operand m, unsigned bytes)
+{
+    if (bytes != 2) {
+        e_op_mem(e, 0x8b, R10, m.base, m.index, 0, m.disp, bytes == 8);
+        return;
+    }
+    e_b(e, 0x40 | 4 | (m.base >= 8 ? 1u : 0u)); /* movzx r10d, word [m] */
+    e_b(e, 0x0f);
+    e_b(e, 0xb7);
+    e_modrm_mem(e, R10, m.base, m.index, 0, m.disp);
 }
 
 /* The register that PUSH, POP, CALL or JMP names, or EMIT_NO_REG for memory and immediates. */
@@ -231,7 +294,7 @@ static void push_register(struct trans *t, unsigned i, unsigned reg, unsigned by
         reg = R11;
     }
     emit_move(&t->e, 0x89, reg, m, bytes);
-    e_lea(&t->e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+    set_sp(t, RSP, -(int)bytes);
     lower_access_done(t);
 }
 
@@ -246,18 +309,25 @@ static void push_imm(struct trans *t, unsigned i, uint64_t imm, unsigned bytes, 
         emit_move(e, 0xc7, 0, m, bytes);
         e_b(e, imm & 0xff);
         e_b(e, imm >> 8 & 0xff);
-        if (bytes == 8) {
+        if (bytes != 2) {
             e_b(e, imm >> 16 & 0xff);
             e_b(e, imm >> 24 & 0xff);
         }
     }
-    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+    set_sp(t, RSP, -(int)bytes);
     lower_access_done(t);
 }
 
-static unsigned stack_bytes(const struct insn *in)
+/* Bytes that a stack instruction moves. */
+static unsigned stack_bytes(const struct trans *t, const struct insn *in)
 {
-    return in->z.operand_width == 16 ? 2 : 8;
+    return in->z.operand_width == 16 ? 2 : t->legacy ? 4 : 8;
+}
+
+/* Bytes of a near branch's target and return address. */
+static unsigned branch_bytes(const struct trans *t, const struct insn *in)
+{
+    return !t->legacy ? 8 : in->z.operand_width == 16 ? 2 : 4;
 }
 
 /* The explicit memory operand of PUSH, CALL or JMP goes through R11 to scratch[1]. */
@@ -272,7 +342,7 @@ static void load_operand(struct trans *t, unsigned i, unsigned bytes)
 static void lower_push(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
-    unsigned bytes = stack_bytes(in), reg = named_register(in);
+    unsigned bytes = stack_bytes(t, in), reg = named_register(in);
 
     if (reg != EMIT_NO_REG) {
         push_register(t, i, reg, bytes, in->live_in);
@@ -283,7 +353,7 @@ static void lower_push(struct trans *t, unsigned i)
         struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, in->live_in);
         e_load_gs(&t->e, R11, OFF(scratch[1]));
         emit_move(&t->e, 0x89, R11, m, bytes);
-        e_lea(&t->e, RSP, RSP, EMIT_NO_REG, 0, -(int)bytes);
+        set_sp(t, RSP, -(int)bytes);
         lower_access_done(t);
     }
 }
@@ -292,7 +362,7 @@ static void lower_pop(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
-    unsigned bytes = stack_bytes(in), reg = named_register(in);
+    unsigned bytes = stack_bytes(t, in), reg = named_register(in);
     struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, in->live_in);
 
     if (reg == R10 || reg == R11) {
@@ -303,7 +373,7 @@ static void lower_pop(struct trans *t, unsigned i)
         e_store_gs(e, OFF_GPR(reg), R11);
     } else if (reg == RSP) {
         if (bytes == 2) {
-            e_lea(e, RSP, RSP, EMIT_NO_REG, 0, 2);
+            set_sp(t, RSP, 2);
         }
         emit_move(e, 0x8b, RSP, m, bytes);
         lower_access_done(t);
@@ -317,18 +387,18 @@ static void lower_pop(struct trans *t, unsigned i)
         /* The address is computed with RSP already moved (SDM 2B, POP). */
         int64_t disp = in->disp + (in->base == RSP ? (int)bytes : 0);
         m = lower_access_at(t, i, ACCESS_WRITE | (in->stack_seg ? ACCESS_STACK : 0), bytes, in->live_in, in->base,
-                            in->index, in->scale_log2, disp, in->seg, in->addr32, in->rip_relative);
+                            in->index, in->scale_log2, disp, in->seg, in->addr_bytes, in->rip_relative);
         e_load_gs(e, R11, OFF(scratch[1]));
         emit_move(e, 0x89, R11, m, bytes);
     }
-    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, (int)bytes);
+    set_sp(t, RSP, (int)bytes);
     lower_access_done(t);
 }
 
 static void lower_leave(struct trans *t, unsigned i)
 {
     struct emit *e = &t->e;
-    unsigned bytes = stack_bytes(&t->insns[i]);
+    unsigned bytes = stack_bytes(t, &t->insns[i]);
     struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, X86_RBP, t->insns[i].live_in);
 
     if (bytes == 8) {
@@ -336,8 +406,8 @@ static void lower_leave(struct trans *t, unsigned i)
         e_lea(e, RSP, X86_RBP, EMIT_NO_REG, 0, 8);
         e_mov_rr(e, X86_RBP, R11);
     } else {
-        e_lea(e, RSP, X86_RBP, EMIT_NO_REG, 0, 2);
-        emit_move(e, 0x8b, X86_RBP, m, 2);
+        set_sp(t, X86_RBP, (int)bytes);
+        emit_move(e, 0x8b, X86_RBP, m, bytes);
     }
     lower_access_done(t);
 }
@@ -346,11 +416,12 @@ static void lower_ret(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
-    int pop = 8 + (in->z.raw.imm[0].size != 0 ? (int)(uint16_t)in->z.raw.imm[0].value.u : 0);
-    struct mem_operand m = stack_access(t, i, ACCESS_READ, 8, 0, RSP, in->live_in);
+    unsigned bytes = branch_bytes(t, in);
+    int pop = (int)bytes + (in->z.raw.imm[0].size != 0 ? (int)(uint16_t)in->z.raw.imm[0].value.u : 0);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, in->live_in);
 
-    emit_move(e, 0x8b, R10, m, 8);
-    e_lea(e, RSP, RSP, EMIT_NO_REG, 0, pop);
+    load_target(e, m, bytes);
+    set_sp(t, RSP, pop);
     lower_access_done(t);
     lower_indirect(t, i, -pop);
 }
@@ -359,34 +430,42 @@ static void lower_call(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
-    gva_t next = t->b->va + in->offset + in->z.length;
+    unsigned bytes = branch_bytes(t, in);
+    uint64_t next = trans_next_rip(t, i);
 
     if (in->z.raw.imm[0].is_relative) {
-        push_imm(t, i, next, 8, in->live_in);
+        push_imm(t, i, next, bytes, in->live_in);
         emit_exit_jmp(t, i, in->target);
         return;
     }
     unsigned reg = named_register(in);
     if (reg == EMIT_NO_REG) {
-        load_operand(t, i, 8);
+        load_operand(t, i, bytes);
     }
-    push_imm(t, i, next, 8, in->live_in);
+    push_imm(t, i, next, bytes, in->live_in);
     if (reg == EMIT_NO_REG) {
         e_load_gs(e, R10, OFF(scratch[1]));
+        if (bytes != 8) {
+            take_target(e, R10, bytes);
+        }
     } else if (reg == R10 || reg == R11) {
         e_load_gs(e, R10, OFF_GPR(reg));
     } else if (reg == RSP) {
-        e_lea(e, R10, RSP, EMIT_NO_REG, 0, 8);
+        e_lea(e, R10, RSP, EMIT_NO_REG, 0, (int)bytes);
+        if (bytes != 8) {
+            take_target(e, R10, bytes);
+        }
     } else {
-        e_mov_rr(e, R10, reg);
+        take_target(e, reg, bytes);
     }
-    lower_indirect(t, i, 8);
+    lower_indirect(t, i, (int)bytes);
 }
 
 static void lower_jmp(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
+    unsigned bytes = branch_bytes(t, in);
 
     if (in->z.raw.imm[0].is_relative) {
         emit_exit_jmp(t, i, in->target);
@@ -394,15 +473,25 @@ static void lower_jmp(struct trans *t, unsigned i)
     }
     unsigned reg = named_register(in);
     if (reg == EMIT_NO_REG) {
-        struct mem_operand m = lower_access(t, i, ACCESS_READ, 8, in->live_in);
-        emit_move(e, 0x8b, R10, m, 8);
+        struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, in->live_in);
+        load_target(e, m, bytes);
         lower_access_done(t);
     } else if (reg == R10 || reg == R11) {
         e_load_gs(e, R10, OFF_GPR(reg));
     } else {
-        e_mov_rr(e, R10, reg);
+        take_target(e, reg, bytes);
     }
     lower_indirect(t, i, 0);
+}
+
+/* An exit to a target beyond CS's limit: the branch, if it is taken, raises #GP(0) instead. */
+static void note_bad_exit(struct trans *t, unsigned i, uint8_t *field)
+{
+    struct cold *c = trans_cold(t, COLD_HELPER, i);
+    c->info = 1;
+    c->target = (uint64_t)(uintptr_t)sys_gp;
+    c->from = field;
+    c->resume = field; /* never */
 }
 
 static void lower_jcc(struct trans *t, unsigned i)
@@ -415,7 +504,11 @@ static void lower_jcc(struct trans *t, unsigned i)
     e_b(e, 0x80 | (in->z.opcode & 0xfu));
     uint8_t *field = e->p;
     e_d(e, 0);
-    note_exit(t, i, field, in->target);
+    if (in->target_bad) {
+        note_bad_exit(t, i, field);
+    } else {
+        note_exit(t, i, field, in->target);
+    }
 }
 
 /* LOOPcc and JrCXZ have only a short form: it skips the jump of the not-taken way. */
@@ -431,7 +524,7 @@ static void lower_loop(struct trans *t, unsigned i)
     }
     e_b(e, in->z.opcode);
     e_b(e, 8); /* over jmp rel32 and three bytes of padding, which keep the second rel32 aligned */
-    emit_exit_jmp(t, i, t->b->va + in->offset + in->z.length);
+    emit_exit_jmp(t, i, trans_next_rip(t, i));
     emit_nops(e, 3);
     emit_exit_jmp(t, i, in->target);
 }
@@ -509,7 +602,7 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
 {
     struct emit *e = &t->e;
     const struct insn *in = &t->insns[c->insn];
-    gva_t rip = t->b->va + in->offset, next = rip + in->z.length;
+    uint64_t rip = trans_rip(t, c->insn), next = trans_next_rip(t, c->insn);
     bool leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
 
     emit_padded(e, 8);
@@ -530,9 +623,6 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
 static void emit_share_desc(struct trans *t, const struct cold *c, uint8_t *lea_field)
 {
     struct emit *e = &t->e;
-    const struct insn *in = &t->insns[c->insn];
-    gva_t rip = t->b->va + in->offset;
-
     emit_padded(e, 8);
     if (e->overflow) {
         return;
@@ -543,8 +633,8 @@ static void emit_share_desc(struct trans *t, const struct cold *c, uint8_t *lea_
     e_d(e, (uint32_t)(c->resume - desc));
     e_d(e, (uint32_t)c->share_low);
     e_d(e, (uint32_t)c->share_bytes);
-    e_q(e, rip);
-    e_q(e, rip + in->z.length);
+    e_q(e, trans_rip(t, c->insn));
+    e_q(e, trans_next_rip(t, c->insn));
 }
 
 /* First part of a slow access: the address again, then the thunk, which goes on at resume or bounce. */
@@ -558,7 +648,7 @@ static void cold_access(struct trans *t, struct cold *c)
     if (c->undo_tag) {
         e_op_gs_mem(e, 0x2b, R10, EMIT_NO_REG, R11, 3, c->tlb_off); /* sub r10, gs:[r11 * 8 + neg_tag] */
     } else {
-        lower_address(t, c->base, c->index, c->scale_log2, c->disp, c->seg, c->addr32, c->rip_relative, true);
+        lower_address(t, c->base, c->index, c->scale_log2, c->disp, c->seg, c->addr_bytes, c->rip_relative, true);
     }
     e_store_gs(e, OFF(ea), R10);
     uint8_t *field = emit_lea_r11_rip(e);
@@ -583,6 +673,20 @@ static void cold_access(struct trans *t, struct cold *c)
     }
 }
 
+/* cpu->imm of a helper. ENTER has two, imm16, then imm8; a direct far pointer is offset | selector << 32; LOOP has its target. */
+static uint64_t helper_imm(const struct insn *in)
+{
+    uint64_t imm = in->z.raw.imm[0].value.u;
+
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_ENTER) {
+        return imm | in->z.raw.imm[1].value.u << 16;
+    }
+    if (in->z.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (in->z.opcode == 0x9a || in->z.opcode == 0xea)) {
+        return (uint32_t)imm | in->z.raw.imm[1].value.u << 32;
+    }
+    return in->z.raw.imm[0].is_relative ? in->target : imm;
+}
+
 static void cold_helper(struct trans *t, struct cold *c)
 {
     struct emit *e = &t->e;
@@ -598,14 +702,12 @@ static void cold_helper(struct trans *t, struct cold *c)
     e_patch_rel32(field, desc);
     bool check = c->info != 0;
     e_q(e, check ? c->target : (uint64_t)(uintptr_t)in->fn);
-    e_q(e, t->b->va + in->offset);
+    e_q(e, trans_rip(t, c->insn));
     e_d(e, check ? c->info : in->helper_arg);
     e_d(e, in->z.length);
     e_d(e, check ? 0 : in->helper_flags);
     e_d(e, (uint32_t)(c->resume - desc));
-    /* ENTER has two: imm16, then imm8 */
-    e_q(e, in->z.mnemonic == ZYDIS_MNEMONIC_ENTER ? in->z.raw.imm[0].value.u | in->z.raw.imm[1].value.u << 16
-                                                  : in->z.raw.imm[0].value.u);
+    e_q(e, helper_imm(in));
 }
 
 static void cold_exit(struct trans *t, struct cold *c)
@@ -636,7 +738,6 @@ static void cold_exit(struct trans *t, struct cold *c)
 static void cold_jump(struct trans *t, struct cold *c)
 {
     struct emit *e = &t->e;
-    const struct insn *in = &t->insns[c->insn];
 
     if (c->restore_rcx) {
         e_load_gs(e, RCX, OFF_GPR(RCX));
@@ -648,7 +749,7 @@ static void cold_jump(struct trans *t, struct cold *c)
         return;
     }
     e_patch_rel32(field, e->p);
-    e_q(e, t->b->va + in->offset);
+    e_q(e, trans_rip(t, c->insn));
     e_q(e, (uint64_t)c->disp);
 }
 
@@ -660,7 +761,7 @@ static void cold_relookup(struct trans *t, struct cold *c)
         e_load_gs(e, RCX, OFF_GPR(RCX));
     }
     t->b->relookup = cache_offset(t, e->p);
-    lower_set_rip(e, t->b->va);
+    lower_set_rip(e, t->b->rip);
     e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
 }
 
@@ -670,6 +771,9 @@ void cold_emit(struct trans *t)
         struct cold *c = &t->colds[n];
         trans_note(t, c->insn, -1);
         e_patch_rel32(c->from, t->e.p);
+        if (c->from2 != NULL) {
+            e_patch_rel32(c->from2, t->e.p);
+        }
         switch (c->kind) {
         case COLD_ACCESS: cold_access(t, c); break;
         case COLD_HELPER: cold_helper(t, c); break;
@@ -724,7 +828,7 @@ uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct 
         emit_token_check(&e, idx, to->va, to->token, out);
     }
     if (to->token2 != 0) {
-        emit_token_check(&e, idx, to->va + KAGE_PAGE_SIZE, to->token2, out);
+        emit_token_check(&e, idx, block_next_page(to), to->token2, out);
     }
     e_load_gs(&e, RCX, OFF_GPR(RCX));
     e_b(&e, 0xe9);

@@ -17,30 +17,50 @@
 #define R10 X86_R10
 #define R11 X86_R11
 
-/* lea r10d, [...] when addr32, else lea r10, [...] */
+void lower_cut_r10(struct emit *e)
+{
+    static const uint8_t movzx[] = {0x45, 0x0f, 0xb7, 0xd2};
+    e_bytes(e, movzx, sizeof(movzx));
+}
+
+/* lea r10, [...], r10d for shorter addresses */
 static void emit_lea_r10(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int32_t disp,
-                         bool addr32)
+                         unsigned addr_bytes)
 {
     struct emit *e = &t->e;
 
-    if (!addr32 && index == EMIT_NO_REG && disp == 0 && base != EMIT_NO_REG) {
+    if (addr_bytes == 8 && index == EMIT_NO_REG && disp == 0 && base != EMIT_NO_REG) {
         if (base != R10) {
             e_mov_rr(e, R10, base);
         }
         return;
     }
-    e_op_mem(e, 0x8d, R10, base, index, scale_log2, disp, !addr32);
+    e_op_mem(e, 0x8d, R10, base, index, scale_log2, disp, addr_bytes == 8);
+    if (addr_bytes == 2) {
+        lower_cut_r10(e);
+    }
+}
+
+static uint64_t cut_address(int64_t disp, unsigned addr_bytes)
+{
+    return addr_bytes == 8 ? (uint64_t)disp : addr_bytes == 4 ? (uint32_t)disp : (uint16_t)disp;
+}
+
+/* Offsets in the segment are linear addresses. */
+static bool is_flat(const struct trans *t, unsigned seg)
+{
+    return seg != X86_FS && seg != X86_GS && (!t->legacy || (t->mode & CPU_MODE_FLAT(seg)) != 0);
 }
 
 void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
-                   bool addr32, bool rip_relative, bool flags_live)
+                   unsigned addr_bytes, bool rip_relative, bool flags_live)
 {
     struct emit *e = &t->e;
 
     if (base == BASE_SCRATCH) {
         e_load_gs(e, R10, OFF(scratch[2]));
     } else if (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) {
-        e_mov_imm(e, R10, addr32 ? (uint32_t)disp : (uint64_t)disp);
+        e_mov_imm(e, R10, cut_address(disp, addr_bytes));
     } else {
         if (base == R10 || index == R10) {
             e_load_gs(e, R10, OFF_GPR(R10));
@@ -48,9 +68,9 @@ void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scal
         if (base == R11 || index == R11) {
             e_load_gs(e, R11, OFF_GPR(R11));
         }
-        emit_lea_r10(t, base, index, scale_log2, (int32_t)disp, addr32);
+        emit_lea_r10(t, base, index, scale_log2, (int32_t)disp, addr_bytes);
     }
-    if (seg == X86_FS || seg == X86_GS) {
+    if (!t->legacy && (seg == X86_FS || seg == X86_GS)) {
         if (flags_live) {
             e_load_gs(e, R11, OFF_SEG_BASE(seg));
             e_lea(e, R10, R10, R11, 0, 0);
@@ -80,6 +100,39 @@ static uint8_t *emit_jmp(struct emit *e)
 
 #define CC_NE 5u
 #define CC_A 7u
+#define CC_AE 3u
+
+/*
+ * R10, an offset in a segment that is not flat, becomes a linear address. The whole operand must end
+ * before the segment does; whatever is not that simple (expand-down, not usable, not writable) has an
+ * end of 0 and is the slow path's to judge.
+ */
+static uint8_t *emit_segment(struct trans *t, unsigned seg, unsigned rw, unsigned bytes, bool flags_live)
+{
+    struct emit *e = &t->e;
+    uint32_t range = OFF_SEG_RANGE(seg, rw);
+    uint8_t *field;
+
+    if (!flags_live) {
+        e_lea(e, R11, R10, EMIT_NO_REG, 0, (int32_t)bytes - 1);
+        e_op_gs(e, 0x3b, R11, range + (uint32_t)offsetof(struct cpu_seg_range, end), true); /* cmp r11, gs:[end] */
+        field = emit_jcc(e, CC_AE);
+        e_op_gs(e, 0x03, R10, OFF_SEG_BASE(seg), false); /* add r10d, gs:[base] */
+        return field;
+    }
+    e_store_gs(e, OFF_GPR(X86_RCX), X86_RCX);
+    e_load_gs(e, X86_RCX, range + (uint32_t)offsetof(struct cpu_seg_range, neg_end));
+    e_lea(e, X86_RCX, X86_RCX, R10, 0, (int32_t)bytes - 1); /* negative: inside */
+    e_pext_gs(e, X86_RCX, X86_RCX, OFF(pext_sign));
+    e_lea(e, X86_RCX, X86_RCX, EMIT_NO_REG, 0, -1);
+    e_b(e, 0xe3); /* jrcxz over the jump */
+    e_b(e, 5);
+    field = emit_jmp(e);
+    e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
+    e_load_gs(e, R11, OFF_SEG_BASE(seg));
+    e_op_mem(e, 0x8d, R10, R10, R11, 0, 0, false); /* lea r10d, [r10 + r11] */
+    return field;
+}
 
 static uint8_t *emit_probe_dead_flags(struct trans *t, uint32_t tlb_off, unsigned bytes)
 {
@@ -163,7 +216,7 @@ static uint8_t *emit_probe_constant(struct trans *t, uint32_t entry_off, gva_t p
 /* The note of this access: made in the dry run, looked up in the other. NULL: too many. */
 static const struct access_note *note_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes,
                                              unsigned base, unsigned index, unsigned scale_log2, int64_t disp,
-                                             unsigned seg, bool addr32, bool rip_relative)
+                                             unsigned seg, unsigned addr_bytes, bool rip_relative)
 {
     if (t->next_note == ACCESS_NOTES_MAX) {
         return NULL;
@@ -173,8 +226,8 @@ static const struct access_note *note_access(struct trans *t, unsigned i, uint32
         return n;
     }
     bool has_index = index != EMIT_NO_REG;
-    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && seg != X86_FS &&
-               seg != X86_GS && !addr32 && !rip_relative && !t->insns[i].high_byte &&
+    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && is_flat(t, seg) &&
+               addr_bytes == (t->legacy ? 4 : 8) && !rip_relative && !t->insns[i].high_byte &&
                (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) == 0;
     *n = (struct access_note){
         .base = can ? (uint8_t)base : EMIT_NO_REG,
@@ -215,12 +268,13 @@ static struct mem_operand lower_shared(struct trans *t, unsigned i, const struct
     c->index = (uint8_t)index;
     c->scale_log2 = (uint8_t)scale_log2;
     c->seg = X86_DS;
+    c->addr_bytes = t->legacy ? 4 : 8;
     c->disp = disp;
     c->share = true;
     c->share_low = -note->offset;
     c->share_bytes = note->range;
     c->restore_rcx = flags_live;
-    emit_lea_r10(t, base, index, scale_log2, disp - note->offset, false);
+    emit_lea_r10(t, base, index, scale_log2, disp - note->offset, c->addr_bytes);
     c->from = flags_live ? emit_probe_live_flags(t, tlb_off, (unsigned)note->range)
                          : emit_probe_dead_flags(t, tlb_off, (unsigned)note->range);
     c->resume = e->p;
@@ -230,19 +284,19 @@ static struct mem_operand lower_shared(struct trans *t, unsigned i, const struct
 
 struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live,
                                    unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
-                                   bool addr32, bool rip_relative)
+                                   unsigned addr_bytes, bool rip_relative)
 {
     unsigned rw = (access & ACCESS_WRITE) != 0 ? 1 : 0;
     uint32_t tlb_off = OFF_TLB(t->idx, rw);
-    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && seg != X86_FS && seg != X86_GS;
+    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && is_flat(t, seg);
     struct mem_operand m = {.base = R10, .index = EMIT_NO_REG, .disp = 0};
-    uint64_t va = addr32 ? (uint32_t)disp : (uint64_t)disp;
+    uint64_t va = cut_address(disp, addr_bytes);
 
     if (bytes == 0 || bytes > 64) {
         t->failed = true;
         return m;
     }
-    const struct access_note *note = note_access(t, i, access, bytes, base, index, scale_log2, disp, seg, addr32, rip_relative);
+    const struct access_note *note = note_access(t, i, access, bytes, base, index, scale_log2, disp, seg, addr_bytes, rip_relative);
     t->access_open = note == NULL || note->slot == 0;
     if (!t->access_open) {
         return lower_shared(t, i, note, access, bytes, flags_live, base, index, scale_log2, (int32_t)disp);
@@ -253,11 +307,14 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
     c->index = (uint8_t)index;
     c->scale_log2 = (uint8_t)scale_log2;
     c->seg = (uint8_t)seg;
-    c->addr32 = addr32;
+    c->addr_bytes = (uint8_t)addr_bytes;
     c->rip_relative = rip_relative;
     c->disp = disp;
     c->restore_rcx = flags_live;
     c->tlb_off = tlb_off;
+    if (t->legacy) {
+        c->info |= ACCESS_SEGMENTED | seg << ACCESS_SEG_SHIFT;
+    }
     if (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) { /* rare enough to go the slow way always */
         c->info |= t->mode & CPU_MODE_AC ? ACCESS_ALIGNED : 0;
         c->restore_rcx = false;
@@ -267,8 +324,12 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);
     } else {
-        lower_address(t, base, index, scale_log2, disp, seg, addr32, rip_relative, flags_live);
-        c->undo_tag = !flags_live;
+        bool segmented = t->legacy && !is_flat(t, seg);
+        lower_address(t, base, index, scale_log2, disp, seg, addr_bytes, rip_relative, flags_live);
+        if (segmented) {
+            c->from2 = emit_segment(t, seg, rw, bytes, flags_live);
+        }
+        c->undo_tag = !flags_live && !segmented;
         c->from = flags_live ? emit_probe_live_flags(t, tlb_off, bytes)
                              : emit_probe_dead_flags(t, tlb_off, bytes);
     }
@@ -282,7 +343,7 @@ struct mem_operand lower_access(struct trans *t, unsigned i, uint32_t access, un
     const struct insn *in = &t->insns[i];
 
     return lower_access_at(t, i, access | (in->stack_seg ? ACCESS_STACK : 0), bytes, flags_live, in->base, in->index,
-                           in->scale_log2, in->disp, in->seg, in->addr32, in->rip_relative);
+                           in->scale_log2, in->disp, in->seg, in->addr_bytes, in->rip_relative);
 }
 
 void lower_access_done(struct trans *t)

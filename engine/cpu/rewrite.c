@@ -30,6 +30,67 @@ static bool is_dropped_prefix(uint8_t p)
     return p == 0x2e || p == 0x36 || p == 0x3e || p == 0x26 || p == 0x64 || p == 0x65 || p == 0x67;
 }
 
+/*
+ * Does the operand-size attribute choose between 16 and 32 bits? True of general instructions; where
+ * 66 is part of the opcode, or means nothing, it is copied as it is.
+ */
+static bool has_operand_size(const ZydisDecodedInstruction *z)
+{
+    static const uint32_t map_0f[8] = {
+        [2] = 0x0000ffff,                                                                 /* CMOVcc */
+        [5] = 1u << 3 | 1u << 4 | 1u << 5 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 15 |   /* A3 A4 A5 AB AC AD AF */
+              1u << 16 | 1u << 17 | 1u << 19 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 26 | /* B0 B1 B3 B6 B7 B8 BA */
+              1u << 27 | 1u << 28 | 1u << 29 | 1u << 30 | 1u << 31,                       /* BB BC BD BE BF */
+        [6] = 1u << 0 | 1u << 1 | 0xff00,                                                 /* C0 C1 C8-CF */
+    };
+
+    if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+        return false;
+    }
+    switch (z->opcode_map) {
+    case ZYDIS_OPCODE_MAP_DEFAULT:
+        return z->opcode < 0xd8 || z->opcode > 0xdf;
+    case ZYDIS_OPCODE_MAP_0F:
+        return (map_0f[z->opcode / 32] >> (z->opcode % 32) & 1) != 0;
+    case ZYDIS_OPCODE_MAP_0F38: /* MOVBE, CRC32 */
+        return z->opcode == 0xf0 || z->opcode == 0xf1;
+    default:
+        return false;
+    }
+}
+
+/* VEX and EVEX instructions with general registers ignore W outside 64-bit code, where it would mean 64 bits. */
+static bool ignores_w(const ZydisDecodedInstruction *z)
+{
+    if (z->meta.isa_ext == ZYDIS_ISA_EXT_BMI1 || z->meta.isa_ext == ZYDIS_ISA_EXT_BMI2) {
+        return true;
+    }
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_VMOVD:
+    case ZYDIS_MNEMONIC_VPEXTRB:
+    case ZYDIS_MNEMONIC_VPEXTRW:
+    case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VPINSRB:
+    case ZYDIS_MNEMONIC_VPINSRW:
+    case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VCVTSI2SS:
+    case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTUSI2SS:
+    case ZYDIS_MNEMONIC_VCVTUSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSS2USI:
+    case ZYDIS_MNEMONIC_VCVTSD2USI:
+    case ZYDIS_MNEMONIC_VCVTTSS2USI:
+    case ZYDIS_MNEMONIC_VCVTTSD2USI:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* ModRM, displacement and immediates of a rewritten instruction. */
 static void emit_operands(struct emit *e, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw,
                           unsigned reg)
@@ -66,6 +127,12 @@ static void emit_vex(struct trans *t, const struct insn *in, const uint8_t *byte
     unsigned lpp = (three ? bytes[off + 2] : bytes[off + 1]) & 7u;
     bool x = three && (bytes[off + 1] & 0x40u) == 0, b = three && (bytes[off + 1] & 0x20u) == 0;
     unsigned v = (three ? bytes[off + 2] : bytes[off + 1]) >> 3 & 15u; /* inverted, as encoded */
+    if (t->legacy) { /* eight registers: the fourth bits are ignored there */
+        reg &= 7u;
+        v |= 8u;
+        x = b = false;
+        byte_w = ignores_w(z) ? 0 : byte_w;
+    }
     if (rw->reg >= 0) {
         reg = (unsigned)rw->reg;
     }
@@ -91,6 +158,11 @@ static void emit_evex(struct trans *t, const struct insn *in, const uint8_t *byt
     uint8_t p0 = bytes[off + 1], p1 = bytes[off + 2], p2 = bytes[off + 3];
     unsigned reg = z->raw.modrm.reg;
 
+    if (t->legacy) {
+        p0 |= 0xf0; /* R X B R' */
+        p1 = (uint8_t)((p1 | 0x40u) & ~(ignores_w(z) ? 0x80u : 0u));
+        p2 |= 0x08; /* V' */
+    }
     if (rw->mem) {
         p0 = (uint8_t)((p0 | 0x60u) & ~(rw->m.base >= 8 ? 0x20u : 0u) & ~(has_high_index(rw) ? 0x40u : 0u)); /* X and B, inverted */
         p1 |= 0x04; /* the base must not be read as an index extension */
@@ -111,6 +183,25 @@ static void emit_evex(struct trans *t, const struct insn *in, const uint8_t *byt
     emit_operands(e, in, bytes, rw, reg);
 }
 
+/* Opcodes that 64-bit code lacks but has under another: INC and DEC of one byte, and 82, which is 80. */
+static bool emit_old_opcode(struct emit *e, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw,
+                            unsigned reg)
+{
+    uint8_t opcode = in->z.opcode;
+
+    if (opcode >= 0x40 && opcode <= 0x4f) {
+        e_b(e, 0xff);
+        e_b(e, 0xc0u | (opcode & 0xfu));
+        return true;
+    }
+    if (opcode == 0x82) {
+        e_b(e, 0x80);
+        emit_operands(e, in, bytes, rw, reg);
+        return true;
+    }
+    return false;
+}
+
 static void emit_legacy(struct trans *t, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw)
 {
     struct emit *e = &t->e;
@@ -119,15 +210,19 @@ static void emit_legacy(struct trans *t, const struct insn *in, const uint8_t *b
     unsigned rex = has_rex ? bytes[z->raw.rex.offset] & 0xfu : 0;
     unsigned opcode_at = has_rex ? z->raw.rex.offset + 1u : z->raw.prefix_count;
     unsigned reg = z->raw.modrm.reg;
+    bool resize = t->legacy && has_operand_size(z);
 
     /* A REX that is not right before the opcode is ignored by the processor; Zydis then reports none. */
     for (unsigned i = 0; i < opcode_at; i++) {
         if (has_rex && i == z->raw.rex.offset) {
             continue;
         }
-        if (!is_dropped_prefix(bytes[i]) && (bytes[i] & 0xf0) != 0x40) {
+        if (!is_dropped_prefix(bytes[i]) && (bytes[i] & 0xf0) != 0x40 && !(resize && bytes[i] == 0x66)) {
             e_b(e, bytes[i]);
         }
+    }
+    if (resize && z->operand_width == 16) {
+        e_b(e, 0x66);
     }
     if (rw->reg >= 0) {
         rex = (rex & ~4u) | (rw->reg >= 8 ? 4u : 0u);
@@ -138,6 +233,13 @@ static void emit_legacy(struct trans *t, const struct insn *in, const uint8_t *b
     }
     if (rex != 0 || has_rex) {
         e_b(e, 0x40 | rex);
+    }
+    if (t->legacy && z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && emit_old_opcode(e, in, bytes, rw, reg)) {
+        return;
+    }
+    if ((z->attributes & ZYDIS_ATTRIB_HAS_MODRM) == 0) {
+        e_bytes(e, bytes + opcode_at, z->length - opcode_at);
+        return;
     }
     e_bytes(e, bytes + opcode_at, z->raw.modrm.offset - opcode_at);
     emit_operands(e, in, bytes, rw, reg);
@@ -185,6 +287,11 @@ static void store_high(struct trans *t, uint8_t mask)
 /* The instruction as it is, with guest R10 and R11 brought into the host's. */
 static void copy_registers_only(struct trans *t, const struct insn *in)
 {
+    if (t->legacy) {
+        struct rewrite rw = {.reg = -1, .vvvv = -1};
+        emit_rewritten(t, in, t->code + in->offset, &rw);
+        return;
+    }
     load_high(t, in->high_read);
     e_bytes(&t->e, t->code + in->offset, in->z.length);
     store_high(t, in->high_write);
@@ -300,11 +407,39 @@ void rewrite_copy(struct trans *t, unsigned i)
     }
 }
 
+/* The offset, cut to the address size, then to the operand's. */
+static void rewrite_lea_legacy(struct trans *t, const struct insn *in)
+{
+    struct emit *e = &t->e;
+    unsigned reg = in->z.raw.modrm.reg;
+    bool short_reg = in->z.operand_width == 16;
+
+    if (in->addr_bytes == 4 && (in->base != EMIT_NO_REG || in->index != EMIT_NO_REG)) {
+        if (short_reg) {
+            e_b(e, 0x66);
+        }
+        e_op_mem(e, 0x8d, reg, in->base, in->index, in->scale_log2, (int32_t)in->disp, false);
+        return;
+    }
+    lower_address(t, in->base, in->index, in->scale_log2, in->disp, X86_DS, in->addr_bytes, false, true);
+    if (short_reg) {
+        e_b(e, 0x66);
+    }
+    e_b(e, 0x44); /* mov reg, r10d or r10w */
+    e_b(e, 0x89);
+    e_b(e, 0xc0 | (R10 & 7) << 3 | reg);
+}
+
 /* LEA computes on guest values; only a RIP-relative one must be made absolute. */
 void rewrite_lea(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
+
+    if (t->legacy) {
+        rewrite_lea_legacy(t, in);
+        return;
+    }
 
     if (!in->rip_relative) {
         uint8_t high = 0;
@@ -352,9 +487,8 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     uint32_t access = ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0);
     unsigned src = reg;
 
-    /* With 32-bit addresses the offset is added, and cut, before the segment's base. */
-    lower_address(t, in->base, in->index, in->scale_log2, in->disp, in->addr32 ? X86_DS : in->seg, in->addr32,
-                  in->rip_relative, true);
+    /* The bit offset moves the address, which is cut to its size, before the segment's base is added. */
+    lower_address(t, in->base, in->index, in->scale_log2, in->disp, X86_DS, in->addr_bytes, in->rip_relative, true);
     if (reg == R10 || reg == R11) {
         e_load_gs(e, R11, OFF_GPR(reg));
         src = R11;
@@ -379,16 +513,15 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     e_b(e, 0xf7);
     e_b(e, 0xc0 | (R11 & 7) << 3 | (R11 & 7));
     e_load_gs(e, X86_RCX, OFF_GPR(X86_RCX));
-    e_op_mem(e, 0x8d, R10, R10, R11, bytes == 8 ? 3 : bytes == 4 ? 2 : 1, 0, !in->addr32);
-    if (in->addr32 && (in->seg == X86_FS || in->seg == X86_GS)) {
-        e_load_gs(e, R11, OFF_SEG_BASE(in->seg));
-        e_lea(e, R10, R10, R11, 0, 0);
+    e_op_mem(e, 0x8d, R10, R10, R11, bytes == 8 ? 3 : bytes == 4 ? 2 : 1, 0, in->addr_bytes == 8);
+    if (in->addr_bytes == 2) {
+        lower_cut_r10(e);
     }
     e_store_gs(e, OFF(scratch[2]), R10);
 
     struct rewrite rw = {.mem = true, .reg = R11, .vvvv = -1};
     rw.m = lower_access_at(t, i, access | (in->stack_seg ? ACCESS_STACK : 0), bytes, true, BASE_SCRATCH, EMIT_NO_REG, 0,
-                           0, X86_DS, false, false);
+                           0, in->seg, in->addr_bytes, false);
     if (reg == R10 || reg == R11) {
         e_load_gs(e, R11, OFF_GPR(reg));
     } else {
@@ -399,7 +532,7 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     lower_access_done(t);
 }
 
-/* MOV between AL/AX/EAX/RAX and an absolute 64-bit address: A0..A3 become 8A, 8B, 88, 89 with a ModRM. */
+/* MOV between AL/AX/EAX/RAX and an absolute address: A0..A3 become 8A, 8B, 88, 89 with a ModRM. */
 void rewrite_moffs(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];

@@ -53,6 +53,12 @@ static void end_idle_shadow(struct cpu *cpu)
 
 /* ---- called from translated code ---- */
 
+/* Its blocks may be found by RIP alone: CS adds nothing to it. */
+static bool has_flat_code(const struct cpu *cpu)
+{
+    return (cpu->mode & (CPU_MODE_LONG | CPU_MODE_FLAT(X86_CS))) != 0;
+}
+
 static const void *code_if_cached(struct cpu *cpu)
 {
     unsigned idx = cpu_mmu_idx(cpu);
@@ -60,7 +66,7 @@ static const void *code_if_cached(struct cpu *cpu)
 
     if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0 || cpu->event.valid ||
         cpu->intr_shadow != 0 || window_wanted(cpu) || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 ||
-        cpu->jump_mode[idx] != cpu->mode || e->neg_rip + cpu->rip != 0) {
+        cpu->jump_mode[idx] != cpu->mode || !has_flat_code(cpu) || e->neg_rip + cpu->rip != 0) {
         return NULL;
     }
     return (const void *)e->host;
@@ -108,6 +114,13 @@ static bool misaligned_sse_allowed(void)
 
     __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
     return (mxcsr & 1u << 17) != 0;
+}
+
+/* Outside 64-bit code `ea` is an offset: now it becomes linear, or the fault is recorded. */
+static bool check_segment(struct cpu *cpu, const struct slow_desc *d, enum mmu_access access, unsigned len)
+{
+    return (d->info & ACCESS_SEGMENTED) == 0 ||
+           cpu_linear(cpu, d->info >> ACCESS_SEG_SHIFT & 7u, cpu->ea, len, access, &cpu->ea) == CPU_NEXT;
 }
 
 static bool is_misaligned_vector(const struct cpu *cpu, const struct slow_desc *d)
@@ -164,12 +177,15 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     uint8_t *host = NULL;
 
     cpu->rip = d->rip;
-    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
-        cpu_raise_error(cpu, X86_EXC_AC, 0);
-        return NULL;
-    }
     if ((d->info & ACCESS_X87) != 0 && x87_error_waits()) {
         cpu_raise(cpu, X86_EXC_MF);
+        return NULL;
+    }
+    if (!check_segment(cpu, d, (d->info & ACCESS_WRITE) != 0 ? MMU_WRITE : MMU_READ, len)) {
+        return NULL;
+    }
+    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
+        cpu_raise_error(cpu, X86_EXC_AC, 0);
         return NULL;
     }
     if (is_misaligned_vector(cpu, d)) {
@@ -221,7 +237,7 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
             cpu_fpu_load(cpu);
             return (const uint8_t *)s + s->resume;
         }
-        cpu->rip += s->len;
+        cpu_advance(cpu, s->len);
         break;
     case CPU_JUMP:
         break;
@@ -259,13 +275,10 @@ static void remember_page(struct cpu *cpu, unsigned idx, gva_t va, uint32_t toke
     }
 }
 
-static void remember_block(struct cpu *cpu, const struct block *b)
+static void remember_jump_target(struct cpu *cpu, const struct block *b)
 {
     unsigned idx = cpu_mmu_idx(cpu);
 
-    if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
-        return;
-    }
     if (cpu->jump_mode[idx] != cpu->mode) {
         for (unsigned i = 0; i < JUMP_CACHE_SIZE; i++) {
             cpu->jump_cache[idx][i] = (struct jump_cache_entry){.neg_rip = i == 0 ? 1 : 0, .host = 0};
@@ -283,9 +296,21 @@ static void remember_block(struct cpu *cpu, const struct block *b)
         mmu_note_jump_target(cpu, b->va);
         mmu_note_jump_target(cpu, b->va + b->guest_len - 1);
     }
+}
+
+static void remember_block(struct cpu *cpu, const struct block *b)
+{
+    unsigned idx = cpu_mmu_idx(cpu);
+
+    if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
+        return;
+    }
+    if (has_flat_code(cpu)) {
+        remember_jump_target(cpu, b);
+    }
     remember_page(cpu, idx, b->va, b->token);
     if (b->gpa2 != 0) {
-        remember_page(cpu, idx, b->va + KAGE_PAGE_SIZE, b->token2);
+        remember_page(cpu, idx, block_next_page(b), b->token2);
     }
 }
 
@@ -297,7 +322,7 @@ static bool straddle_still_mapped(struct cpu *cpu, const struct block *b, enum m
     if (b->gpa2 == 0) {
         return true;
     }
-    r = mmu_translate(cpu, (b->va & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE, MMU_FETCH, idx, &map);
+    r = mmu_translate(cpu, block_next_page(b), MMU_FETCH, idx, &map);
     *result = r == MMU_FAULT ? CPU_FAULT : r == MMU_EXIT ? CPU_EXIT : CPU_NEXT;
     return r == MMU_OK && (map.gpa & KAGE_PAGE_MASK) == b->gpa2;
 }
@@ -307,10 +332,20 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
 {
     struct cpu_vm *vm = cpu->vm;
     enum mmu_idx idx = (cpu->mode & CPU_MODE_CPL) == 3 ? MMU_IDX_USER : MMU_IDX_KERNEL;
+    struct code_key key = {.va = cpu_code_va(cpu), .mode = cpu->mode, .cs_limit = UINT32_MAX};
 
+    if (!cpu_in_64bit_code(cpu)) {
+        const struct vmcs_segment *cs = &cpu->vmcs.guest_seg[X86_CS];
+        key.cs_base = (uint32_t)cs->base;
+        key.cs_limit = cs->limit;
+        if (cpu->rip > cs->limit) {
+            *result = cpu_raise_gp(cpu, 0);
+            return NULL;
+        }
+    }
     for (;;) {
         struct mmu_map map;
-        switch (mmu_translate(cpu, cpu->rip, MMU_FETCH, idx, &map)) {
+        switch (mmu_translate(cpu, key.va, MMU_FETCH, idx, &map)) {
         case MMU_OK:
             break;
         case MMU_FAULT:
@@ -323,6 +358,7 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
             *result = CPU_EXIT;
             return NULL;
         }
+        key.gpa = map.gpa;
         const uint8_t *host_page = (const uint8_t *)((uintptr_t)map.hva & ~(uintptr_t)4095);
         int err = code_page_prepare(cpu, map.gpa, host_page);
         struct block *b = NULL;
@@ -332,7 +368,7 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
         }
         if (err == 0) {
             pthread_mutex_lock(&vm->lock);
-            b = code_find(vm, cpu->rip, map.gpa, cpu->mode);
+            b = code_find(vm, &key);
             pthread_mutex_unlock(&vm->lock);
             *result = CPU_NEXT;
             if (b != NULL && !straddle_still_mapped(cpu, b, idx, result)) {
@@ -343,7 +379,7 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
                 b = NULL;
             }
             if (b == NULL) {
-                b = translate(cpu, cpu->rip, map.gpa, map.hva, result);
+                b = translate(cpu, &key, map.hva, result);
             }
             if (b != NULL || *result != CPU_NEXT) {
                 return b;
@@ -363,9 +399,10 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
     enum cpu_result result;
 
     cpu->stats[CPU_STAT_JUMP_MISSES]++;
-    if (!x86_is_canonical(cpu->rip)) {
+    bool legacy = !cpu_in_64bit_code(cpu);
+    if (legacy ? cpu->rip > cpu->vmcs.guest_seg[X86_CS].limit : !x86_is_canonical(cpu->rip)) {
         cpu->rip = s->rip;
-        cpu->gpr[X86_RSP] += (uint64_t)s->rsp_undo;
+        cpu_set_sp(cpu, cpu_sp(cpu) + (uint64_t)s->rsp_undo);
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return NULL;
     }
@@ -387,7 +424,7 @@ static void link_blocks(struct cpu *cpu, uint32_t index, struct block *to)
     struct cpu_vm *vm = cpu->vm;
 
     pthread_mutex_lock(&vm->lock);
-    if (index != 0 && index < vm->link_count && vm->links[index].target == to->va) {
+    if (index != 0 && index < vm->link_count && vm->links[index].target == to->rip) {
         code_link(cpu, &vm->links[index], to);
     }
     pthread_mutex_unlock(&vm->lock);

@@ -84,6 +84,23 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
     }
 }
 
+uint64_t trans_rip(const struct trans *t, unsigned i)
+{
+    uint64_t rip = t->rip + t->insns[i].offset;
+    return t->legacy ? (uint32_t)rip : rip;
+}
+
+uint64_t trans_next_rip(const struct trans *t, unsigned i)
+{
+    uint64_t rip = t->rip + t->insns[i].offset + t->insns[i].z.length;
+    return t->legacy ? (uint32_t)rip : rip;
+}
+
+static uint8_t segment_number(ZydisRegister reg)
+{
+    return reg >= ZYDIS_REGISTER_ES && reg <= ZYDIS_REGISTER_GS ? (uint8_t)(reg - ZYDIS_REGISTER_ES) : X86_DS;
+}
+
 /* A misaligned operand is #GP, before any page fault (SDM 2A 2.4, exception types 1, 2 and 4). */
 static bool wants_alignment(const struct insn *in)
 {
@@ -125,7 +142,7 @@ static bool wants_alignment(const struct insn *in)
     }
 }
 
-static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
+static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op, bool legacy)
 {
     in->has_mem = true;
     in->mem_bytes = (uint16_t)(op->size / 8);
@@ -144,10 +161,11 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
         break;
     }
     in->aligned = wants_alignment(in);
-    in->seg = op->mem.segment == ZYDIS_REGISTER_FS   ? X86_FS
-              : op->mem.segment == ZYDIS_REGISTER_GS ? X86_GS
-                                                     : X86_DS;
-    in->stack_seg = op->mem.segment == ZYDIS_REGISTER_SS;
+    in->seg = segment_number(op->mem.segment);
+    in->stack_seg = in->seg == X86_SS;
+    if (!legacy && in->seg != X86_FS && in->seg != X86_GS) {
+        in->seg = X86_DS;
+    }
     in->rip_relative = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
     in->base = in->rip_relative ? EMIT_NO_REG : gpr_number(op->mem.base);
     /* SIB with mod 0 and base 5 has no base, with REX.B and VEX.B too: Zydis sees R13D with 32-bit addresses. */
@@ -157,7 +175,7 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op)
     in->index = gpr_number(op->mem.index);
     in->scale_log2 = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
     in->disp = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
-    in->addr32 = in->z.address_width == 32;
+    in->addr_bytes = (uint8_t)(in->z.address_width / 8);
 }
 
 static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecodedOperand *ops)
@@ -168,7 +186,7 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
     for (unsigned i = 0; i < z->operand_count; i++) {
         const ZydisDecodedOperand *op = &ops[i];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
-            sum_up_memory(in, op);
+            sum_up_memory(in, op, t->legacy);
         } else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
             in->high_byte |= is_high_byte(op->reg.value);
             unsigned n = gpr_number(op->reg.value);
@@ -186,35 +204,40 @@ static void sum_up_operands(struct trans *t, struct insn *in, const ZydisDecoded
             }
         }
     }
+    uint64_t next = t->rip + in->offset + z->length;
     if (in->rip_relative) {
-        uint64_t next = t->b->va + in->offset + z->length;
         in->disp = (int64_t)(next + (uint64_t)in->disp);
-        if (in->addr32) {
+        if (in->addr_bytes == 4) {
             in->disp = (int64_t)(uint32_t)in->disp;
         }
     }
     if (ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[0].imm.is_relative) {
-        in->target = t->b->va + in->offset + z->length + (uint64_t)ops[0].imm.value.s;
+        in->target = next + (uint64_t)ops[0].imm.value.s;
+        if (t->legacy) { /* 16-bit operands cut IP (SDM 2A, Jcc) */
+            in->target = z->operand_width == 16 ? (uint16_t)in->target : (uint32_t)in->target;
+            in->target_bad = in->target > t->b->cs_limit;
+        }
     }
 }
 
-/* Changes of a register by a constant: ADD, SUB and LEA of 64 bits, PUSH and POP. */
-static void sum_up_motion(struct insn *in, const ZydisDecodedOperand *ops)
+/* Changes of a register by a constant: ADD, SUB and LEA of all of it, PUSH and POP. */
+static void sum_up_motion(const struct trans *t, struct insn *in, const ZydisDecodedOperand *ops)
 {
     const ZydisDecodedInstruction *z = &in->z;
     int sign = z->mnemonic == ZYDIS_MNEMONIC_SUB ? -1 : 1;
+    unsigned width = t->legacy ? 32 : 64;
 
     switch (z->mnemonic) {
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
-        if (z->operand_width == 64 && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        if (z->operand_width == width && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
             ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[1].imm.value.s > -4096 && ops[1].imm.value.s < 4096) {
             in->moved_reg = (int8_t)gpr_number(ops[0].reg.value);
             in->moved = sign * (int32_t)ops[1].imm.value.s;
         }
         break;
     case ZYDIS_MNEMONIC_LEA:
-        if (z->operand_width == 64 && !in->addr32 && in->index == EMIT_NO_REG && in->base < 16 &&
+        if (z->operand_width == width && in->addr_bytes * 8u == width && in->index == EMIT_NO_REG && in->base < 16 &&
             in->base == gpr_number(ops[0].reg.value) && in->disp > -4096 && in->disp < 4096) {
             in->moved_reg = (int8_t)in->base;
             in->moved = (int32_t)in->disp;
@@ -227,8 +250,11 @@ static void sum_up_motion(struct insn *in, const ZydisDecodedOperand *ops)
             gpr_number(ops[0].reg.value) == X86_RSP) {
             break;
         }
+        if (t->legacy && (t->mode & CPU_MODE_STACK32) == 0) {
+            break; /* SP wraps within ESP */
+        }
         in->moved_reg = X86_RSP;
-        in->moved = (z->operand_width == 16 ? 2 : 8) * (z->mnemonic == ZYDIS_MNEMONIC_PUSH ? -1 : 1);
+        in->moved = (z->operand_width == 16 ? 2 : t->legacy ? 4 : 8) * (z->mnemonic == ZYDIS_MNEMONIC_PUSH ? -1 : 1);
         break;
     default:
         break;
@@ -243,6 +269,8 @@ static unsigned log2_bytes(unsigned bits)
 static bool is_far_pointer(const ZydisDecodedInstruction *z)
 {
     switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
@@ -255,28 +283,62 @@ static bool is_far_pointer(const ZydisDecodedInstruction *z)
     }
 }
 
-static void fill_helper_arg(struct insn *in)
+/* The segment override that an instruction without ModRM obeys, or DS. */
+static unsigned override_segment(const ZydisDecodedInstruction *z)
+{
+    static const struct {
+        ZydisInstructionAttributes attribute;
+        uint8_t seg;
+    } overrides[] = {
+        {ZYDIS_ATTRIB_HAS_SEGMENT_CS, X86_CS}, {ZYDIS_ATTRIB_HAS_SEGMENT_SS, X86_SS},
+        {ZYDIS_ATTRIB_HAS_SEGMENT_DS, X86_DS}, {ZYDIS_ATTRIB_HAS_SEGMENT_ES, X86_ES},
+        {ZYDIS_ATTRIB_HAS_SEGMENT_FS, X86_FS}, {ZYDIS_ATTRIB_HAS_SEGMENT_GS, X86_GS},
+    };
+    unsigned seg = X86_DS;
+
+    for (size_t i = 0; i < KAGE_ARRAY_SIZE(overrides); i++) {
+        seg = (z->attributes & overrides[i].attribute) != 0 ? overrides[i].seg : seg;
+    }
+    if (z->mnemonic == ZYDIS_MNEMONIC_CLZERO) { /* Zydis tells nothing of the segment of rAX */
+        static const uint8_t prefix_of[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
+        for (unsigned i = 0; i < z->raw.prefix_count; i++) {
+            for (unsigned n = X86_ES; n <= X86_GS; n++) {
+                seg = z->raw.prefixes[i].value == prefix_of[n] ? n : seg;
+            }
+        }
+    }
+    return seg;
+}
+
+static unsigned helper_segment(const struct trans *t, const struct insn *in)
+{
+    bool modrm = (in->z.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0 && in->has_mem;
+
+    if (t->legacy) {
+        return modrm ? in->seg : override_segment(&in->z);
+    }
+    unsigned seg = override_segment(&in->z);
+    return seg == X86_FS || seg == X86_GS ? seg : in->stack_seg ? X86_SS : X86_DS;
+}
+
+/* The segment register that a PUSH or POP names by its opcode: 06 0E 16 1E and their POPs, 0F A0 A1 A8 A9. */
+static unsigned pushed_segment(const ZydisDecodedInstruction *z)
+{
+    if (z->opcode_map == ZYDIS_OPCODE_MAP_0F) {
+        return z->opcode >= 0xa8 ? X86_GS : X86_FS;
+    }
+    return z->opcode >> 3 & 3u;
+}
+
+static void fill_helper_arg(const struct trans *t, struct insn *in)
 {
     const ZydisDecodedInstruction *z = &in->z;
     unsigned reg = z->raw.modrm.reg, rm = z->raw.modrm.rm;
-    unsigned seg = X86_DS;
+    unsigned seg = helper_segment(t, in);
 
     if (z->attributes & ZYDIS_ATTRIB_HAS_REX) {
         reg |= z->raw.rex.R ? 8u : 0u;
         rm |= z->raw.rex.B ? 8u : 0u;
-    }
-    if (z->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS) {
-        seg = X86_FS;
-    } else if (z->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS) {
-        seg = X86_GS;
-    }
-    if (z->mnemonic == ZYDIS_MNEMONIC_CLZERO) { /* Zydis tells nothing of the segment of rAX */
-        for (unsigned i = 0; i < z->raw.prefix_count; i++) {
-            uint8_t p = z->raw.prefixes[i].value;
-            seg = p == 0x64 ? X86_FS : p == 0x65 ? X86_GS : seg;
-        }
-    } else if (in->stack_seg && seg == X86_DS) {
-        seg = X86_SS;
     }
     unsigned rep = (z->attributes & ZYDIS_ATTRIB_HAS_REPNE)                               ? 2
                    : (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0 ? 1
@@ -288,7 +350,10 @@ static void fill_helper_arg(struct insn *in)
             reg &= 7; /* there are no more segment registers: REX.R is ignored */
         }
     } else if (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP) {
-        reg = z->opcode >= 0xa8 ? X86_GS : X86_FS;
+        reg = pushed_segment(z);
+    }
+    if (z->meta.category == ZYDIS_CATEGORY_COND_BR) {
+        imm8 = z->opcode;
     }
     bool immediate_port = (z->mnemonic == ZYDIS_MNEMONIC_IN || z->mnemonic == ZYDIS_MNEMONIC_OUT) && z->opcode < 0xe8;
     unsigned width = z->operand_width;
@@ -330,9 +395,21 @@ static void work_out_liveness(struct trans *t, bool exact)
     }
 }
 
-/* A copy may name memory only where it can be rewritten: in ModRM. Any other would be the host's memory. */
-static bool copy_is_safe(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+/* Opcodes that 64-bit code gave to other instructions: ARPL is MOVSXD there, BOUND EVEX, LES and LDS VEX. */
+static bool means_another(const ZydisDecodedInstruction *z)
 {
+    if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || z->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT) {
+        return false;
+    }
+    return z->opcode == 0x62 || z->opcode == 0x63 || z->opcode == 0xc4 || z->opcode == 0xc5;
+}
+
+/* A copy may name memory only where it can be rewritten: in ModRM. Any other would be the host's memory. */
+static bool copy_is_safe(const struct trans *t, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+    if (t->legacy && means_another(z)) {
+        return false;
+    }
     for (unsigned i = 0; i < z->operand_count; i++) {
         if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
             (ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || ops[i].mem.type != ZYDIS_MEMOP_TYPE_MEM)) {
@@ -346,24 +423,58 @@ static bool copy_is_safe(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
 static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsigned avail, bool *too_short, bool *too_long)
 {
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    ZyanStatus status = ZydisDecoderDecodeFull(&t->decoder, bytes, avail, &in->z, ops);
+    const ZydisDecoder *decoder = &t->decoders[!t->legacy ? DECODE_64 : (t->mode & CPU_MODE_DB) != 0 ? DECODE_32 : DECODE_16];
+    ZyanStatus status = ZydisDecoderDecodeFull(decoder, bytes, avail, &in->z, ops);
 
     *too_short = status == ZYDIS_STATUS_NO_MORE_DATA;
     *too_long = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG; /* #GP, not #UD (SDM 2A 2.3.11) */
     if (!ZYAN_SUCCESS(status)) {
         return false;
     }
-    in->cls = (uint8_t)classify(&in->z, ops, in);
-    if (in->cls == INSN_COPY && !copy_is_safe(&in->z, ops)) {
+    in->cls = (uint8_t)classify(t, &in->z, ops, in);
+    if (in->cls == INSN_COPY && !copy_is_safe(t, &in->z, ops)) {
         in->cls = INSN_UD;
     }
     sum_up_operands(t, in, ops);
-    sum_up_motion(in, ops);
+    if (in->target_bad && in->cls != INSN_JCC && in->cls != INSN_HELPER) {
+        in->fn = in->cls == INSN_LOOP ? sys_loop : sys_gp;
+        in->cls = INSN_HELPER;
+        in->helper_flags = HELPER_ENDS_BLOCK;
+    }
+    sum_up_motion(t, in, ops);
     sum_up_flags(in, ops);
     if (in->cls == INSN_HELPER) {
-        fill_helper_arg(in);
+        fill_helper_arg(t, in);
     }
     return true;
+}
+
+/* The bytes of an instruction that goes on in the next page, in t->bytes; it becomes the block's only one. */
+static enum scan_result scan_straddling(struct trans *t, struct insn *in, gva_t va, unsigned page_left, unsigned avail,
+                                        bool *decoded, bool *too_long)
+{
+    struct cpu *cpu = t->cpu;
+    gva_t next = (va & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE;
+    enum mmu_idx idx = (t->mode & CPU_MODE_CPL) == 3 ? MMU_IDX_USER : MMU_IDX_KERNEL;
+    bool too_short;
+    struct mmu_map map;
+
+    if (t->legacy) {
+        next = (uint32_t)next;
+    }
+    enum mmu_result r = mmu_translate(cpu, next, MMU_FETCH, idx, &map);
+    if (r == MMU_FAULT) {
+        return SCAN_FAULT;
+    }
+    if (r != MMU_OK || code_page_prepare(cpu, map.gpa, map.hva) != 0) {
+        return SCAN_EXIT;
+    }
+    __builtin_memcpy(t->bytes + page_left, map.hva, 15);
+    *decoded = decode(t, in, t->bytes, avail, &too_short, too_long);
+    if (*decoded && in->z.length > page_left) {
+        t->b->gpa2 = map.gpa & KAGE_PAGE_MASK;
+    }
+    return SCAN_OK;
 }
 
 enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host)
@@ -371,6 +482,7 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
     struct cpu *cpu = t->cpu;
     unsigned page_left = (unsigned)(KAGE_PAGE_SIZE - (va & (KAGE_PAGE_SIZE - 1)));
     unsigned avail = page_left < SCAN_MAX_BYTES + 15 ? page_left : SCAN_MAX_BYTES + 15;
+    uint64_t limit_left = t->legacy ? (uint64_t)t->b->cs_limit - t->rip + 1 : UINT64_MAX; /* RIP is inside */
     uint8_t *code = t->bytes;
     bool single = (t->mode & CPU_MODE_STEP) != 0 || (t->vm->test_flags & CODE_TEST_SINGLE_INSN) != 0;
     unsigned max = single ? 1 : BLOCK_MAX_INSNS;
@@ -378,6 +490,9 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
 
     (void)gpa;
     __builtin_memcpy(code, host, avail);
+    if (limit_left < avail) {
+        avail = (unsigned)limit_left;
+    }
     t->code = code;
     t->count = 0;
     t->b->gpa2 = 0;
@@ -391,20 +506,14 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
             if (off >= avail || (too_short && t->count > 0)) {
                 break; /* the page ends: go on in a block of its own */
             }
-            if (too_short && avail == page_left) {
-                struct mmu_map map;
-                gva_t next = (va & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE;
-                enum mmu_idx idx = (t->mode & CPU_MODE_CPL) == 3 ? MMU_IDX_USER : MMU_IDX_KERNEL;
-                enum mmu_result r = mmu_translate(cpu, next, MMU_FETCH, idx, &map);
-                if (r == MMU_FAULT) {
-                    return SCAN_FAULT;
+            if (too_short && avail == page_left && limit_left > page_left) {
+                bool decoded;
+                unsigned more = limit_left - page_left < 15 ? (unsigned)(limit_left - page_left) : 15;
+                enum scan_result r = scan_straddling(t, in, va, page_left, avail + more, &decoded, &too_long);
+                if (r != SCAN_OK) {
+                    return r;
                 }
-                if (r != MMU_OK || code_page_prepare(cpu, map.gpa, map.hva) != 0) {
-                    return SCAN_EXIT;
-                }
-                __builtin_memcpy(code + avail, map.hva, 15);
-                if (decode(t, in, code, avail + 15, &too_short, &too_long)) {
-                    t->b->gpa2 = map.gpa & KAGE_PAGE_MASK;
+                if (decoded) {
                     t->count = 1;
                     off = in->z.length;
                     break;
@@ -412,6 +521,10 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
             }
             if (t->count > 0) {
                 break; /* let the good ones run first */
+            }
+            if (limit_left < 15 && too_short) {
+                cpu_raise_gp(cpu, 0); /* the instruction goes beyond CS's limit */
+                return SCAN_FAULT;
             }
             in->cls = INSN_UD;
             if (too_long) {

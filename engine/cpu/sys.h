@@ -177,6 +177,12 @@ KAGE_MUST_CHECK static inline enum cpu_result cpu_operand(struct cpu *cpu, uint3
     return cpu_in_64bit_code(cpu) ? CPU_NEXT : cpu_linear(cpu, HELPER_ARG_SEG(arg), cpu->ea, len, access, &cpu->ea);
 }
 
+/* RIP behind an instruction of `len` bytes. */
+static inline void cpu_advance(struct cpu *cpu, uint32_t len)
+{
+    cpu->rip = cpu_in_64bit_code(cpu) ? cpu->rip + len : (uint32_t)(cpu->rip + len);
+}
+
 /* Bytes of the stack pointer: 8 in 64-bit code, else 4 or 2 by SS.B. */
 static inline unsigned cpu_stack_bytes(const struct cpu *cpu)
 {
@@ -261,7 +267,7 @@ cpu_helper sys_mov_from_cr, sys_mov_to_cr, sys_mov_dr, sys_clts, sys_lmsw, sys_s
 cpu_helper sys_mov_system, sys_xsetbv, sys_xgetbv, sys_invlpg, sys_invpcid;
 cpu_helper sys_rdmsr, sys_wrmsr, sys_rdtsc, sys_rdtscp, sys_rdpmc, sys_swapgs, sys_rdpid;
 cpu_helper sys_rdfsbase, sys_rdgsbase, sys_wrfsbase, sys_wrgsbase;
-cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys_pause, sys_vmcall, sys_ud, sys_too_long,
+cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys_pause, sys_vmcall, sys_ud, sys_gp, sys_too_long,
     sys_clzero;
 cpu_helper sys_rdrand, sys_rdseed;
 cpu_helper sys_cli, sys_sti, sys_clac, sys_stac, sys_cld, sys_std, sys_pushf, sys_popf;
@@ -274,7 +280,7 @@ cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
 cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
-cpu_helper sys_enter, sys_xlat;
+cpu_helper sys_enter, sys_xlat, sys_loop;
 cpu_helper sys_gather, sys_maskmov, sys_maskmov_implicit;
 
 #endif

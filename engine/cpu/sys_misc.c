@@ -246,6 +246,14 @@ enum cpu_result sys_rdseed(struct cpu *cpu, uint32_t arg, uint32_t len)
     return random_number(cpu, arg, len, true);
 }
 
+/* A near branch whose target lies beyond CS's limit. */
+enum cpu_result sys_gp(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)arg;
+    (void)len;
+    return cpu_raise_gp(cpu, 0);
+}
+
 enum cpu_result sys_ud(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     (void)arg;

@@ -62,3 +62,31 @@ enum cpu_result sys_xlat(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     return r;
 }
+
+/*
+ * LOOP, LOOPE, LOOPNE and JCXZ where the host's cannot serve: with 16-bit addresses, or with a target
+ * beyond CS's limit. imm8 is the opcode (E0 to E3), cpu->imm the target.
+ */
+enum cpu_result sys_loop(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    unsigned opcode = HELPER_ARG_IMM8(arg), bytes = HELPER_ARG_ADDRSIZE(arg);
+    uint64_t count = cpu->gpr[X86_RCX] & cpu_size_mask(bytes);
+    bool zf = (cpu->rflags & X86_FLAGS_ZF) != 0, taken = count == 0;
+
+    (void)len;
+    if (opcode != 0xe3) {
+        count = (count - 1) & cpu_size_mask(bytes);
+        taken = count != 0 && (opcode == 0xe2 || zf == (opcode == 0xe1));
+    }
+    if (taken && cpu->imm > cpu->vmcs.guest_seg[X86_CS].limit) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (opcode != 0xe3) {
+        cpu_set_gpr(cpu, X86_RCX, bytes, count);
+    }
+    if (!taken) {
+        return CPU_NEXT;
+    }
+    cpu->rip = cpu->imm;
+    return CPU_JUMP;
+}

@@ -229,7 +229,7 @@ static bool emit_block(struct trans *t)
     }
     const struct insn *last = &t->insns[t->count - 1];
     if (!insn_ends_block(last)) {
-        lower_goto(t, t->count - 1, b->va + b->guest_len);
+        lower_goto(t, t->count - 1, trans_next_rip(t, t->count - 1));
     }
     b->host_len = (uint32_t)(t->e.p - t->section);
     t->hot_map_count = t->map_count;
@@ -266,36 +266,37 @@ static void commit(struct trans *t)
 static void set_tokens(struct cpu_vm *vm, struct block *b)
 {
     b->token = code_token(vm, b->va, b->gpa);
-    b->token2 = b->gpa2 != 0 ? code_token(vm, b->va + KAGE_PAGE_SIZE, b->gpa2) : 0;
+    b->token2 = b->gpa2 != 0 ? code_token(vm, block_next_page(b), b->gpa2) : 0;
 }
 
-struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result)
+struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8_t *host, enum cpu_result *result)
 {
     struct cpu_vm *vm = cpu->vm;
     struct trans *t = cpu->trans;
     struct block draft;
 
-    if ((cpu->mode & CPU_MODE_LONG) == 0) {
-        *result = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 0, 0);
-        return NULL;
-    }
     t->cpu = cpu;
     t->vm = vm;
     t->mode = cpu->mode;
+    t->legacy = !cpu_in_64bit_code(cpu);
+    t->rip = cpu->rip;
     t->idx = cpu_mmu_idx(cpu);
     memset(&draft, 0, sizeof(draft));
     t->b = &draft;
-    draft.va = va;
-    draft.gpa = gpa;
-    draft.mode = cpu->mode;
+    draft.va = key->va;
+    draft.gpa = key->gpa;
+    draft.mode = key->mode;
+    draft.rip = cpu->rip;
+    draft.cs_base = key->cs_base;
+    draft.cs_limit = key->cs_limit;
 
     cpu_fpu_save(cpu); /* Zydis uses vector registers */
-    enum scan_result s = scan_block(t, va, gpa, host);
+    enum scan_result s = scan_block(t, key->va, key->gpa, host);
     if (s != SCAN_OK) {
         *result = s == SCAN_FAULT ? CPU_FAULT : CPU_EXIT;
         return NULL;
     }
-    t->unshared = (cpu->mode & CPU_MODE_UNSHARED) != 0 || code_is_unshared(vm, va) ||
+    t->unshared = (cpu->mode & CPU_MODE_UNSHARED) != 0 || code_is_unshared(vm, key->va) ||
                   (vm->test_flags & CODE_TEST_TINY_TLB) != 0;
     draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
 

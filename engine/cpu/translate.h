@@ -25,10 +25,10 @@ enum insn_class {
     INSN_RET,
     INSN_JMP,
     INSN_JCC,
-    INSN_LOOP,       /* LOOP, LOOPE, LOOPNE, JRCXZ, JECXZ */
+    INSN_LOOP,       /* LOOP, LOOPE, LOOPNE, JRCXZ, JECXZ; with 16-bit addresses, and JCXZ: a helper */
     INSN_LEAVE,
     INSN_BIT_STRING, /* BT, BTS, BTR, BTC with a memory and a register operand */
-    INSN_MOFFS,      /* MOV with a 64-bit absolute address */
+    INSN_MOFFS,      /* MOV with an absolute address, of all 64 bits in 64-bit code */
     INSN_CLI,
     INSN_SWAPGS,
     INSN_STI,
@@ -44,17 +44,18 @@ struct insn {
     bool aligned;           /* its memory operand must be: ACCESS_VECTOR */
     bool mem_read, mem_write;
     uint16_t mem_bytes;
-    uint8_t seg;            /* X86_FS, X86_GS, or X86_DS for "no base" */
+    uint8_t seg;            /* 64-bit code: X86_FS, X86_GS, or X86_DS for "no base"; else the effective segment */
     bool stack_seg;         /* a non-canonical address is #SS, not #GP */
     uint8_t base, index, scale_log2; /* EMIT_NO_REG: none */
     bool rip_relative;
-    bool addr32;
+    uint8_t addr_bytes;     /* 8, 4 or 2 */
     int64_t disp;           /* for RIP-relative: the absolute address */
     uint8_t high_read, high_write; /* data operands in R10 (bit 0) and R11 (bit 1) */
     bool high_byte;         /* names AH, CH, DH or BH */
     uint32_t flags_read, flags_kill;
     bool live_in, live_out; /* any arithmetic flag is live before / behind it */
-    uint64_t target;        /* of a direct branch */
+    uint64_t target;        /* RIP that a direct branch leads to */
+    bool target_bad;        /* beyond CS's limit: the branch is #GP(0) */
     const struct cpu_helper_desc *helper;
     cpu_helper *fn;
     uint32_t helper_arg, helper_flags;
@@ -90,6 +91,7 @@ struct cold {
     enum cold_kind kind;
     uint8_t insn;         /* index */
     uint8_t *from;        /* rel32 that leads here */
+    uint8_t *from2;       /* another, or NULL */
     uint8_t *resume;      /* where the hot path goes on */
     uint32_t info;        /* ACCESS_*; or CPU_JUMP-ness of a helper */
     uint8_t *op_begin, *op_end; /* the access itself, copied for bounce buffers */
@@ -100,7 +102,8 @@ struct cold {
     bool undo_tag;        /* R10 holds the offset: add the page back */
     uint32_t tlb_off;
     uint8_t base, index, scale_log2, seg; /* operand address to recompute */
-    bool addr32, rip_relative;
+    uint8_t addr_bytes;
+    bool rip_relative;
     int64_t disp;
     uint64_t target;
     struct link *link;
@@ -126,6 +129,8 @@ struct slow_desc {
 #define ACCESS_ALIGNED (1u << 6)    /* alignment is checked: #AC */
 #define ACCESS_VECTOR (1u << 7)     /* an operand that is not aligned to its size is #GP, whatever the page tables say */
 #define ACCESS_X87 (1u << 16)       /* an x87 error that waits is #MF before any fault of the operand */
+#define ACCESS_SEGMENTED (1u << 17) /* not 64-bit code: `ea` is an offset in the segment of bits 20:18 */
+#define ACCESS_SEG_SHIFT 18
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 
@@ -145,12 +150,16 @@ struct jump_site {
     int64_t rsp_undo;
 };
 
+enum { DECODE_64, DECODE_32, DECODE_16 };
+
 struct trans {
     struct cpu *cpu;
     struct cpu_vm *vm;
     struct emit e;
     struct block *b;
     uint32_t mode;
+    bool legacy;          /* not 64-bit code */
+    uint64_t rip;         /* of the block's first instruction: an offset in CS, where b->va is linear */
     unsigned idx;         /* enum mmu_idx of the block's accesses */
     unsigned count;
     struct insn insns[BLOCK_MAX_INSNS + 1];
@@ -162,7 +171,7 @@ struct trans {
     const uint8_t *code;  /* guest bytes of the block: bytes[] */
     uint8_t bytes[304];
     bool failed;
-    ZydisDecoder decoder;
+    ZydisDecoder decoders[3]; /* DECODE_* */
     bool unshared;           /* every access checks for itself */
     bool dry;                /* only noting accesses */
     struct access_note notes[ACCESS_NOTES_MAX];
@@ -176,6 +185,7 @@ struct trans {
 #define OFF(field) ((uint32_t)offsetof(struct cpu, field))
 #define OFF_GPR(n) (OFF(gpr) + 8u * (uint32_t)(n))
 #define OFF_SEG_BASE(s) (OFF(vmcs.guest_seg) + (uint32_t)(s) * (uint32_t)sizeof(struct vmcs_segment))
+#define OFF_SEG_RANGE(s, rw) (OFF(seg_range) + ((uint32_t)(s)*2u + (uint32_t)(rw)) * (uint32_t)sizeof(struct cpu_seg_range))
 #define OFF_TLB(idx, rw) (OFF(tlb) + ((uint32_t)(idx)*2u + (uint32_t)(rw)) * (uint32_t)sizeof(struct tlb_bank))
 #define OFF_HOST ((uint32_t)offsetof(struct tlb_bank, host)) /* from a bank's neg_tag[] */
 #define OFF_JUMP(idx) (OFF(jump_cache) + (uint32_t)(idx)*JUMP_CACHE_SIZE * (uint32_t)sizeof(struct jump_cache_entry))
@@ -200,7 +210,7 @@ bool isa_vendor_amd(void); /* or Hygon */
 
 /* classes.c */
 void classify_init(void);
-enum insn_class classify(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in);
+enum insn_class classify(const struct trans *t, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in);
 
 /* scan.c: decodes the block into t->insns and works out liveness; 0, or the reason why not even one instruction was had */
 enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT };
@@ -218,15 +228,23 @@ struct mem_operand { /* a host memory operand: [base + index + disp] */
 struct mem_operand lower_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live);
 struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access, unsigned bytes, bool flags_live,
                                    unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
-                                   bool addr32, bool rip_relative);
+                                   unsigned addr_bytes, bool rip_relative);
 /* Marks the end of the instruction that does the access: what lies between is copied for the bounce path. */
 void lower_access_done(struct trans *t);
 /* share.c: after an instruction of the dry run; and, at its end, who shares with whom. */
 void share_note_insn(struct trans *t, const struct insn *in);
 void share_decide(struct trans *t);
-/* Linear address of a memory operand into R10, flags untouched if flags_live. May use R11. */
+/*
+ * Address of a memory operand into R10, flags untouched if flags_live. May use R11. It is linear in
+ * 64-bit code, and else the offset in the segment, cut to the address size.
+ */
 void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
-                   bool addr32, bool rip_relative, bool flags_live);
+                   unsigned addr_bytes, bool rip_relative, bool flags_live);
+/* movzx r10d, r10w */
+void lower_cut_r10(struct emit *e);
+/* Guest RIP of instruction i, and of what follows it. */
+uint64_t trans_rip(const struct trans *t, unsigned i);
+uint64_t trans_next_rip(const struct trans *t, unsigned i);
 
 /* rewrite.c: copies instruction i with operands rewritten */
 void rewrite_copy(struct trans *t, unsigned i);
@@ -255,7 +273,7 @@ cpu_helper cpu_fpu_check;
 #define FPU_CHECK_AVX512 6u
 
 /* translate.c: the block for the code at rip in the current mode. Returns NULL with an event or exit recorded (result). */
-struct block *translate(struct cpu *cpu, gva_t va, gpa_t gpa, const uint8_t *host, enum cpu_result *result);
+struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8_t *host, enum cpu_result *result);
 void trans_note(struct trans *t, unsigned i, int spilled);
 struct cold *trans_cold(struct trans *t, enum cold_kind kind, unsigned i);
 
