@@ -135,6 +135,12 @@ enum insn_class classify(const struct trans *t, const ZydisDecodedInstruction *z
             return INSN_COPY;
         }
         break;
+    case M(CLD): /* the block's mode has DF */
+    case M(STD):
+        if (((t->mode & CPU_MODE_DF) != 0) == (z->mnemonic == M(STD))) {
+            return INSN_DROP;
+        }
+        break;
     case M(PUSH):
     case M(POP):
         if (ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_segment_register(ops[0].reg.value)) {

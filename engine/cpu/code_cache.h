@@ -22,8 +22,9 @@
 struct insn_map {
     uint16_t host;   /* offset from the first byte of the body, or of the stubs */
     uint8_t guest;   /* offset from the block's first guest byte */
-    uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile */
+    uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile, or 1 + SPILLED_STRING */
 };
+#define SPILLED_STRING 16 /* RCX, RSI and RDI are */
 
 /* A direct exit of a block: a rel32 that leads to its stub, or to the target once linked. */
 struct link {
@@ -137,7 +138,7 @@ struct code_key {
 struct block *code_find(struct cpu_vm *vm, const struct code_key *key);
 /* The block whose host code holds `pc` (an address in rx), or NULL. Safe in a signal handler. */
 struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc);
-/* The guest RIP of host address pc in block b, and the spilled register (or -1). */
+/* The guest RIP of host address pc in block b, and the spilled register (SPILLED_STRING, or -1). */
 gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled);
 /* Token of the (va page, gpa page) pair, made if new; 0 if the table is full. Lock held. */
 uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa);

@@ -46,8 +46,7 @@ static uint64_t cut_address(int64_t disp, unsigned addr_bytes)
     return addr_bytes == 8 ? (uint64_t)disp : addr_bytes == 4 ? (uint32_t)disp : (uint16_t)disp;
 }
 
-/* Offsets in the segment are linear addresses. */
-static bool is_flat(const struct trans *t, unsigned seg)
+bool lower_is_flat(const struct trans *t, unsigned seg)
 {
     return seg != X86_FS && seg != X86_GS && (!t->legacy || (t->mode & CPU_MODE_FLAT(seg)) != 0);
 }
@@ -226,7 +225,7 @@ static const struct access_note *note_access(struct trans *t, unsigned i, uint32
         return n;
     }
     bool has_index = index != EMIT_NO_REG;
-    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && is_flat(t, seg) &&
+    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && lower_is_flat(t, seg) &&
                addr_bytes == (t->legacy ? 4 : 8) && !rip_relative && !t->insns[i].high_byte &&
                (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) == 0;
     *n = (struct access_note){
@@ -288,7 +287,7 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
 {
     unsigned rw = (access & ACCESS_WRITE) != 0 ? 1 : 0;
     uint32_t tlb_off = OFF_TLB(t->idx, rw);
-    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && is_flat(t, seg);
+    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && lower_is_flat(t, seg);
     struct mem_operand m = {.base = R10, .index = EMIT_NO_REG, .disp = 0};
     uint64_t va = cut_address(disp, addr_bytes);
 
@@ -324,7 +323,7 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);
     } else {
-        bool segmented = t->legacy && !is_flat(t, seg);
+        bool segmented = t->legacy && !lower_is_flat(t, seg);
         lower_address(t, base, index, scale_log2, disp, seg, addr_bytes, rip_relative, flags_live);
         if (segmented) {
             c->from2 = emit_segment(t, seg, rw, bytes, flags_live);

@@ -73,6 +73,7 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
     case INSN_STI:
     case INSN_RDTSC:
     case INSN_BIT_STRING:
+    case INSN_STRING:
         break;
     default: /* leaves the block, or C code looks at RFLAGS */
         in->flags_read = X86_FLAGS_ARITH;
@@ -442,10 +443,14 @@ static bool decode(struct trans *t, struct insn *in, const uint8_t *bytes, unsig
         in->helper_flags = HELPER_ENDS_BLOCK;
     }
     sum_up_motion(t, in, ops);
-    sum_up_flags(in, ops);
     if (in->cls == INSN_HELPER) {
         fill_helper_arg(t, in);
+        if (lower_string_serves(t, in)) {
+            in->cls = INSN_STRING;
+            in->gpr_written |= 1u << X86_RSI | 1u << X86_RDI; /* Zydis lists them as addresses only */
+        }
     }
+    sum_up_flags(in, ops);
     return true;
 }
 

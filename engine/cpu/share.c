@@ -10,7 +10,8 @@
 /* After instruction `in` of the dry run: which registers have new values now. */
 void share_note_insn(struct trans *t, const struct insn *in)
 {
-    if (in->cls == INSN_HELPER || in->cls == INSN_UD) {
+    bool repeats = in->cls == INSN_STRING && HELPER_ARG_REP(in->helper_arg) != 0;
+    if (in->cls == INSN_HELPER || in->cls == INSN_UD || repeats) {
         for (unsigned r = 0; r < 16; r++) { /* C code may have changed anything, the TLB included */
             t->version[r] = ++t->last_version;
             t->moved[r] = 0;

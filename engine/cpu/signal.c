@@ -81,7 +81,8 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     }
     cpu->rip = code_guest_rip(cpu->vm, b, pc, &spilled);
     for (int i = 0; i < 16; i++) {
-        if (i != X86_R10 && i != X86_R11 && i != spilled) {
+        bool of_string = spilled == SPILLED_STRING && (i == X86_RCX || i == X86_RSI || i == X86_RDI);
+        if (i != X86_R10 && i != X86_R11 && i != spilled && !of_string) {
             cpu->gpr[i] = (uint64_t)g[greg_of[i]];
         }
     }

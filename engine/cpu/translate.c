@@ -162,6 +162,9 @@ static void emit_insn(struct trans *t, unsigned i)
             e_store_gs(&t->e, OFF(msr_kernel_gs_base), X86_R10);
         }
         break;
+    case INSN_STRING:
+        lower_string(t, i);
+        break;
     case INSN_STI:
         lower_sti(t, i);
         break;

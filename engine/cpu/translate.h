@@ -33,6 +33,7 @@ enum insn_class {
     INSN_SWAPGS,
     INSN_STI,
     INSN_RDTSC,
+    INSN_STRING,     /* MOVS, STOS, LODS where they can be done in place */
 };
 
 /* A decoded guest instruction, as far as the translator cares. */
@@ -240,6 +241,8 @@ void share_decide(struct trans *t);
  */
 void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scale_log2, int64_t disp, unsigned seg,
                    unsigned addr_bytes, bool rip_relative, bool flags_live);
+/* Offsets in the segment are linear addresses. */
+bool lower_is_flat(const struct trans *t, unsigned seg);
 /* movzx r10d, r10w */
 void lower_cut_r10(struct emit *e);
 /* Guest RIP of instruction i, and of what follows it. */
@@ -262,6 +265,10 @@ void lower_helper(struct trans *t, unsigned i);
 void lower_sti(struct trans *t, unsigned i);
 void lower_rdtsc(struct trans *t);
 void cold_emit(struct trans *t);
+
+/* lower_string.c: MOVS, STOS, LODS without their helper; serves: can it be? (helper and its argument are filled in) */
+bool lower_string_serves(const struct trans *t, const struct insn *in);
+void lower_string(struct trans *t, unsigned i);
 
 /* fpu.c: may an instruction of this unit run in the current mode? arg: FPU_CHECK_*. Raises #UD or #NM. */
 cpu_helper cpu_fpu_check;
