@@ -2,8 +2,7 @@
 /*
  * MOVS, STOS and LODS in place. One element is a load and a store like any other. A repeated one that
  * stays inside the page of each operand is the host's own instruction on host addresses, behind a probe
- * of the TLB for the whole length; everything else (crossing, MMIO, code pages, a count of 0) is the
- * helper's. All of it is flag-neutral. Only upwards, and with addresses as wide as the mode's.
+ * of the TLB for the whole length; everything else (crossing, MMIO, code pages) is the helper's. All of it is flag-neutral. Only upwards, and with addresses as wide as the mode's.
  */
 #include "cpu/sys.h"
 #include "cpu/translate.h"
@@ -138,9 +137,9 @@ static void lower_rep(struct trans *t, unsigned i, unsigned bytes)
         e_b(e, 0xc9);
     }
     /*
-     *     jrcxz out ; gpr.rcx := rcx ; rcx := count / 4096 ; jrcxz probes
-     * slow: rcx := gpr.rcx
-     * out:  jmp stub of the helper
+     *       jrcxz zero ; gpr.rcx := rcx ; rcx := count / 4096 ; jrcxz probes
+     * slow: rcx := gpr.rcx ; jmp stub of the helper
+     * zero: jmp end
      */
     uint8_t *start = e->p;
     emit_jrcxz(e, 0);
@@ -151,11 +150,14 @@ static void lower_rep(struct trans *t, unsigned i, unsigned bytes)
     uint8_t *slow = e->p;
     e_load_gs(e, RCX, OFF_GPR(RCX));
     struct cold *c = trans_cold(t, COLD_HELPER, i);
+    e_b(e, 0xe9);
+    c->from = e->p;
+    e_d(e, 0);
     if (!e->overflow) {
         start[1] = (uint8_t)(e->p - (start + 2));
     }
     e_b(e, 0xe9);
-    c->from = e->p;
+    uint8_t *to_end = e->p;
     e_d(e, 0);
     if (!e->overflow) {
         to_probes[1] = (uint8_t)(e->p - (to_probes + 2));
@@ -190,6 +192,9 @@ static void lower_rep(struct trans *t, unsigned i, unsigned bytes)
     e_op_mem(e, 0x8d, RDI, RDI, RCX, log2_of(bytes), 0, !t->legacy);
     e_mov_imm(e, RCX, 0);
     trans_note(t, i, -1);
+    if (!e->overflow) {
+        e_patch_rel32(to_end, e->p);
+    }
     c->resume = e->p;
 }
 
