@@ -337,7 +337,7 @@ static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32
             left |= vsib_wanted(&v, j);
         }
         vsib_finish(cpu, &v, posted && !left);
-        cpu->rip += posted && !left ? len : 0;
+        cpu_advance(cpu, posted && !left ? len : 0);
         return r;
     }
     vsib_finish(cpu, &v, true);
@@ -391,7 +391,7 @@ static enum cpu_result masked_store(struct cpu *cpu, gva_t va, const struct vec 
         }
     }
     if (result == CPU_EXIT && cpu_mmio_posted(cpu)) {
-        cpu->rip += len;
+        cpu_advance(cpu, len);
     }
     return result;
 }
