@@ -58,6 +58,19 @@ bool cpu_linear_is_good(const struct cpu *cpu, unsigned seg, uint64_t offset, ui
     return last <= s->limit;
 }
 
+uint64_t cpu_linear_run(const struct cpu *cpu, unsigned seg, uint64_t offset, unsigned bytes, bool down)
+{
+    const struct vmcs_segment *s = &cpu->vmcs.guest_seg[seg];
+    bool expand_down = is_expand_down(cpu, s);
+    uint64_t low = expand_down ? (uint64_t)s->limit + 1 : 0;
+    uint64_t end = !expand_down ? (uint64_t)s->limit + 1 : (s->access_rights & X86_AR_DB) != 0 ? 1ull << 32 : 1ull << 16;
+
+    if (cpu_in_64bit_code(cpu)) {
+        return UINT64_MAX;
+    }
+    return down ? (offset - low) / bytes + 1 : (end - offset) / bytes;
+}
+
 enum cpu_result cpu_linear(struct cpu *cpu, unsigned seg, uint64_t offset, unsigned len, enum mmu_access access, gva_t *va)
 {
     uint64_t base = cpu->vmcs.guest_seg[seg].base;

@@ -92,13 +92,11 @@ KAGE_MUST_CHECK enum cpu_result cpu_probe(struct cpu *cpu, gva_t va, unsigned le
 
 /* ---- string operands (sys_string.c) ---- */
 
-/* Base of a segment as 64-bit mode uses it: FS and GS have one. */
-static inline uint64_t cpu_segment_base(const struct cpu *cpu, unsigned seg)
-{
-    return seg == X86_FS || seg == X86_GS ? cpu->vmcs.guest_seg[seg].base : 0;
-}
-/* Elements of `bytes` from linear address va, in the direction of DF, that stay inside its page; 0: the first crosses it. */
-uint64_t cpu_string_run(const struct cpu *cpu, gva_t va, uint64_t reg, unsigned bytes, unsigned addr_bytes);
+/*
+ * Elements of `bytes` from offset `reg` of a segment, at linear address va, in the direction of DF, that stay inside
+ * page and segment before the register wraps; 0: the first crosses the page.
+ */
+uint64_t cpu_string_run(const struct cpu *cpu, unsigned seg, gva_t va, uint64_t reg, unsigned bytes, unsigned addr_bytes);
 /* Moves an index register over n elements. */
 void cpu_string_advance(struct cpu *cpu, unsigned reg, uint64_t n, unsigned bytes, unsigned addr_bytes);
 
@@ -165,6 +163,8 @@ KAGE_MUST_CHECK enum cpu_result cpu_linear(struct cpu *cpu, unsigned seg, uint64
                                            enum mmu_access access, gva_t *va);
 /* The same without raising anything. */
 bool cpu_linear_is_good(const struct cpu *cpu, unsigned seg, uint64_t offset, uint64_t len, enum mmu_access access);
+/* Elements of `bytes` from offset, upwards or downwards, that lie in the segment; the first of them is known to. */
+uint64_t cpu_linear_run(const struct cpu *cpu, unsigned seg, uint64_t offset, unsigned bytes, bool down);
 /* Base 0, all of 4 GiB, readable and writable (CS: readable): its offsets are linear addresses. */
 bool cpu_segment_is_flat(const struct cpu *cpu, unsigned seg);
 /* cpu->seg_range[], for cpu_update_mode() */
@@ -183,6 +183,19 @@ static inline void cpu_advance(struct cpu *cpu, uint32_t len)
     cpu->rip = cpu_in_64bit_code(cpu) ? cpu->rip + len : (uint32_t)(cpu->rip + len);
 }
 
+/* The linear address n bytes behind va: outside 64-bit code the address space ends, and begins again, at 4 GiB. */
+static inline gva_t cpu_va_add(const struct cpu *cpu, gva_t va, uint64_t n)
+{
+    return !cpu_in_64bit_code(cpu) && va <= UINT32_MAX ? (uint32_t)(va + n) : va + n;
+}
+
+/* What EFLAGS.AC asks of an operand at linear address va that is to be aligned to `bytes`: CPU_NEXT, or #AC(0). */
+KAGE_MUST_CHECK static inline enum cpu_result cpu_check_aligned(struct cpu *cpu, gva_t va, unsigned bytes)
+{
+    bool bad = (cpu->mode & CPU_MODE_AC) != 0 && (va & (bytes - 1)) != 0 && x86_is_canonical(va);
+    return bad ? cpu_raise_error(cpu, X86_EXC_AC, 0) : CPU_NEXT;
+}
+
 /* Bytes of the stack pointer: 8 in 64-bit code, else 4 or 2 by SS.B. */
 static inline unsigned cpu_stack_bytes(const struct cpu *cpu)
 {
@@ -199,6 +212,9 @@ static inline void cpu_set_sp(struct cpu *cpu, uint64_t value)
 {
     cpu_set_gpr(cpu, X86_RSP, cpu_stack_bytes(cpu), value);
 }
+
+/* Linear address of the `bytes` at offset `at` (cut to the stack pointer's width) of SS: #SS(0) or #AC(0) if refused (sys_stack.c). */
+KAGE_MUST_CHECK enum cpu_result cpu_stack_va(struct cpu *cpu, uint64_t at, unsigned bytes, enum mmu_access access, gva_t *va);
 
 /* ---- segmentation (sys_segment.c) ---- */
 
@@ -280,7 +296,8 @@ cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
 cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;
 cpu_helper sys_fnsave, sys_frstor, sys_fnstenv, sys_fldenv;
-cpu_helper sys_enter, sys_xlat, sys_loop;
+cpu_helper sys_enter, sys_pusha, sys_popa, sys_loop;
+cpu_helper sys_daa, sys_das, sys_aaa, sys_aas, sys_aam, sys_aad, sys_salc, sys_bound, sys_arpl, sys_xlat;
 cpu_helper sys_gather, sys_maskmov, sys_maskmov_implicit;
 
 #endif

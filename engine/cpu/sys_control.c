@@ -11,10 +11,12 @@
     (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |    \
      X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE |             \
      X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
-#define CR4_FLUSHES (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_LA57 | X86_CR4_SMEP | X86_CR4_SMAP)
+#define CR4_FLUSHES (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_LA57 | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PCIDE)
 #define CR0_DEFINED                                                                                                    \
     (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM |           \
      X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+#define CR0_LOADS_PDPTES (X86_CR0_PG | X86_CR0_CD | X86_CR0_NW) /* SDM 3A 4.4.1 */
+#define CR4_LOADS_PDPTES (X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PSE | X86_CR4_SMEP)
 #define CR0_LMSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
 #define DR6_BD (1ull << 13)
 #define DR6_FIXED_1 0xffff0ff0ull
@@ -152,8 +154,12 @@ static enum cpu_result write_cr0(struct cpu *cpu, uint64_t value, uint64_t quali
         return cpu_raise_gp(cpu, 0);
     }
     uint64_t changed = v->guest_cr0 ^ new_cr0;
+    bool load_pdptes = (changed & CR0_LOADS_PDPTES) != 0 && mmu_uses_pdptes(new_cr0, v->guest_cr4, v->guest_ia32_efer);
+    if (load_pdptes && !mmu_load_pdptes(cpu, v->guest_cr3)) {
+        return cpu_raise_gp(cpu, 0); /* not in IA-32e mode: switch_paging() has changed nothing */
+    }
     v->guest_cr0 = new_cr0;
-    if ((changed & (X86_CR0_PG | X86_CR0_WP | X86_CR0_PE)) != 0) {
+    if (load_pdptes || (changed & (X86_CR0_PG | X86_CR0_WP | X86_CR0_PE)) != 0) {
         mmu_flush_all(cpu);
     }
     cpu_update_mode(cpu);
@@ -188,7 +194,10 @@ enum cpu_result sys_lmsw(struct cpu *cpu, uint32_t arg, uint32_t len)
         return cpu_raise_gp(cpu, 0);
     }
     if (HELPER_ARG_IS_MEM(arg)) {
-        enum cpu_result r = cpu_read(cpu, cpu->ea, &msw, 2, cpu_mmu_idx(cpu));
+        enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_READ);
+        if (r == CPU_NEXT) {
+            r = cpu_read(cpu, cpu->ea, &msw, 2, cpu_mmu_idx(cpu));
+        }
         if (r != CPU_NEXT) {
             return r;
         }
@@ -220,7 +229,11 @@ enum cpu_result sys_smsw(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     if (HELPER_ARG_IS_MEM(arg)) {
         uint16_t msw = (uint16_t)value;
-        return cpu_write_last(cpu, cpu->ea, &msw, 2, len);
+        enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_WRITE);
+        if (r == CPU_NEXT) {
+            r = cpu_check_aligned(cpu, cpu->ea, 2);
+        }
+        return r == CPU_NEXT ? cpu_write_last(cpu, cpu->ea, &msw, 2, len) : r;
     }
     cpu_set_gpr(cpu, HELPER_ARG_RM(arg), HELPER_ARG_OPSIZE(arg), value);
     return CPU_NEXT;
@@ -249,6 +262,9 @@ static enum cpu_result write_cr3(struct cpu *cpu, uint64_t value, uint64_t quali
     if ((value & cpu->maxphyaddr_mask) != 0 || value >> 52 != 0) {
         return cpu_raise_gp(cpu, 0);
     }
+    if (mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer) && !mmu_load_pdptes(cpu, value)) {
+        return cpu_raise_gp(cpu, 0);
+    }
     v->guest_cr3 = value;
     mmu_switch_cr3(cpu, noflush);
     return CPU_NEXT;
@@ -273,8 +289,12 @@ static enum cpu_result write_cr4(struct cpu *cpu, uint64_t value, uint64_t quali
     if (bad) {
         return cpu_raise_gp(cpu, 0);
     }
+    if ((changed & CR4_LOADS_PDPTES) != 0 && mmu_uses_pdptes(v->guest_cr0, new_cr4, v->guest_ia32_efer) &&
+        !mmu_load_pdptes(cpu, v->guest_cr3)) {
+        return cpu_raise_gp(cpu, 0);
+    }
     v->guest_cr4 = new_cr4;
-    if ((changed & CR4_FLUSHES) != 0 || (changed & ~new_cr4 & X86_CR4_PCIDE) != 0) {
+    if ((changed & CR4_FLUSHES) != 0) { /* with PCIDs the TLB keeps global pages of user addresses another way */
         mmu_flush_all(cpu);
     }
     cpu_update_mode(cpu);
@@ -294,12 +314,24 @@ static enum cpu_result write_cr8(struct cpu *cpu, uint64_t value, uint64_t quali
     return CPU_NEXT;
 }
 
+/* CR0, CR2, CR3, CR4; CR8 for 64-bit code only. */
+static bool cr_exists(const struct cpu *cpu, unsigned cr)
+{
+    return cr <= 8 && ((cpu_in_64bit_code(cpu) ? 0x11du : 0x1du) >> cr & 1) != 0;
+}
+
+/* MOV with control and debug registers moves 64 bits in 64-bit code, else 32, whatever the prefixes. */
+static uint64_t operand_mask(const struct cpu *cpu)
+{
+    return cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX;
+}
+
 enum cpu_result sys_mov_to_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     unsigned cr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
-    uint64_t value = cpu->gpr[reg], q = cr_qualification(cr, CR_ACCESS_TO, reg);
+    uint64_t value = cpu->gpr[reg] & operand_mask(cpu), q = cr_qualification(cr, CR_ACCESS_TO, reg);
 
-    if (cr > 8 || (1u << cr & 0x11d) == 0) {
+    if (!cr_exists(cpu, cr)) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
     if (cpu_cpl(cpu) != 0) {
@@ -325,7 +357,7 @@ enum cpu_result sys_mov_from_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
     unsigned cr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
     uint64_t q = cr_qualification(cr, CR_ACCESS_FROM, reg), value;
 
-    if (cr > 8 || (1u << cr & 0x11d) == 0) {
+    if (!cr_exists(cpu, cr)) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
     if (cpu_cpl(cpu) != 0) {
@@ -352,7 +384,7 @@ enum cpu_result sys_mov_from_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
         value = cpu->cr8;
         break;
     }
-    cpu->gpr[reg] = value;
+    cpu->gpr[reg] = value & operand_mask(cpu);
     return CPU_NEXT;
 }
 
@@ -363,7 +395,7 @@ enum cpu_result sys_mov_dr(struct cpu *cpu, uint32_t arg, uint32_t len)
     struct vmcs *v = &cpu->vmcs;
     unsigned dr = HELPER_ARG_REG(arg), reg = HELPER_ARG_RM(arg);
     bool write = HELPER_ARG_IMM8(arg) == 0x23;
-    uint64_t value = cpu->gpr[reg];
+    uint64_t value = cpu->gpr[reg] & operand_mask(cpu);
 
     if (dr > 7 || ((dr == 4 || dr == 5) && (v->guest_cr4 & X86_CR4_DE) != 0)) {
         return cpu_raise(cpu, X86_EXC_UD);
@@ -381,7 +413,7 @@ enum cpu_result sys_mov_dr(struct cpu *cpu, uint32_t arg, uint32_t len)
         dr += 2;
     }
     if (!write) {
-        cpu->gpr[reg] = dr < 4 ? cpu->dr[dr] : dr == 6 ? cpu->dr6 : v->guest_dr7;
+        cpu->gpr[reg] = (dr < 4 ? cpu->dr[dr] : dr == 6 ? cpu->dr6 : v->guest_dr7) & operand_mask(cpu);
         return CPU_NEXT;
     }
     if (dr < 4) {
@@ -449,9 +481,11 @@ enum cpu_result sys_xgetbv(struct cpu *cpu, uint32_t arg, uint32_t len)
 
 enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    (void)arg;
     if (cpu_cpl(cpu) != 0) {
         return cpu_raise_gp(cpu, 0);
+    }
+    if (!cpu_in_64bit_code(cpu)) { /* nothing is accessed, nothing is checked */
+        cpu->ea = (uint32_t)(cpu->vmcs.guest_seg[HELPER_ARG_SEG(arg)].base + cpu->ea);
     }
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_INVLPG, cpu->ea, len);
@@ -464,7 +498,7 @@ enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
 
 enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    uint64_t type = cpu->gpr[HELPER_ARG_REG(arg)];
+    uint64_t type = cpu->gpr[HELPER_ARG_REG(arg)] & operand_mask(cpu);
     uint64_t descriptor[2];
 
     if (!cpu_proc_ctl2(cpu, VMX_PROC2_INVPCID)) {
@@ -475,11 +509,16 @@ enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
         enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_INVPCID, 0, len);
-        cpu->vmcs.exit_instruction_info = HELPER_ARG_REG(arg) << 28 | HELPER_ARG_SEG(arg) << 15 | 2u << 7;
+        uint32_t size = HELPER_ARG_ADDRSIZE(arg) == 8 ? 2 : HELPER_ARG_ADDRSIZE(arg) == 4 ? 1 : 0;
+        cpu->vmcs.exit_instruction_info = HELPER_ARG_REG(arg) << 28 | HELPER_ARG_SEG(arg) << 15 | size << 7;
         cpu->vmcs.guest_linear_address = cpu->ea;
         return r;
     }
-    enum cpu_result r = cpu_read(cpu, cpu->ea, descriptor, sizeof(descriptor), cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_operand(cpu, arg, sizeof(descriptor), MMU_READ);
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    r = cpu_read(cpu, cpu->ea, descriptor, sizeof(descriptor), cpu_mmu_idx(cpu));
     if (r != CPU_NEXT) {
         return r;
     }

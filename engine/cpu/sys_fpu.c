@@ -23,6 +23,12 @@
 #define MXCSR_OFFSET 24u
 #define XMM_OFFSET 160u
 #define MXCSR_INIT 0x1f80u
+/* Outside 64-bit code there are 8 vector registers: the bytes of the others are left alone (SDM 1 13.5.2, 13.5.3, 13.5.5). */
+#define LEGACY_XMM_BYTES 128u
+#define NOW_OFFSET (CPU_FPU_BUF_BYTES / 2) /* of a second area in cpu->fpu_buf: the state before the instruction */
+#define COMP_YMM 2u
+#define COMP_ZMM_HIGH 6u
+#define COMP_ZMM16 7u
 
 static uint32_t get32(const uint8_t *p)
 {
@@ -52,6 +58,13 @@ static void zero(uint8_t *p, unsigned n)
 {
     while (n-- > 0) {
         *p++ = 0;
+    }
+}
+
+static void copy(uint8_t *to, const uint8_t *from, unsigned n)
+{
+    while (n-- > 0) {
+        *to++ = *from++;
     }
 }
 
@@ -89,7 +102,8 @@ static enum cpu_result check_store(struct cpu *cpu, gva_t va, unsigned bytes)
 {
     struct cpu_piece p;
 
-    for (gva_t at = va; at < va + bytes; at = (at & KAGE_PAGE_MASK) + KAGE_PAGE_SIZE) {
+    for (unsigned done = 0; done < bytes;) {
+        gva_t at = cpu_va_add(cpu, va, done);
         enum cpu_result r = cpu_locate(cpu, at, MMU_WRITE, cpu_mmu_idx(cpu), &p);
         if (r != CPU_NEXT) {
             return r;
@@ -99,36 +113,44 @@ static enum cpu_result check_store(struct cpu *cpu, gva_t va, unsigned bytes)
             cpu->vmcs.guest_physical_address = p.gpa;
             return r;
         }
+        done += (unsigned)(KAGE_PAGE_SIZE - (at & ~KAGE_PAGE_MASK));
     }
     return CPU_NEXT;
 }
 
 static enum cpu_result store(struct cpu *cpu, unsigned at, const uint8_t *from, unsigned bytes)
 {
-    return cpu_write(cpu, cpu->ea + at, from, bytes, cpu_mmu_idx(cpu));
+    return cpu_write(cpu, cpu_va_add(cpu, cpu->ea, at), from, bytes, cpu_mmu_idx(cpu));
 }
 
 static enum cpu_result load(struct cpu *cpu, unsigned at, uint8_t *to, unsigned bytes)
 {
-    return cpu_read(cpu, cpu->ea + at, to, bytes, cpu_mmu_idx(cpu));
+    return cpu_read(cpu, cpu_va_add(cpu, cpu->ea, at), to, bytes, cpu_mmu_idx(cpu));
 }
 
 /* ---- FXSAVE, FXRSTOR ---- */
 
-static enum cpu_result fx_check(struct cpu *cpu)
+static enum cpu_result fx_check(struct cpu *cpu, uint32_t arg, enum mmu_access access)
 {
     if (fpu_absent(cpu)) {
         return cpu_raise(cpu, X86_EXC_NM);
     }
-    return (cpu->ea & 15) != 0 ? cpu_raise_gp(cpu, 0) : CPU_NEXT;
+    enum cpu_result r = cpu_operand(cpu, arg, LEGACY_BYTES, access);
+    return r == CPU_NEXT && (cpu->ea & 15) != 0 ? cpu_raise_gp(cpu, 0) : r;
 }
 
-static enum cpu_result fxsave(struct cpu *cpu)
+/* Bytes of the FXSAVE area that are the processor's: in 64-bit code with 16 vector registers, else with 8. */
+static unsigned fx_bytes(const struct cpu *cpu)
 {
-    enum cpu_result r = fx_check(cpu);
+    return cpu_in_64bit_code(cpu) ? FXSAVE_BYTES : XMM_OFFSET + LEGACY_XMM_BYTES;
+}
+
+static enum cpu_result fxsave(struct cpu *cpu, uint32_t arg)
+{
+    enum cpu_result r = fx_check(cpu, arg, MMU_WRITE);
 
     if (r == CPU_NEXT) {
-        r = check_store(cpu, cpu->ea, FXSAVE_BYTES);
+        r = check_store(cpu, cpu->ea, fx_bytes(cpu));
     }
     if (r != CPU_NEXT) {
         return r;
@@ -136,26 +158,31 @@ static enum cpu_result fxsave(struct cpu *cpu)
     cpu_fpu_load(cpu);
     __asm__ volatile("fxsave64 (%0)" : : "r"(cpu->fpu_buf) : "memory");
     hide_pointers(cpu->fpu_buf);
-    return store(cpu, 0, cpu->fpu_buf, FXSAVE_BYTES);
+    return store(cpu, 0, cpu->fpu_buf, fx_bytes(cpu));
 }
 
-static enum cpu_result fxrstor(struct cpu *cpu)
+static enum cpu_result fxrstor(struct cpu *cpu, uint32_t arg)
 {
-    enum cpu_result r = fx_check(cpu);
+    enum cpu_result r = fx_check(cpu, arg, MMU_READ);
+    uint8_t *buf = cpu->fpu_buf, *now = buf + NOW_OFFSET;
 
     if (r == CPU_NEXT) {
-        zero(cpu->fpu_buf, LEGACY_BYTES);
-        r = load(cpu, 0, cpu->fpu_buf, FXSAVE_BYTES);
+        zero(buf, LEGACY_BYTES);
+        r = load(cpu, 0, buf, fx_bytes(cpu));
     }
     if (r != CPU_NEXT) {
         return r;
     }
-    if ((get32(cpu->fpu_buf + MXCSR_OFFSET) & ~cpu->mxcsr_mask) != 0) {
+    if ((get32(buf + MXCSR_OFFSET) & ~cpu->mxcsr_mask) != 0) {
         return cpu_raise_gp(cpu, 0);
     }
     cpu_fpu_load(cpu);
-    hide_pointers(cpu->fpu_buf);
-    __asm__ volatile("fxrstor64 (%0)" : : "r"(cpu->fpu_buf) : "memory");
+    hide_pointers(buf);
+    if (!cpu_in_64bit_code(cpu)) {
+        __asm__ volatile("fxsave64 (%0)" : : "r"(now) : "memory");
+        copy(buf + XMM_OFFSET + LEGACY_XMM_BYTES, now + XMM_OFFSET + LEGACY_XMM_BYTES, LEGACY_XMM_BYTES);
+    }
+    __asm__ volatile("fxrstor64 (%0)" : : "r"(buf) : "memory");
     return CPU_NEXT;
 }
 
@@ -168,7 +195,8 @@ static uint64_t rfbm(const struct cpu *cpu)
     return ((uint32_t)cpu->gpr[X86_RAX] | cpu->gpr[X86_RDX] << 32) & cpu->xcr0 & OFFERED_XCR0;
 }
 
-static enum cpu_result xs_check(struct cpu *cpu)
+/* `bytes`: of the area as far as is known before its header is read. */
+static enum cpu_result xs_check(struct cpu *cpu, uint32_t arg, unsigned bytes, enum mmu_access access)
 {
     if ((cpu->vmcs.guest_cr4 & X86_CR4_OSXSAVE) == 0) {
         return cpu_raise(cpu, X86_EXC_UD);
@@ -176,7 +204,19 @@ static enum cpu_result xs_check(struct cpu *cpu)
     if ((cpu->vmcs.guest_cr0 & X86_CR0_TS) != 0) {
         return cpu_raise(cpu, X86_EXC_NM);
     }
-    return (cpu->ea & 63) != 0 ? cpu_raise_gp(cpu, 0) : CPU_NEXT;
+    enum cpu_result r = cpu_operand(cpu, arg, bytes, access);
+    return r == CPU_NEXT && (cpu->ea & 63) != 0 ? cpu_raise_gp(cpu, 0) : r;
+}
+
+/* Bytes of component i that the current mode's instructions touch. */
+static unsigned component_bytes(const struct cpu *cpu, unsigned i)
+{
+    unsigned size = cpu->xcomp[i].size;
+
+    if (cpu_in_64bit_code(cpu)) {
+        return size;
+    }
+    return i == COMP_ZMM16 ? 0 : i == COMP_YMM || i == COMP_ZMM_HIGH ? size / 2 : size;
 }
 
 /* Where component i stands: at its own offset, or packed behind the lower ones of `layout` (SDM 1 13.4.3). */
@@ -229,21 +269,22 @@ static enum cpu_result store_legacy(struct cpu *cpu, const uint8_t *buf, uint64_
         r = store(cpu, MXCSR_OFFSET, buf + MXCSR_OFFSET, 8);
     }
     if (r == CPU_NEXT && (written & X86_XCR0_SSE) != 0) {
-        r = store(cpu, XMM_OFFSET, buf + XMM_OFFSET, FXSAVE_BYTES - XMM_OFFSET);
+        r = store(cpu, XMM_OFFSET, buf + XMM_OFFSET, fx_bytes(cpu) - XMM_OFFSET);
     }
     return r;
 }
 
-static enum cpu_result xsave(struct cpu *cpu, enum xsave_kind kind)
+static enum cpu_result xsave(struct cpu *cpu, uint32_t arg, enum xsave_kind kind)
 {
     uint64_t mask = rfbm(cpu);
     bool compact = kind == KIND_XSAVEC;
+    unsigned area = area_bytes(cpu, mask, compact, mask);
     uint8_t *buf = cpu->fpu_buf;
     uint8_t old[8] = {0};
 
-    enum cpu_result r = xs_check(cpu);
+    enum cpu_result r = xs_check(cpu, arg, area, MMU_WRITE);
     if (r == CPU_NEXT) {
-        r = check_store(cpu, cpu->ea, area_bytes(cpu, mask, compact, mask));
+        r = check_store(cpu, cpu->ea, area);
     }
     if (r == CPU_NEXT && !compact) {
         r = load(cpu, LEGACY_BYTES, old, 8);
@@ -257,6 +298,9 @@ static enum cpu_result xsave(struct cpu *cpu, enum xsave_kind kind)
     hide_pointers(buf);
 
     uint64_t in_use = get64(buf + LEGACY_BYTES) & mask;
+    if (!cpu_in_64bit_code(cpu)) {
+        in_use &= ~(1ull << COMP_ZMM16);
+    }
     if (compact && (mask & X86_XCR0_SSE) != 0 && get32(buf + MXCSR_OFFSET) != MXCSR_INIT) {
         in_use |= X86_XCR0_SSE; /* SDM 1 13.10 */
     }
@@ -269,7 +313,7 @@ static enum cpu_result xsave(struct cpu *cpu, enum xsave_kind kind)
     r = store_legacy(cpu, buf, mxcsr_owner, written);
     for (unsigned i = 2; r == CPU_NEXT && i < KAGE_ARRAY_SIZE(cpu->xcomp); i++) {
         if ((written >> i & 1) != 0) {
-            r = store(cpu, component_offset(cpu, i, compact, mask), buf + cpu->xcomp[i].offset, cpu->xcomp[i].size);
+            r = store(cpu, component_offset(cpu, i, compact, mask), buf + cpu->xcomp[i].offset, component_bytes(cpu, i));
         }
     }
     return r == CPU_NEXT ? store(cpu, LEGACY_BYTES, header, compact ? 16 : 8) : r;
@@ -290,12 +334,39 @@ static bool header_is_valid(const struct cpu *cpu, const uint8_t *header, bool c
     return reserved == 0 && (bv & ~cpu->xcr0) == 0;
 }
 
-static enum cpu_result xrstor(struct cpu *cpu)
+/*
+ * Outside 64-bit code XRSTOR leaves the registers alone that such code does not have: their present values go into the
+ * image, which thereby gets every component that has any.
+ */
+static uint64_t keep_upper_registers(struct cpu *cpu, uint8_t *buf, uint64_t mask, uint64_t bv)
 {
-    uint64_t mask = rfbm(cpu);
+    uint8_t *now = buf + NOW_OFFSET;
+    uint64_t kept = mask & (X86_XCR0_SSE | 1ull << COMP_YMM | 1ull << COMP_ZMM_HIGH | 1ull << COMP_ZMM16);
+
+    zero(now + LEGACY_BYTES, HEADER_BYTES);
+    __asm__ volatile("xsave64 (%0)" : : "r"(now), "a"((uint32_t)kept), "d"((uint32_t)(kept >> 32)) : "memory");
+    kept &= get64(now + LEGACY_BYTES);
+    if ((kept & X86_XCR0_SSE) != 0) {
+        copy(buf + XMM_OFFSET + LEGACY_XMM_BYTES, now + XMM_OFFSET + LEGACY_XMM_BYTES, LEGACY_XMM_BYTES);
+    }
+    for (unsigned i = 2; i < KAGE_ARRAY_SIZE(cpu->xcomp); i++) {
+        if ((kept >> i & 1) != 0) {
+            unsigned at = cpu->xcomp[i].offset, own = component_bytes(cpu, i);
+            if ((bv >> i & 1) == 0) {
+                zero(buf + at, own);
+            }
+            copy(buf + at + own, now + at + own, cpu->xcomp[i].size - own);
+        }
+    }
+    return bv | kept;
+}
+
+static enum cpu_result xrstor(struct cpu *cpu, uint32_t arg)
+{
+    uint64_t mask = rfbm(cpu), offset = cpu->ea;
     uint8_t *buf = cpu->fpu_buf, *header = buf + LEGACY_BYTES;
 
-    enum cpu_result r = xs_check(cpu);
+    enum cpu_result r = xs_check(cpu, arg, EXTENDED_OFFSET, MMU_READ);
     if (r == CPU_NEXT) {
         r = load(cpu, LEGACY_BYTES, header, HEADER_BYTES);
     }
@@ -307,13 +378,17 @@ static enum cpu_result xrstor(struct cpu *cpu)
     if (!header_is_valid(cpu, header, compact)) {
         return cpu_raise_gp(cpu, 0);
     }
+    unsigned seg = HELPER_ARG_SEG(arg);
+    if (!cpu_linear_is_good(cpu, seg, offset, area_bytes(cpu, bv, compact, layout), MMU_READ)) {
+        return cpu_raise_error(cpu, seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);
+    }
 
     /* Built in the standard form, with the components that are asked for and present. */
     zero(buf, LEGACY_BYTES);
-    r = load(cpu, 0, buf, FXSAVE_BYTES);
+    r = load(cpu, 0, buf, fx_bytes(cpu));
     for (unsigned i = 2; r == CPU_NEXT && i < KAGE_ARRAY_SIZE(cpu->xcomp); i++) {
         if ((bv >> i & 1) != 0) {
-            r = load(cpu, component_offset(cpu, i, compact, layout), buf + cpu->xcomp[i].offset, cpu->xcomp[i].size);
+            r = load(cpu, component_offset(cpu, i, compact, layout), buf + cpu->xcomp[i].offset, component_bytes(cpu, i));
         }
     }
     if (r != CPU_NEXT) {
@@ -334,6 +409,12 @@ static enum cpu_result xrstor(struct cpu *cpu)
         return cpu_raise_gp(cpu, 0);
     }
     hide_pointers(buf);
+    if (!cpu_in_64bit_code(cpu)) {
+        if ((bv & X86_XCR0_SSE) == 0) {
+            zero(buf + XMM_OFFSET, LEGACY_XMM_BYTES);
+        }
+        bv = keep_upper_registers(cpu, buf, mask, bv);
+    }
     zero(header, HEADER_BYTES);
     put64(header, bv);
     __asm__ volatile("xrstor64 (%0)" : : "r"(buf), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
@@ -342,46 +423,116 @@ static enum cpu_result xrstor(struct cpu *cpu)
 
 /* ---- x87 environment ---- */
 
-/* Offset of the pointers in an environment of 28 (or 14) bytes. */
-static void hide_environment(uint8_t *env, bool small)
+/*
+ * An environment is 14 or 28 bytes by operand size, and in real and virtual-8086 mode has linear addresses in place of
+ * selectors (SDM 1 8.1.10, figures 8-9 to 8-12). The host's own instruction makes and takes the 32-bit protected form.
+ *
+ *   bytes   0   4   8   | 12     16            20     24
+ *   prot32  FCW FSW FTW | FIP    FOP:FCS       FDP    FDS
+ *   real32  FCW FSW FTW | FIP lo FIP hi:0:FOP  FDP lo FDP hi:0    (hi: bits 31..16, at bit 12)
+ *   bytes   0   2   4   | 6      8             10     12
+ *   prot16  FCW FSW FTW | FIP    FCS           FDP    FDS
+ *   real16  FCW FSW FTW | FIP lo FIP hi:0:FOP  FDP lo FDP hi:0    (hi: bits 19..16, at bit 12)
+ */
+#define ENV_BYTES 28u
+#define ENV_BYTES_16 14u
+#define X87_REGISTER_BYTES 80u
+#define ENV_RESERVED 0xffff0000u
+
+struct x87_pointers {
+    uint32_t fip, fdp;
+    uint16_t fcs, fds, fop;
+};
+
+static bool has_real_form(const struct cpu *cpu)
 {
-    zero(env + (small ? 6 : 12), small ? 8 : 16);
+    return cpu_in_real_mode(cpu) || cpu_in_v86_mode(cpu);
+}
+
+static uint16_t get16(const uint8_t *p)
+{
+    uint16_t v;
+    __builtin_memcpy(&v, p, 2);
+    return v;
+}
+
+static void put16(uint8_t *p, uint32_t v)
+{
+    uint16_t v16 = (uint16_t)v;
+    __builtin_memcpy(p, &v16, 2);
+}
+
+/* The guest's form of the environment at `host`; its pointers are given, those of the host are not the guest's. */
+static void env_encode(uint8_t *env, const uint8_t *host, const struct x87_pointers *p, bool small, bool real)
+{
+    uint32_t fip = real ? ((uint32_t)p->fcs << 4) + p->fip : p->fip;
+    uint32_t fdp = real ? ((uint32_t)p->fds << 4) + p->fdp : p->fdp;
+
+    for (unsigned i = 0; i < 3; i++) { /* FCW, FSW, FTW */
+        small ? put16(env + 2 * i, get16(host + 4 * i)) : put32(env + 4 * i, get32(host + 4 * i));
+    }
+    if (small) {
+        put16(env + 6, fip);
+        put16(env + 8, real ? (fip >> 16 & 0xf) << 12 | p->fop : p->fcs);
+        put16(env + 10, fdp);
+        put16(env + 12, real ? (fdp >> 16 & 0xf) << 12 : p->fds);
+    } else {
+        put32(env + 12, real ? ENV_RESERVED | (fip & 0xffff) : fip);
+        put32(env + 16, real ? fip >> 16 << 12 | p->fop : (uint32_t)p->fop << 16 | p->fcs);
+        put32(env + 20, real ? ENV_RESERVED | (fdp & 0xffff) : fdp);
+        put32(env + 24, real ? fdp >> 16 << 12 : ENV_RESERVED | p->fds);
+    }
+}
+
+/* The host's form of the guest's environment, without its pointers. */
+static void env_decode(uint8_t *host, const uint8_t *env, bool small)
+{
+    zero(host, ENV_BYTES);
+    for (unsigned i = 0; i < 3; i++) {
+        put32(host + 4 * i, ENV_RESERVED | get16(env + (small ? 2 : 4) * i));
+    }
+}
+
+/* The operand of all four: #NM, segment, alignment to its size. */
+static enum cpu_result x87_operand(struct cpu *cpu, uint32_t arg, unsigned bytes, enum mmu_access access)
+{
+    if (fpu_absent(cpu)) {
+        return cpu_raise(cpu, X86_EXC_NM);
+    }
+    enum cpu_result r = cpu_operand(cpu, arg, bytes, access);
+    return r == CPU_NEXT ? cpu_check_aligned(cpu, cpu->ea, HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 4) : r;
 }
 
 static enum cpu_result save_x87(struct cpu *cpu, uint32_t arg, bool all)
 {
+    static const struct x87_pointers hidden;
     bool small = HELPER_ARG_OPSIZE(arg) == 2;
-    unsigned env = small ? 14 : 28, bytes = env + (all ? 80 : 0);
-    uint8_t *buf = cpu->fpu_buf;
+    unsigned env = small ? ENV_BYTES_16 : ENV_BYTES, bytes = env + (all ? X87_REGISTER_BYTES : 0);
+    uint8_t *host = cpu->fpu_buf, *image = cpu->fpu_buf + NOW_OFFSET;
 
-    if (fpu_absent(cpu)) {
-        return cpu_raise(cpu, X86_EXC_NM);
+    enum cpu_result r = x87_operand(cpu, arg, bytes, MMU_WRITE);
+    if (r == CPU_NEXT) {
+        r = check_store(cpu, cpu->ea, bytes);
     }
-    enum cpu_result r = check_store(cpu, cpu->ea, bytes);
     if (r != CPU_NEXT) {
         return r;
     }
     cpu_fpu_load(cpu);
     if (all) {
-        if (small) {
-            __asm__ volatile("data16 fnsave (%0)" : : "r"(buf) : "memory");
-        } else {
-            __asm__ volatile("fnsave (%0)" : : "r"(buf) : "memory");
-        }
-    } else if (small) {
-        __asm__ volatile("data16 fnstenv (%0)" : : "r"(buf) : "memory");
+        __asm__ volatile("fnsave (%0)" : : "r"(host) : "memory");
+        copy(image + env, host + ENV_BYTES, X87_REGISTER_BYTES);
     } else {
-        __asm__ volatile("fnstenv (%0)" : : "r"(buf) : "memory");
+        __asm__ volatile("fnstenv (%0)" : : "r"(host) : "memory");
     }
-    hide_environment(buf, small);
-    return store(cpu, 0, buf, bytes);
+    env_encode(image, host, &hidden, small, has_real_form(cpu));
+    return store(cpu, 0, image, bytes);
 }
 
 static enum cpu_result restore_x87(struct cpu *cpu, uint32_t arg, bool all)
 {
     bool small = HELPER_ARG_OPSIZE(arg) == 2;
-    unsigned env = small ? 14 : 28, bytes = env + (all ? 80 : 0);
-    uint8_t *buf = cpu->fpu_buf;
+    unsigned env = small ? ENV_BYTES_16 : ENV_BYTES, bytes = env + (all ? X87_REGISTER_BYTES : 0);
+    uint8_t *host = cpu->fpu_buf, *image = cpu->fpu_buf + NOW_OFFSET;
 
     if (fpu_absent(cpu)) {
         return cpu_raise(cpu, X86_EXC_NM);
@@ -392,21 +543,20 @@ static enum cpu_result restore_x87(struct cpu *cpu, uint32_t arg, bool all)
     if ((fsw & 0x80) != 0) { /* FRSTOR and FLDENV wait: they must not take the error here, in C */
         return cpu_raise(cpu, X86_EXC_MF);
     }
-    enum cpu_result r = load(cpu, 0, buf, bytes);
+    enum cpu_result r = x87_operand(cpu, arg, bytes, MMU_READ);
+    if (r == CPU_NEXT) {
+        r = load(cpu, 0, image, bytes);
+    }
     if (r != CPU_NEXT) {
         return r;
     }
     cpu_fpu_load(cpu);
+    env_decode(host, image, small);
     if (all) {
-        if (small) {
-            __asm__ volatile("data16 frstor (%0)" : : "r"(buf) : "memory");
-        } else {
-            __asm__ volatile("frstor (%0)" : : "r"(buf) : "memory");
-        }
-    } else if (small) {
-        __asm__ volatile("data16 fldenv (%0)" : : "r"(buf) : "memory");
+        copy(host + ENV_BYTES, image + env, X87_REGISTER_BYTES);
+        __asm__ volatile("frstor (%0)" : : "r"(host) : "memory");
     } else {
-        __asm__ volatile("fldenv (%0)" : : "r"(buf) : "memory");
+        __asm__ volatile("fldenv (%0)" : : "r"(host) : "memory");
     }
     return CPU_NEXT;
 }
@@ -417,17 +567,16 @@ static enum cpu_result restore_x87(struct cpu *cpu, uint32_t arg, bool all)
 #define FPU_HELPER(name, call)                                                                                         \
     enum cpu_result name(struct cpu *cpu, uint32_t arg, uint32_t len)                                                  \
     {                                                                                                                  \
-        (void)arg;                                                                                                     \
         (void)len;                                                                                                     \
         return call;                                                                                                   \
     }
 
-FPU_HELPER(sys_fxsave, fxsave(cpu))
-FPU_HELPER(sys_fxrstor, fxrstor(cpu))
-FPU_HELPER(sys_xsave, xsave(cpu, KIND_XSAVE))
-FPU_HELPER(sys_xsaveopt, xsave(cpu, KIND_XSAVEOPT))
-FPU_HELPER(sys_xsavec, xsave(cpu, KIND_XSAVEC))
-FPU_HELPER(sys_xrstor, xrstor(cpu))
+FPU_HELPER(sys_fxsave, fxsave(cpu, arg))
+FPU_HELPER(sys_fxrstor, fxrstor(cpu, arg))
+FPU_HELPER(sys_xsave, xsave(cpu, arg, KIND_XSAVE))
+FPU_HELPER(sys_xsaveopt, xsave(cpu, arg, KIND_XSAVEOPT))
+FPU_HELPER(sys_xsavec, xsave(cpu, arg, KIND_XSAVEC))
+FPU_HELPER(sys_xrstor, xrstor(cpu, arg))
 FPU_HELPER(sys_fnsave, save_x87(cpu, arg, true))
 FPU_HELPER(sys_fnstenv, save_x87(cpu, arg, false))
 FPU_HELPER(sys_frstor, restore_x87(cpu, arg, true))

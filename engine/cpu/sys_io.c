@@ -8,6 +8,7 @@
 #include "mmu/mmu.h"
 
 #define TSS_IO_BASE 102u
+#define TSS_TYPE_32 9u /* of a 32-bit or 64-bit TSS, without the busy bit */
 
 struct io_op {
     uint16_t port;
@@ -23,13 +24,15 @@ static enum cpu_result check_permission(struct cpu *cpu, uint16_t port, unsigned
     const struct vmcs_segment *tr = &cpu->vmcs.guest_seg[X86_TR];
     uint16_t base, bits;
 
-    if (cpu_cpl(cpu) <= (cpu->rflags & X86_FLAGS_IOPL) >> X86_FLAGS_IOPL_SHIFT) {
+    /* Virtual-8086 mode asks the bitmap whatever IOPL is. */
+    if (!cpu_in_v86_mode(cpu) && cpu_cpl(cpu) <= (cpu->rflags & X86_FLAGS_IOPL) >> X86_FLAGS_IOPL_SHIFT) {
         return CPU_NEXT;
     }
-    if ((tr->access_rights & X86_AR_UNUSABLE) != 0 || tr->limit < TSS_IO_BASE + 1) {
+    /* A 16-bit TSS has no bitmap. */
+    if ((tr->access_rights & (X86_AR_UNUSABLE | X86_AR_S | TSS_TYPE_32)) != TSS_TYPE_32 || tr->limit < TSS_IO_BASE + 1) {
         return cpu_raise_gp(cpu, 0);
     }
-    enum cpu_result r = cpu_read(cpu, tr->base + TSS_IO_BASE, &base, 2, cpu_implicit_idx(cpu));
+    enum cpu_result r = cpu_read(cpu, cpu_va_add(cpu, tr->base, TSS_IO_BASE), &base, 2, cpu_implicit_idx(cpu));
     if (r != CPU_NEXT) {
         return r;
     }
@@ -37,7 +40,7 @@ static enum cpu_result check_permission(struct cpu *cpu, uint16_t port, unsigned
     if (offset + 1 > tr->limit) {
         return cpu_raise_gp(cpu, 0);
     }
-    r = cpu_read(cpu, tr->base + offset, &bits, 2, cpu_implicit_idx(cpu));
+    r = cpu_read(cpu, cpu_va_add(cpu, tr->base, offset), &bits, 2, cpu_implicit_idx(cpu));
     if (r != CPU_NEXT) {
         return r;
     }
@@ -82,7 +85,7 @@ static bool direction_down(const struct cpu *cpu)
     return (cpu->rflags & X86_FLAGS_DF) != 0;
 }
 
-/* Lowest linear address of a run of elements. */
+/* Lowest linear address of a run of elements, which lies in one page. */
 static gva_t run_low(const struct cpu *cpu, gva_t va, const struct io_op *op)
 {
     return direction_down(cpu) ? va - (op->count - 1) * op->bytes : va;
@@ -94,11 +97,15 @@ static enum cpu_result complete_string(struct cpu *cpu, const struct io_op *op)
     enum cpu_result r = CPU_NEXT;
 
     if (op->in) {
-        gva_t low = run_low(cpu, cpu->gpr[X86_RDI] & addr_mask, op);
+        gva_t va;
+        r = cpu_linear(cpu, X86_ES, cpu->gpr[X86_RDI] & addr_mask, op->bytes, MMU_WRITE, &va);
+        if (r != CPU_NEXT) {
+            return r;
+        }
         if (direction_down(cpu)) {
             reverse_elements(cpu->pio_buf, op->count, op->bytes);
         }
-        r = cpu_write(cpu, low, cpu->pio_buf, (unsigned)(op->count * op->bytes), cpu_mmu_idx(cpu));
+        r = cpu_write(cpu, run_low(cpu, va, op), cpu->pio_buf, (unsigned)(op->count * op->bytes), cpu_mmu_idx(cpu));
         if (r != CPU_NEXT && !(r == CPU_EXIT && cpu_mmio_posted(cpu))) {
             return r;
         }
@@ -111,7 +118,7 @@ static enum cpu_result complete_string(struct cpu *cpu, const struct io_op *op)
             return r;
         }
     }
-    cpu->rip += op->len;
+    cpu_advance(cpu, op->len);
     return r;
 }
 
@@ -127,7 +134,7 @@ static enum cpu_result complete(struct cpu *cpu, const struct io_op *op)
         }
         cpu_set_gpr(cpu, X86_RAX, op->bytes, value);
     }
-    cpu->rip += op->len;
+    cpu_advance(cpu, op->len);
     return CPU_NEXT;
 }
 
@@ -220,7 +227,8 @@ static enum cpu_result ins_outs(struct cpu *cpu, uint32_t arg, uint32_t len, boo
     };
     uint64_t addr_mask = cpu_size_mask(op.addr_bytes);
     uint64_t reg = cpu->gpr[in ? X86_RDI : X86_RSI] & addr_mask;
-    gva_t va = reg + cpu_segment_base(cpu, seg);
+    enum mmu_access access = in ? MMU_WRITE : MMU_READ;
+    gva_t va;
 
     enum cpu_result r = check_permission(cpu, op.port, op.bytes);
     if (r != CPU_NEXT) { /* even if RCX is 0 */
@@ -231,15 +239,21 @@ static enum cpu_result ins_outs(struct cpu *cpu, uint32_t arg, uint32_t len, boo
     }
     /* A fault on the memory operand comes before the I/O. */
     struct cpu_piece p;
-    r = cpu_locate(cpu, va, in ? MMU_WRITE : MMU_READ, cpu_mmu_idx(cpu), &p);
+    r = cpu_linear(cpu, seg, reg, op.bytes, access, &va);
     if (r == CPU_NEXT) {
-        r = cpu_probe(cpu, va, op.bytes, in ? MMU_WRITE : MMU_READ, cpu_mmu_idx(cpu));
+        r = cpu_check_aligned(cpu, va, op.bytes);
+    }
+    if (r == CPU_NEXT) {
+        r = cpu_locate(cpu, va, access, cpu_mmu_idx(cpu), &p);
+    }
+    if (r == CPU_NEXT) {
+        r = cpu_probe(cpu, va, op.bytes, access, cpu_mmu_idx(cpu));
     }
     if (r != CPU_NEXT) {
         return r;
     }
     if (op.rep && p.host != NULL && (cpu->mode & CPU_MODE_STEP) == 0) {
-        uint64_t run = cpu_string_run(cpu, va, reg, op.bytes, op.addr_bytes);
+        uint64_t run = cpu_string_run(cpu, seg, va, reg, op.bytes, op.addr_bytes);
         uint64_t left = cpu->gpr[X86_RCX] & addr_mask;
         op.count = run == 0 ? 1 : run < left ? run : left;
     }

@@ -117,12 +117,16 @@ static enum cpu_result pieces_translate(struct cpu *cpu, gva_t va, unsigned len,
     if (*n == 2 && x86_is_canonical(va) && !x86_is_canonical(va + len - 1) && cpu_in_long_mode(cpu)) {
         return cpu_raise_gp(cpu, 0); /* of the whole operand, before its first page is looked at */
     }
+    gva_t next = cpu_va_add(cpu, va, first);
     enum cpu_result r = piece_translate(cpu, va, first, access, idx, &p[0]);
     if (r == CPU_NEXT && *n == 2) {
-        r = piece_translate(cpu, va + first, len - first, access, idx, &p[1]);
+        r = piece_translate(cpu, next, len - first, access, idx, &p[1]);
     }
     if ((cpu->mode & CPU_MODE_BREAK) != 0 && r == CPU_NEXT) {
-        cpu_note_data_access(cpu, va, len, access == MMU_WRITE);
+        cpu_note_data_access(cpu, va, first, access == MMU_WRITE);
+        if (*n == 2) {
+            cpu_note_data_access(cpu, next, len - first, access == MMU_WRITE);
+        }
     }
     return r;
 }
@@ -295,7 +299,7 @@ enum cpu_result cpu_write_last(struct cpu *cpu, gva_t va, const void *buf, unsig
     enum cpu_result r = cpu_write(cpu, va, buf, bytes, cpu_mmu_idx(cpu));
 
     if (r == CPU_EXIT && cpu_mmio_posted(cpu)) {
-        cpu->rip += len;
+        cpu_advance(cpu, len);
     }
     return r;
 }
@@ -324,7 +328,7 @@ static enum cpu_result bounce_load(struct cpu *cpu, gva_t va, enum mmu_idx idx, 
     struct cpu_piece p[2] = {cpu->bounce_piece[0], cpu->bounce_piece[1]};
     bool mmio = false;
 
-    for (unsigned i = 0; i < n; va += p[i].len, i++) {
+    for (unsigned i = 0; i < n; va = cpu_va_add(cpu, va, p[i].len), i++) {
         if (p[i].host == NULL) {
             enum cpu_result r = piece_translate(cpu, va, p[i].len, MMU_READ, idx, &p[i]);
             if (r != CPU_NEXT) {

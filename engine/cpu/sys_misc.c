@@ -92,27 +92,41 @@ enum cpu_result sys_std(struct cpu *cpu, uint32_t arg, uint32_t len)
     return CPU_NEXT;
 }
 
+/* Bytes that PUSHF and POPF move. */
+static unsigned flags_bytes(const struct cpu *cpu, uint32_t arg)
+{
+    return HELPER_ARG_OPSIZE(arg) == 2 ? 2 : cpu_in_64bit_code(cpu) ? 8 : 4;
+}
+
 enum cpu_result sys_pushf(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
+    unsigned bytes = flags_bytes(cpu, arg);
     uint64_t value = cpu_rflags(cpu) & ~(uint64_t)(X86_FLAGS_RF | X86_FLAGS_VM);
-    uint64_t rsp = cpu->gpr[X86_RSP] - bytes;
+    uint64_t sp = cpu->gpr[X86_RSP] - bytes;
+    gva_t va;
 
-    enum cpu_result r = cpu_stack_result(cpu, cpu_write_last(cpu, rsp, &value, bytes, len));
+    enum cpu_result r = cpu_stack_va(cpu, sp, bytes, MMU_WRITE, &va);
+    if (r == CPU_NEXT) {
+        r = cpu_stack_result(cpu, cpu_write_last(cpu, va, &value, bytes, len));
+    }
     if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
-        cpu->gpr[X86_RSP] = rsp;
+        cpu_set_sp(cpu, sp);
     }
     return r;
 }
 
 enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
+    unsigned bytes = flags_bytes(cpu, arg);
     uint32_t changes = X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT | X86_FLAGS_AC | X86_FLAGS_ID;
     uint64_t value = 0, old = cpu_rflags(cpu);
+    gva_t va;
 
     (void)len;
-    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu)));
+    enum cpu_result r = cpu_stack_va(cpu, cpu->gpr[X86_RSP], bytes, MMU_READ, &va);
+    if (r == CPU_NEXT) {
+        r = cpu_stack_result(cpu, cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu)));
+    }
     if (r != CPU_NEXT) {
         return r;
     }
@@ -125,7 +139,7 @@ enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (bytes == 2) {
         changes &= 0xffff;
     }
-    cpu->gpr[X86_RSP] += bytes;
+    cpu_set_sp(cpu, cpu->gpr[X86_RSP] + bytes);
     cpu_set_rflags(cpu, (old & ~(uint64_t)(changes | X86_FLAGS_RF)) | (value & changes));
     cpu_update_mode(cpu);
     return CPU_NEXT;
@@ -170,7 +184,6 @@ enum cpu_result sys_monitor(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     uint8_t byte;
 
-    (void)arg;
     if (cpu_cpl(cpu) != 0) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
@@ -180,7 +193,10 @@ enum cpu_result sys_monitor(struct cpu *cpu, uint32_t arg, uint32_t len)
     if ((uint32_t)cpu->gpr[X86_RCX] != 0) {
         return cpu_raise_gp(cpu, 0);
     }
-    return cpu_read(cpu, cpu->ea, &byte, 1, cpu_mmu_idx(cpu)); /* faults as a load does */
+    uint64_t at = cpu->gpr[X86_RAX] & cpu_size_mask(HELPER_ARG_ADDRSIZE(arg));
+    gva_t va;
+    enum cpu_result r = cpu_linear(cpu, HELPER_ARG_SEG(arg), at, 1, MMU_READ, &va);
+    return r == CPU_NEXT ? cpu_read(cpu, va, &byte, 1, cpu_mmu_idx(cpu)) : r; /* faults as a load does */
 }
 
 enum cpu_result sys_mwait(struct cpu *cpu, uint32_t arg, uint32_t len)
@@ -275,5 +291,8 @@ enum cpu_result sys_clzero(struct cpu *cpu, uint32_t arg, uint32_t len)
     static const uint8_t zeros[64];
     uint64_t at = cpu->gpr[X86_RAX] & cpu_size_mask(HELPER_ARG_ADDRSIZE(arg));
 
-    return cpu_write_last(cpu, (at + cpu_segment_base(cpu, HELPER_ARG_SEG(arg))) & ~63ull, zeros, sizeof(zeros), len);
+    gva_t va;
+    enum cpu_result r = cpu_linear(cpu, HELPER_ARG_SEG(arg), at, 1, MMU_WRITE, &va);
+
+    return r == CPU_NEXT ? cpu_write_last(cpu, va & ~63ull, zeros, sizeof(zeros), len) : r;
 }

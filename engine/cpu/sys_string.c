@@ -20,10 +20,11 @@ struct string_op {
     uint32_t flags; /* of the last comparison */
 };
 
-uint64_t cpu_string_run(const struct cpu *cpu, gva_t va, uint64_t reg, unsigned bytes, unsigned addr_bytes)
+uint64_t cpu_string_run(const struct cpu *cpu, unsigned seg, gva_t va, uint64_t reg, unsigned bytes, unsigned addr_bytes)
 {
     uint64_t offset = va & ~KAGE_PAGE_MASK, n;
     bool down = (cpu->rflags & X86_FLAGS_DF) != 0;
+    uint64_t inside = cpu_linear_run(cpu, seg, reg, bytes, down);
 
     if (offset + bytes > KAGE_PAGE_SIZE) {
         return 0;
@@ -34,7 +35,7 @@ uint64_t cpu_string_run(const struct cpu *cpu, gva_t va, uint64_t reg, unsigned 
         uint64_t wrap = down ? reg / bytes + 1 : (size - reg) / bytes;
         n = wrap == 0 ? 1 : wrap < n ? wrap : n;
     }
-    return n;
+    return inside < n ? inside : n;
 }
 
 void cpu_string_advance(struct cpu *cpu, unsigned reg, uint64_t n, unsigned bytes, unsigned addr_bytes)
@@ -270,31 +271,48 @@ static bool account(struct cpu *cpu, const struct string_op *op, uint64_t n)
     return left == 0 || (compares(op->kind) && (op->rep == 2 ? equal : !equal));
 }
 
+/*
+ * One operand at its next element: its linear address after the segment's checks, and where it is. *count shrinks to
+ * what can be done in one go: inside page and segment, before the register wraps.
+ */
+static enum cpu_result operand(struct cpu *cpu, const struct string_op *op, unsigned seg, unsigned reg,
+                               enum mmu_access access, gva_t *va, struct cpu_piece *p, uint64_t *count)
+{
+    uint64_t offset = cpu->gpr[reg] & cpu_size_mask(op->addr_bytes);
+    enum cpu_result r = cpu_linear(cpu, seg, offset, op->bytes, access, va);
+
+    if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, *va, op->bytes);
+    }
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    if ((cpu->mode & CPU_MODE_BREAK) != 0) {
+        cpu_note_data_access(cpu, *va, op->bytes, access == MMU_WRITE);
+    }
+    uint64_t run = cpu_string_run(cpu, seg, *va, offset, op->bytes, op->addr_bytes);
+    *count = run < *count ? run : *count;
+    return cpu_locate(cpu, *va, access, cpu_mmu_idx(cpu), p);
+}
+
 /* One chunk or one element; *n is how many elements were done. */
 static enum cpu_result step(struct cpu *cpu, struct string_op *op, uint64_t *n)
 {
-    uint64_t mask = cpu_size_mask(op->addr_bytes);
-    uint64_t rsi = cpu->gpr[X86_RSI] & mask, rdi = cpu->gpr[X86_RDI] & mask;
-    gva_t src_va = rsi + cpu_segment_base(cpu, op->seg), dst_va = rdi;
-    uint64_t count = op->rep != 0 && (cpu->mode & CPU_MODE_STEP) == 0 ? cpu->gpr[X86_RCX] & mask : 1;
+    bool single = op->rep == 0 || (cpu->mode & CPU_MODE_STEP) != 0;
+    uint64_t count = single ? 1 : cpu->gpr[X86_RCX] & cpu_size_mask(op->addr_bytes);
+    gva_t src_va = 0, dst_va = 0;
     struct cpu_piece src = {.host = NULL}, dst = {.host = NULL};
-    enum mmu_idx idx = cpu_mmu_idx(cpu);
+    enum cpu_result r = CPU_NEXT;
 
     if (uses_source(op->kind)) {
-        uint64_t run = cpu_string_run(cpu, src_va, rsi, op->bytes, op->addr_bytes);
-        count = run < count ? run : count;
-        enum cpu_result r = cpu_locate(cpu, src_va, MMU_READ, idx, &src);
-        if (r != CPU_NEXT) {
-            return r;
-        }
+        r = operand(cpu, op, op->seg, X86_RSI, MMU_READ, &src_va, &src, &count);
     }
-    if (uses_destination(op->kind)) {
-        uint64_t run = cpu_string_run(cpu, dst_va, rdi, op->bytes, op->addr_bytes);
-        count = run < count ? run : count;
-        enum cpu_result r = cpu_locate(cpu, dst_va, compares(op->kind) ? MMU_READ : MMU_WRITE, idx, &dst);
-        if (r != CPU_NEXT) {
-            return r;
-        }
+    if (r == CPU_NEXT && uses_destination(op->kind)) { /* no prefix overrides ES */
+        enum mmu_access access = compares(op->kind) ? MMU_READ : MMU_WRITE;
+        r = operand(cpu, op, X86_ES, X86_RDI, access, &dst_va, &dst, &count);
+    }
+    if (r != CPU_NEXT) {
+        return r;
     }
     bool direct = count != 0 && (!uses_source(op->kind) || src.host != NULL) &&
                   (!uses_destination(op->kind) || dst.host != NULL);
@@ -346,7 +364,7 @@ static enum cpu_result run_string(struct cpu *cpu, uint32_t arg, uint32_t len, e
         if (finished && !posted && !op.wrote_code) {
             return CPU_NEXT;
         }
-        cpu->rip += finished ? len : 0;
+        cpu_advance(cpu, finished ? len : 0);
         return posted ? CPU_EXIT : CPU_JUMP;
     }
 }

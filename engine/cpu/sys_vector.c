@@ -131,10 +131,15 @@ static enum cpu_result decode(struct cpu *cpu, uint32_t len, struct decoded *d)
 {
     uint8_t code[15];
     ZydisDecoder decoder;
+    bool wide = cpu_in_64bit_code(cpu), db = (cpu->mode & CPU_MODE_DB) != 0;
+    ZydisMachineMode machine = wide ? ZYDIS_MACHINE_MODE_LONG_64
+                               : db ? ZYDIS_MACHINE_MODE_LEGACY_32
+                                    : ZYDIS_MACHINE_MODE_LEGACY_16;
+    ZydisStackWidth stack = wide ? ZYDIS_STACK_WIDTH_64 : db ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_16;
 
     for (uint32_t at = 0; at < len && at < sizeof(code);) {
         struct cpu_piece p;
-        gva_t va = cpu->rip + at;
+        gva_t va = cpu_va_add(cpu, cpu_code_va(cpu), at);
         uint32_t n = (uint32_t)(KAGE_PAGE_SIZE - (va & ~KAGE_PAGE_MASK));
         struct mmu_map map;
         switch (mmu_translate(cpu, va, MMU_FETCH, cpu_mmu_idx(cpu), &map)) {
@@ -152,7 +157,7 @@ static enum cpu_result decode(struct cpu *cpu, uint32_t len, struct decoded *d)
         copy(code + at, p.host, n);
         at += n;
     }
-    if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)) ||
+    if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoder, machine, stack)) ||
         !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code, len, &d->insn, d->op))) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
@@ -162,13 +167,6 @@ static enum cpu_result decode(struct cpu *cpu, uint32_t len, struct decoded *d)
 static unsigned register_number(ZydisRegister reg)
 {
     return (unsigned)ZydisRegisterGetId(reg);
-}
-
-static uint64_t segment_base(const struct cpu *cpu, ZydisRegister seg)
-{
-    return seg == ZYDIS_REGISTER_FS   ? cpu->vmcs.guest_seg[X86_FS].base
-           : seg == ZYDIS_REGISTER_GS ? cpu->vmcs.guest_seg[X86_GS].base
-                                      : 0;
 }
 
 /* Base register and displacement of an operand, without index and segment. */
@@ -293,15 +291,26 @@ static void vsib_finish(struct cpu *cpu, struct vsib *v, bool finished)
     vector_access(cpu, v->mask_reg, &v->vmask, true);
 }
 
-static gva_t vsib_address(const struct cpu *cpu, const struct decoded *d, const struct vsib *v, unsigned i)
+/* ES CS SS DS FS GS: Zydis numbers them as the encoding does. */
+static unsigned segment_number(ZydisRegister seg)
 {
+    int id = ZydisRegisterGetId(seg);
+    return id >= X86_ES && id <= X86_GS ? (unsigned)id : X86_DS;
+}
+
+/* Linear address of element i, which is a memory operand of its own. */
+static enum cpu_result vsib_address(struct cpu *cpu, const struct decoded *d, const struct vsib *v, unsigned i, gva_t *va)
+{
+    unsigned bytes = v->shape->data_bytes;
     uint64_t index = element(&v->index, i, v->shape->index_bytes);
 
     if (v->shape->index_bytes == 4) {
         index = (uint64_t)(int64_t)(int32_t)index;
     }
     uint64_t at = operand_base(cpu, d, v->mem) + index * v->mem->mem.scale;
-    return segment_base(cpu, v->mem->mem.segment) + (d->insn.address_width == 32 ? (uint32_t)at : at);
+    enum cpu_result r = cpu_linear(cpu, segment_number(v->mem->mem.segment), d->insn.address_width == 32 ? (uint32_t)at : at,
+                                   bytes, v->shape->scatter ? MMU_WRITE : MMU_READ, va);
+    return r == CPU_NEXT ? cpu_check_aligned(cpu, *va, bytes) : r;
 }
 
 static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32_t len)
@@ -317,10 +326,13 @@ static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32
             vsib_clear(&v, i); /* all of the mask element, not only its sign */
             continue;
         }
-        gva_t va = vsib_address(cpu, d, &v, i);
+        gva_t va;
         uint64_t value = element(&v.data, i, bytes);
-        enum cpu_result r = v.shape->scatter ? cpu_write(cpu, va, &value, bytes, cpu_mmu_idx(cpu))
-                                             : cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu));
+        enum cpu_result r = vsib_address(cpu, d, &v, i, &va);
+        if (r == CPU_NEXT) {
+            r = v.shape->scatter ? cpu_write(cpu, va, &value, bytes, cpu_mmu_idx(cpu))
+                                 : cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu));
+        }
         bool posted = r == CPU_EXIT && cpu_mmio_posted(cpu);
         if (r == CPU_NEXT || posted) {
             set_element(&v.data, i, bytes, value);
@@ -337,7 +349,7 @@ static enum cpu_result vsib_run(struct cpu *cpu, const struct decoded *d, uint32
             left |= vsib_wanted(&v, j);
         }
         vsib_finish(cpu, &v, posted && !left);
-        cpu->rip += posted && !left ? len : 0;
+        cpu_advance(cpu, posted && !left ? len : 0);
         return r;
     }
     vsib_finish(cpu, &v, true);
@@ -360,20 +372,44 @@ enum cpu_result sys_gather(struct cpu *cpu, uint32_t arg, uint32_t len)
 
 /* ---- masked moves ---- */
 
+/*
+ * Element i of a masked operand: only those under the mask are checked against the segment. In 64-bit code, and where all of it
+ * was checked, `at` is linear.
+ */
+struct masked_operand {
+    uint64_t at;
+    unsigned seg;
+    bool linear;
+};
+
+static enum cpu_result masked_address(struct cpu *cpu, const struct masked_operand *m, unsigned i, unsigned bytes,
+                                      enum mmu_access access, gva_t *va)
+{
+    if (m->linear || cpu_in_64bit_code(cpu)) {
+        *va = cpu_va_add(cpu, m->at, i * bytes);
+        return CPU_NEXT;
+    }
+    return cpu_linear(cpu, m->seg, m->at + i * bytes, bytes, access, va);
+}
+
 /* Stores the elements whose mask sign is set: all of them are checked before one is written. */
-static enum cpu_result masked_store(struct cpu *cpu, gva_t va, const struct vec *data, const struct vec *mask,
+static enum cpu_result masked_store(struct cpu *cpu, const struct masked_operand *m, const struct vec *data, const struct vec *mask,
                                     unsigned count, unsigned bytes, uint32_t len)
 {
     unsigned mmio = 0;
+    gva_t va[MAX_VECTOR_BYTES];
 
     for (unsigned i = 0; i < count; i++) {
         struct cpu_piece p;
         if (!sign_of(mask, i, bytes)) {
             continue;
         }
-        enum cpu_result r = cpu_probe(cpu, va + i * bytes, bytes, MMU_WRITE, cpu_mmu_idx(cpu));
+        enum cpu_result r = masked_address(cpu, m, i, bytes, MMU_WRITE, &va[i]);
         if (r == CPU_NEXT) {
-            r = cpu_locate(cpu, va + i * bytes, MMU_WRITE, cpu_mmu_idx(cpu), &p);
+            r = cpu_probe(cpu, va[i], bytes, MMU_WRITE, cpu_mmu_idx(cpu));
+        }
+        if (r == CPU_NEXT) {
+            r = cpu_locate(cpu, va[i], MMU_WRITE, cpu_mmu_idx(cpu), &p);
         }
         if (r != CPU_NEXT) {
             return r;
@@ -386,19 +422,20 @@ static enum cpu_result masked_store(struct cpu *cpu, gva_t va, const struct vec 
     enum cpu_result result = CPU_NEXT;
     for (unsigned i = 0; i < count; i++) {
         if (sign_of(mask, i, bytes)) {
-            enum cpu_result r = cpu_write(cpu, va + i * bytes, data->b + i * bytes, bytes, cpu_mmu_idx(cpu));
+            enum cpu_result r = cpu_write(cpu, va[i], data->b + i * bytes, bytes, cpu_mmu_idx(cpu));
             result = r != CPU_NEXT ? r : result;
         }
     }
     if (result == CPU_EXIT && cpu_mmio_posted(cpu)) {
-        cpu->rip += len;
+        cpu_advance(cpu, len);
     }
     return result;
 }
 
 /* VMASKMOVPS/PD, VPMASKMOVD/Q: op0, op1, op2 are destination, mask, source. */
-static enum cpu_result masked_move(struct cpu *cpu, const struct decoded *d, uint32_t len)
+static enum cpu_result masked_move(struct cpu *cpu, const struct decoded *d, uint32_t arg, uint32_t len)
 {
+    struct masked_operand m = {.at = cpu->ea, .seg = HELPER_ARG_SEG(arg)};
     bool wide = d->insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || d->insn.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
     unsigned bytes = wide ? 8 : 4, count = d->insn.avx.vector_length / 8u / bytes;
     bool to_memory = d->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
@@ -407,12 +444,16 @@ static enum cpu_result masked_move(struct cpu *cpu, const struct decoded *d, uin
     vector_access(cpu, register_number(d->op[1].reg.value), &mask, false);
     if (to_memory) {
         vector_access(cpu, register_number(d->op[2].reg.value), &data, false);
-        return masked_store(cpu, cpu->ea, &data, &mask, count, bytes, len);
+        return masked_store(cpu, &m, &data, &mask, count, bytes, len);
     }
     for (unsigned i = 0; i < count; i++) {
         if (sign_of(&mask, i, bytes)) {
             uint64_t value = 0;
-            enum cpu_result r = cpu_read(cpu, cpu->ea + i * bytes, &value, bytes, cpu_mmu_idx(cpu));
+            gva_t va;
+            enum cpu_result r = masked_address(cpu, &m, i, bytes, MMU_READ, &va);
+            if (r == CPU_NEXT) {
+                r = cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu));
+            }
             if (r != CPU_NEXT) {
                 return r;
             }
@@ -427,11 +468,10 @@ enum cpu_result sys_maskmov(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     struct decoded d;
 
-    (void)arg;
     cpu_fpu_save(cpu);
     enum cpu_result r = decode(cpu, len, &d);
     if (r == CPU_NEXT) {
-        r = masked_move(cpu, &d, len);
+        r = masked_move(cpu, &d, arg, len);
     }
     cpu_fpu_load(cpu);
     return r;
@@ -471,12 +511,16 @@ static void mmx_enter(struct cpu *cpu)
 }
 
 /* Unlike VMASKMOV, these fault for bytes that are masked out too, as the SDM allows and AMD's processors do. */
-static enum cpu_result bytes_store(struct cpu *cpu, gva_t at, const struct vec *data, const struct vec *mask,
-                                   unsigned count, uint32_t len)
+static enum cpu_result bytes_store(struct cpu *cpu, struct masked_operand *m, const struct vec *data,
+                                   const struct vec *mask, unsigned count, uint32_t len)
 {
-    enum cpu_result r = cpu_probe(cpu, at, count, MMU_WRITE, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_linear(cpu, m->seg, m->at, count, MMU_WRITE, &m->at);
 
-    return r == CPU_NEXT ? masked_store(cpu, at, data, mask, count, 1, len) : r;
+    m->linear = true;
+    if (r == CPU_NEXT) {
+        r = cpu_probe(cpu, m->at, count, MMU_WRITE, cpu_mmu_idx(cpu));
+    }
+    return r == CPU_NEXT ? masked_store(cpu, m, data, mask, count, 1, len) : r;
 }
 
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand to DS:[rDI] under the second's signs. */
@@ -484,28 +528,26 @@ static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, ui
 {
     bool mmx = d->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
     unsigned a = 0, b = 0, found = 0;
-    uint64_t at = cpu->gpr[X86_RDI];
-    ZydisRegister seg = ZYDIS_REGISTER_DS;
+    struct masked_operand m = {.at = cpu->gpr[X86_RDI] & cpu_size_mask(d->insn.address_width / 8u), .seg = X86_DS};
     struct vec data, mask;
 
     for (unsigned i = 0; i < d->insn.operand_count; i++) {
         const ZydisDecodedOperand *op = &d->op[i];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-            seg = op->mem.segment;
+            m.seg = segment_number(op->mem.segment);
         } else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
             *(found++ == 0 ? &a : &b) = register_number(op->reg.value);
         }
     }
-    at = segment_base(cpu, seg) + (d->insn.address_width == 32 ? (uint32_t)at : at);
     if (!mmx) {
         vector_access(cpu, a, &data, false);
         vector_access(cpu, b, &mask, false);
-        return bytes_store(cpu, at, &data, &mask, 16, len);
+        return bytes_store(cpu, &m, &data, &mask, 16, len);
     }
     mmx_read(cpu, a, &data);
     mmx_read(cpu, b, &mask);
     mmx_enter(cpu); /* even if the store faults */
-    return bytes_store(cpu, at, &data, &mask, 8, len);
+    return bytes_store(cpu, &m, &data, &mask, 8, len);
 }
 
 enum cpu_result sys_maskmov_implicit(struct cpu *cpu, uint32_t arg, uint32_t len)

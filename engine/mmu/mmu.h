@@ -51,6 +51,16 @@ void mmu_flush_page(struct cpu *cpu, gva_t va);        /* INVLPG: current PCID a
 void mmu_flush_page_pcid(struct cpu *cpu, gva_t va, unsigned pcid); /* INVPCID type 0 */
 /* MOV to CR3 after vmcs.guest_cr3 was set: switches the address space; flushes unless noflush. */
 void mmu_switch_cr3(struct cpu *cpu, bool noflush);
+/*
+ * PAE paging (CR0.PG and CR4.PAE outside IA-32e mode) starts at vmcs.guest_pdpte[]: loads them from where a value of CR3
+ * says. False, with nothing changed: an entry has reserved bits, which is #GP(0) of what loads them (SDM 3A 4.4.1).
+ */
+KAGE_MUST_CHECK bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3);
+bool mmu_pdpte_is_good(const struct cpu *cpu, uint64_t pdpte);
+static inline bool mmu_uses_pdptes(uint64_t cr0, uint64_t cr4, uint64_t efer)
+{
+    return (cr0 & X86_CR0_PG) != 0 && (cr4 & X86_CR4_PAE) != 0 && (efer & X86_EFER_LMA) == 0;
+}
 /* First-level write entries that reach host page `page` are dropped: it has translated code now. */
 void mmu_protect_host_page(struct cpu *cpu, const uint8_t *page);
 

@@ -16,6 +16,12 @@ static bool is_kernel_half(gva_t va)
     return (int64_t)va < 0;
 }
 
+/* Outside IA-32e mode linear addresses have 32 bits, whatever the base of a table says. */
+static gva_t cut(const struct cpu *cpu, gva_t va)
+{
+    return cpu_in_long_mode(cpu) ? va : (uint32_t)va;
+}
+
 static struct tlb2_entry *slot_of(struct tlb2 *t, gva_t va)
 {
     uint64_t page = va >> KAGE_PAGE_SHIFT;
@@ -164,11 +170,12 @@ void mmu_note_jump_target(struct cpu *cpu, gva_t va)
 static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_access access, enum mmu_idx idx)
 {
     uint32_t error;
+    bool paging = (cpu->vmcs.guest_cr0 & X86_CR0_PG) != 0; /* without it there are no rights */
 
     if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
         return false;
     }
-    return (e->flags & MAP_HAS_HOST) != 0 && walk_allows(cpu, e->flags, access, idx, &error);
+    return (e->flags & MAP_HAS_HOST) != 0 && (!paging || walk_allows(cpu, e->flags, access, idx, &error));
 }
 
 static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
@@ -198,6 +205,7 @@ static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access,
 
 bool mmu_is_writable_now(struct cpu *cpu, gva_t va, enum mmu_idx idx)
 {
+    va = cut(cpu, va);
     struct tlb2 *t = cpu->tlb2;
     const struct tlb2_entry *e = slot_of(t, va);
     struct mmu_map map;
@@ -216,6 +224,9 @@ static void note_large(struct tlb2 *t, gva_t va, unsigned shift)
     unsigned bit = (unsigned)(va >> (shift == 30 ? 30 : 21)) & 4095;
 
     map[bit / 64] |= 1ull << (bit % 64);
+    if (shift == 22) { /* the other half of 4 MiB */
+        map[bit / 64] |= 1ull << ((bit ^ 1) % 64);
+    }
 }
 
 static bool maybe_large(const struct tlb2 *t, gva_t va)
@@ -235,6 +246,7 @@ static void identity_walk(gva_t va, struct walk *w)
 
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
 {
+    va = cut(cpu, va);
     struct tlb2 *t = cpu->tlb2;
     struct tlb2_entry *e = slot_of(t, va);
     struct walk w;
@@ -277,8 +289,9 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         }
         return r;
     }
-    /* Global pages in the user half would have to be found under every PCID: kept as local ones. */
-    bool global = (w.flags & MAP_GLOBAL) != 0 && is_kernel_half(va);
+    /* Global pages in the user half would have to be found under every PCID: kept as local ones, if there are PCIDs. */
+    bool pcids = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
+    bool global = (w.flags & MAP_GLOBAL) != 0 && (is_kernel_half(va) || !pcids);
     *e = (struct tlb2_entry){
         .va_page = va & KAGE_PAGE_MASK,
         .stamp = global ? t->global : t->current,
@@ -296,8 +309,9 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
 {
     struct walk w;
 
+    va = cut(cpu, va);
     if ((cpu->vmcs.guest_cr0 & X86_CR0_PG) == 0) {
-        *gpa = (uint32_t)va;
+        *gpa = va;
         *writable = *user = true;
         return true;
     }

@@ -102,7 +102,7 @@ struct format {
     unsigned levels;
     unsigned index_bits; /* 9, or 10 for 32-bit paging */
     unsigned entry_bytes;
-    bool pae_root;       /* the root has 4 entries without rights */
+    bool pae;            /* the root is one of four registers, and entries have no ignored bits above the address */
     bool nx;
 };
 
@@ -115,17 +115,23 @@ static struct format paging_format(const struct cpu *cpu)
         return (struct format){.levels = (cr4 & X86_CR4_LA57) != 0 ? 5 : 4, .index_bits = 9, .entry_bytes = 8, .nx = nx};
     }
     if (cr4 & X86_CR4_PAE) {
-        return (struct format){.levels = 3, .index_bits = 9, .entry_bytes = 8, .pae_root = true, .nx = nx};
+        return (struct format){.levels = 2, .index_bits = 9, .entry_bytes = 8, .pae = true, .nx = nx};
     }
     return (struct format){.levels = 2, .index_bits = 10, .entry_bytes = 4};
+}
+
+/* Address bits 39..32 of a 4 MiB page. */
+static uint64_t pse36_address(uint64_t e)
+{
+    return (e >> 13 & 0xff) << 32;
 }
 
 /* Reserved bits of an entry at `level` (1: page table); SDM 3A 4.4.2 and 4.5. */
 static bool reserved_set(const struct cpu *cpu, const struct format *f, uint64_t e, unsigned level, bool leaf)
 {
     if (f->entry_bytes == 4) {
-        /* PSE-36: bits 20..13 are address bits 39..32, bit 21 must be zero. */
-        return leaf && level == 2 && (e & (1u << 21)) != 0;
+        /* PSE-36: bits 20..13 are address bits 39..32, as far as there are such, bit 21 must be zero (SDM 3A table 4-4). */
+        return leaf && level == 2 && ((e & (1u << 21)) != 0 || (pse36_address(e) & cpu->maxphyaddr_mask) != 0);
     }
     if (e & cpu->maxphyaddr_mask) {
         return true;
@@ -133,10 +139,7 @@ static bool reserved_set(const struct cpu *cpu, const struct format *f, uint64_t
     if (!f->nx && (e & X86_PTE_NX) != 0) {
         return true;
     }
-    if (f->pae_root && level == 3) {
-        return (e & 0xfff00000000001e6ull) != 0;
-    }
-    if (f->pae_root && (e & 0x7ff0000000000000ull) != 0) {
+    if (f->pae && (e & 0x7ff0000000000000ull) != 0) {
         return true;
     }
     if (leaf && level == 2) {
@@ -159,7 +162,7 @@ static bool is_leaf(const struct cpu *cpu, const struct format *f, uint64_t e, u
     if (f->entry_bytes == 4) {
         return level == 2 && (cpu->vmcs.guest_cr4 & X86_CR4_PSE) != 0;
     }
-    return level == 2 || (level == 3 && !f->pae_root);
+    return level == 2 || level == 3;
 }
 
 static uint64_t load_entry(const uint8_t *p, unsigned bytes)
@@ -181,7 +184,7 @@ static bool swap_entry(uint8_t *p, unsigned bytes, uint64_t from, uint64_t to)
 static gpa_t leaf_address(const struct format *f, uint64_t e, unsigned level)
 {
     if (f->entry_bytes == 4) {
-        return level == 1 ? e & 0xfffff000ull : (e & 0xffc00000ull) | (e >> 13 & 0xffull) << 32;
+        return level == 1 ? e & 0xfffff000ull : (e & 0xffc00000ull) | pse36_address(e);
     }
     return e & PTE_ADDR & ~((KAGE_PAGE_SIZE << (9 * (level - 1))) - 1);
 }
@@ -220,6 +223,28 @@ static bool mark(struct cpu *cpu, const struct format *f, struct step *s, unsign
     return true;
 }
 
+/* SDM 3A 4.4.1: P, and bits that must be 0 in an entry that is present. */
+bool mmu_pdpte_is_good(const struct cpu *cpu, uint64_t e)
+{
+    return (e & X86_PTE_P) == 0 || (e & (0xfff00000000001e6ull | cpu->maxphyaddr_mask)) == 0;
+}
+
+bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
+{
+    uint64_t e[4];
+
+    if (!mmu_phys_read(cpu, cr3 & 0xffffffe0ull, e, sizeof(e))) {
+        return false; /* outside memory: all ones */
+    }
+    for (unsigned i = 0; i < KAGE_ARRAY_SIZE(e); i++) {
+        if (!mmu_pdpte_is_good(cpu, e[i])) {
+            return false;
+        }
+    }
+    memcpy(cpu->vmcs.guest_pdpte, e, sizeof(e));
+    return true;
+}
+
 enum mmu_result walk_guest(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool quiet,
                            struct walk *w)
 {
@@ -230,7 +255,8 @@ enum mmu_result walk_guest(struct cpu *cpu, gva_t va, enum mmu_access access, en
 restart:;
     unsigned level = f.levels;
     uint32_t flags = MAP_USER | MAP_WRITE;
-    gpa_t table = cpu->vmcs.guest_cr3 & (f.entry_bytes == 4 ? 0xfffff000ull : f.pae_root ? 0xffffffe0ull : PTE_ADDR);
+    uint64_t root = f.pae ? cpu->vmcs.guest_pdpte[va >> 30 & 3] : cpu->vmcs.guest_cr3;
+    gpa_t table = root & (f.entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR);
     struct pde_cache_entry *pde = pde_slot(t, va);
     struct pde_cache_entry found = {.stamp = 0};
     bool cached = f.index_bits == 9 && !quiet && pde->stamp == t->pde && pde->region == va >> 21;
@@ -241,10 +267,14 @@ restart:;
         table = pde->table;
         flags = pde->flags;
     }
+    if (f.pae && !cached && (root & X86_PTE_P) == 0) {
+        w->error = walk_error_bits(cpu, access, idx);
+        return MMU_FAULT;
+    }
     unsigned top = level;
     for (;; level--) {
         unsigned shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
-        uint64_t index = va >> shift & ((1u << (f.pae_root && level == 3 ? 2 : f.index_bits)) - 1);
+        uint64_t index = va >> shift & ((1u << f.index_bits) - 1);
         gpa_t at = table + index * f.entry_bytes;
         uint8_t *host;
         bool writable;
@@ -269,11 +299,6 @@ restart:;
         if (reserved_set(cpu, &f, e, level, leaf)) {
             w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
             goto refused;
-        }
-        if (f.pae_root && level == 3) {
-            s[level].at = NULL; /* PDPTEs have neither rights nor an accessed bit */
-            table = e & PTE_ADDR;
-            continue;
         }
         flags &= (e & X86_PTE_U ? ~0u : ~MAP_USER) & (e & X86_PTE_W ? ~0u : ~MAP_WRITE);
         flags |= f.entry_bytes == 8 && (e & X86_PTE_NX) != 0 ? MAP_NX : 0;

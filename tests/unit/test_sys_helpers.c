@@ -47,6 +47,12 @@ void mmu_flush_pcid(struct cpu *cpu, unsigned pcid) { (void)cpu, (void)pcid; }
 void mmu_flush_page(struct cpu *cpu, gva_t va) { (void)cpu, (void)va; }
 void mmu_flush_page_pcid(struct cpu *cpu, gva_t va, unsigned pcid) { (void)cpu, (void)va, (void)pcid; }
 void mmu_switch_cr3(struct cpu *cpu, bool noflush) { (void)cpu, (void)noflush; }
+static bool pdptes_are_bad;
+bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
+{
+    cpu->vmcs.guest_pdpte[0] = cr3 | X86_PTE_P;
+    return !pdptes_are_bad;
+}
 void cpu_fpu_save(struct cpu *cpu) { (void)cpu; }
 void cpu_fpu_load(struct cpu *cpu) { (void)cpu; }
 

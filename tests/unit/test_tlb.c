@@ -387,6 +387,199 @@ static void test_legacy_paging(void **state)
     assert_page_fault(va, MMU_READ, MMU_IDX_USER, X86_PF_P | X86_PF_RSVD | X86_PF_U);
 }
 
+/* The 32-bit entry for va in table `table`, of which each entry maps 1 << shift bytes. */
+static uint32_t *entry32(gpa_t table, gva_t va, unsigned shift)
+{
+    return (uint32_t *)(void *)(w.ram + table + (va >> shift & 1023) * 4);
+}
+
+static void use_legacy(uint64_t cr4)
+{
+    w.cpu->vmcs.guest_ia32_efer = 0;
+    w.cpu->vmcs.guest_cr4 = cr4;
+    mmu_flush_all(w.cpu);
+}
+
+/* Without CR4.PSE bit 7 of a directory entry means nothing. */
+static void test_no_pse(void **state)
+{
+    const gva_t va = 0x00400000u;
+
+    (void)state;
+    use_legacy(0);
+    *entry32(PML4, va, 22) = PT | 0x87;
+    *entry32(PT, va, 12) = (uint32_t)DATA | 0x187; /* PAT, and G without CR4.PGE */
+    assert_reaches(va, MMU_READ, MMU_IDX_USER, DATA);
+    use_legacy(X86_CR4_PSE);
+    struct mmu_map map;
+    assert_int_equal(translate(va, MMU_READ, MMU_IDX_USER, &map), MMU_MMIO); /* the table's address is bits of PSE-36 */
+    assert_int_equal(map.gpa, (uint64_t)(PT >> 13) << 32);
+}
+
+/* Bits 20..13 of a 4 MiB entry are address bits 39..32; those beyond the physical-address width are reserved. */
+static void test_pse36(void **state)
+{
+    const gva_t va = 0x80000123u;
+    struct mmu_map map;
+
+    (void)state;
+    use_legacy(X86_CR4_PSE);
+    *entry32(PML4, va, 22) = 0xfec00000u | 0xa5u << 13 | 0x87;
+    assert_int_equal(translate(va, MMU_READ, MMU_IDX_USER, &map), MMU_MMIO);
+    assert_int_equal(map.gpa, 0xa5fec00123ull);
+    w.cpu->maxphyaddr_mask = 0x000ffff000000000ull; /* 36 bits */
+    mmu_flush_all(w.cpu);
+    assert_page_fault(va, MMU_READ, MMU_IDX_USER, X86_PF_P | X86_PF_RSVD | X86_PF_U);
+    *entry32(PML4, va, 22) = 0xfec00000u | 0x05u << 13 | 0x87;
+    assert_int_equal(translate(va, MMU_READ, MMU_IDX_USER, &map), MMU_MMIO);
+    assert_int_equal(map.gpa, 0x5fec00123ull);
+}
+
+/* NX and its bit of the error code do not exist without PAE. */
+static void test_no_nx_without_pae(void **state)
+{
+    const gva_t va = 0x1000u;
+
+    (void)state;
+    use_legacy(0);
+    w.cpu->vmcs.guest_ia32_efer = X86_EFER_NX;
+    *entry32(PML4, va, 22) = PT | 7;
+    assert_page_fault(va, MMU_FETCH, MMU_IDX_USER, X86_PF_U);
+    *entry32(PT, va, 12) = (uint32_t)DATA | 7;
+    assert_reaches(va, MMU_FETCH, MMU_IDX_USER, DATA);
+}
+
+/* INVLPG in one half of a 4 MiB page drops what came from the other. */
+static void test_invlpg_4m(void **state)
+{
+    const gva_t va = 0xc0400000u;
+
+    (void)state;
+    use_legacy(X86_CR4_PSE);
+    *entry32(PML4, va, 22) = 0x400000 | 0x83;
+    assert_reaches(va + 0x1000, MMU_WRITE, MMU_IDX_KERNEL, 0x401000);
+    assert_reaches(va + 0x3ff000, MMU_WRITE, MMU_IDX_KERNEL, 0x7ff000);
+    *entry32(PML4, va, 22) = 0x800000 | 0x83;
+    mmu_flush_page(w.cpu, va + 0x3ff000);
+    assert_null(first_level(va + 0x1000, MMU_READ, MMU_IDX_KERNEL));
+    assert_reaches(va + 0x1000, MMU_WRITE, MMU_IDX_KERNEL, 0x801000);
+}
+
+/* A 32-bit kernel's global pages stay across MOV to CR3, wherever they are; INVLPG and a flush of all reach them. */
+static void test_global_32bit(void **state)
+{
+    static const gva_t at[] = {0x00001000u, 0xc0002000u};
+
+    (void)state;
+    use_legacy(X86_CR4_PGE);
+    for (unsigned i = 0; i < KAGE_ARRAY_SIZE(at); i++) {
+        *entry32(PML4, at[i], 22) = PT | 7;
+        *entry32(PT, at[i], 12) = (uint32_t)DATA | 0x107;
+        assert_reaches(at[i], MMU_READ, MMU_IDX_KERNEL, DATA);
+        *entry32(PT, at[i], 12) = (uint32_t)(DATA + PAGE) | 0x107;
+        mmu_switch_cr3(w.cpu, false);
+        assert_reaches(at[i], MMU_READ, MMU_IDX_KERNEL, DATA);
+        mmu_flush_page(w.cpu, at[i]);
+        assert_reaches(at[i], MMU_READ, MMU_IDX_KERNEL, DATA + PAGE);
+        *entry32(PT, at[i], 12) = (uint32_t)DATA | 0x107;
+        mmu_flush_all(w.cpu);
+        assert_reaches(at[i], MMU_READ, MMU_IDX_KERNEL, DATA);
+    }
+}
+
+#define PAE_ROOT (PML4 + 0x20) /* the four entries need no page of their own */
+
+static uint64_t *pdpte_of(gva_t va)
+{
+    return (uint64_t *)(void *)(w.ram + PAE_ROOT) + (va >> 30);
+}
+
+static void use_pae(gva_t va, uint64_t efer)
+{
+    w.cpu->vmcs.guest_ia32_efer = efer;
+    w.cpu->vmcs.guest_cr3 = PAE_ROOT | 0x18; /* PWT and PCD are no address bits */
+    memset(w.ram + PAE_ROOT, 0, 32);
+    *pdpte_of(va) = PD | X86_PTE_P | 0xe18;
+    *entry_at(PD, index_of(va, 1)) = PT | P_W_U;
+    set_pte(va, DATA | P_W_U);
+    assert_true(mmu_load_pdptes(w.cpu, w.cpu->vmcs.guest_cr3));
+    mmu_flush_all(w.cpu);
+}
+
+static void test_pae(void **state)
+{
+    const gva_t va = 0xbfe12345u;
+
+    (void)state;
+    w.cpu->vmcs.guest_cr4 = X86_CR4_PAE;
+    use_pae(va, 0);
+    assert_reaches(va, MMU_WRITE, MMU_IDX_USER, DATA + 0x345);
+    assert_int_equal(*pdpte_of(va), PD | X86_PTE_P | 0xe18); /* no accessed bit */
+    assert_int_equal(*entry_at(PD, index_of(va, 1)), PT | P_W_U | X86_PTE_A);
+    assert_int_equal(*entry_at(PT, index_of(va, 0)), DATA | P_W_U | X86_PTE_A | X86_PTE_D);
+    assert_page_fault(va + (1u << 30), MMU_READ, MMU_IDX_KERNEL, 0);
+
+    /* The registers count, not memory, until they are loaded again. */
+    *pdpte_of(va) = 0;
+    mmu_flush_all(w.cpu);
+    assert_reaches(va, MMU_READ, MMU_IDX_USER, DATA + 0x345);
+    assert_true(mmu_load_pdptes(w.cpu, w.cpu->vmcs.guest_cr3));
+    mmu_switch_cr3(w.cpu, false);
+    assert_page_fault(va, MMU_READ, MMU_IDX_USER, X86_PF_U);
+
+    use_pae(va, 0);
+    *entry_at(PD, index_of(va, 1)) = 0x400000 | P_W_U | X86_PTE_PS;
+    mmu_flush_all(w.cpu);
+    assert_reaches(va, MMU_READ, MMU_IDX_USER, 0x400000 + (va & 0x1fffff));
+}
+
+static void test_pae_reserved(void **state)
+{
+    static const uint64_t bad_pdpte[] = {2, 4, 0x20, 0x40, 0x80, 0x100, 1ull << 40, 1ull << 52, 1ull << 63};
+    static const uint64_t bad_entry[] = {1ull << 40, 1ull << 52, 1ull << 62, X86_PTE_NX};
+    const gva_t va = 0x40001000u;
+
+    (void)state;
+    w.cpu->vmcs.guest_cr4 = X86_CR4_PAE;
+    use_pae(va, 0);
+    for (unsigned i = 0; i < KAGE_ARRAY_SIZE(bad_pdpte); i++) {
+        uint64_t before[4];
+        memcpy(before, w.cpu->vmcs.guest_pdpte, sizeof(before));
+        *pdpte_of(0xffffffffu) = 0x6000 | X86_PTE_P | bad_pdpte[i];
+        assert_false(mmu_load_pdptes(w.cpu, w.cpu->vmcs.guest_cr3));
+        assert_memory_equal(before, w.cpu->vmcs.guest_pdpte, sizeof(before));
+        *pdpte_of(0xffffffffu) = bad_pdpte[i] & ~X86_PTE_P; /* nothing is reserved in one that is not present */
+        assert_true(mmu_load_pdptes(w.cpu, w.cpu->vmcs.guest_cr3));
+    }
+    for (unsigned i = 0; i < 2 * KAGE_ARRAY_SIZE(bad_entry); i++) {
+        use_pae(va, 0);
+        *entry_at(i & 1 ? PD : PT, index_of(va, i & 1)) |= bad_entry[i / 2];
+        assert_page_fault(va, MMU_READ, MMU_IDX_USER, X86_PF_P | X86_PF_RSVD | X86_PF_U);
+    }
+    use_pae(va, X86_EFER_NX);
+    *entry_at(PD, index_of(va, 1)) |= X86_PTE_NX;
+    assert_reaches(va, MMU_READ, MMU_IDX_USER, DATA);
+    assert_page_fault(va, MMU_FETCH, MMU_IDX_USER, X86_PF_P | X86_PF_I | X86_PF_U);
+    assert_false(mmu_load_pdptes(w.cpu, MMIO_GPA)); /* outside memory: all ones */
+}
+
+/* Without paging there are no rights, and no SMEP and SMAP; addresses have 32 bits. */
+static void test_paging_off_rights(void **state)
+{
+    (void)state;
+    use_legacy(X86_CR4_SMEP | X86_CR4_SMAP);
+    w.cpu->vmcs.guest_cr0 = X86_CR0_PE | X86_CR0_WP;
+    mmu_flush_all(w.cpu);
+    for (unsigned n = 0; n < 2 * MMU_IDX_COUNT * 3; n++)
+        assert_reaches(DATA + 4, (enum mmu_access)(n % 3), (enum mmu_idx)(n / 3 % MMU_IDX_COUNT), DATA + 4);
+    uint64_t walks = w.cpu->stats[CPU_STAT_TLB2_MISSES];
+    assert_reaches(DATA, MMU_READ, MMU_IDX_KERNEL, DATA);
+    assert_int_equal(w.cpu->stats[CPU_STAT_TLB2_MISSES], walks);
+    struct mmu_map map;
+    assert_int_equal(translate(0x7700000000ull + DATA, MMU_READ, MMU_IDX_KERNEL, &map), MMU_OK);
+    assert_int_equal(map.gpa, DATA);
+}
+
 /* ---- flushes ---- */
 
 static void map_two(void)
@@ -723,6 +916,8 @@ int main(void)
         TEST(test_every_permission), TEST(test_fetch_bit_of_error_code), TEST(test_not_present_and_reserved),
         TEST(test_ignored_bits), TEST(test_non_canonical), TEST(test_accessed_dirty),
         TEST(test_accessed_after_denied), TEST(test_large_pages), TEST(test_paging_off), TEST(test_legacy_paging),
+        TEST(test_no_pse), TEST(test_pse36), TEST(test_no_nx_without_pae), TEST(test_invlpg_4m),
+        TEST(test_global_32bit), TEST(test_pae), TEST(test_pae_reserved), TEST(test_paging_off_rights),
         TEST(test_invlpg), TEST(test_invlpg_large), TEST(test_cr3_without_pcid),
         TEST(test_kernel_bank_with_local_page), TEST(test_pcid), TEST(test_rights_raised_without_invlpg),
         TEST(test_tiny), TEST(test_jump_cache_flushes), TEST(test_code_page), TEST(test_mmio_and_exit),
