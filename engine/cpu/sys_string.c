@@ -180,12 +180,24 @@ static uint64_t host_scas(uint64_t ax, const uint8_t *b, uint64_t n, unsigned by
     return n;
 }
 
+/* One access, as the guest's is: other vCPUs may be writing. */
 static uint64_t load_element(const uint8_t *p, unsigned bytes)
 {
-    uint64_t v = 0;
+    uint64_t v;
 
-    while (bytes-- > 0) {
-        v = v << 8 | p[bytes];
+    switch (bytes) {
+    case 1:
+        __asm__ volatile("movzbl %1, %k0" : "=r"(v) : "m"(*p));
+        break;
+    case 2:
+        __asm__ volatile("movzwl %1, %k0" : "=r"(v) : "m"(*(const uint8_t(*)[2])p));
+        break;
+    case 4:
+        __asm__ volatile("movl %1, %k0" : "=r"(v) : "m"(*(const uint8_t(*)[4])p));
+        break;
+    default:
+        __asm__ volatile("movq %1, %0" : "=r"(v) : "m"(*(const uint8_t(*)[8])p));
+        break;
     }
     return v;
 }
