@@ -7,6 +7,7 @@
 #include <cpuid.h>
 
 #include "cpu/run.h"
+#include "cpu/sys.h"
 #include "cpu/translate.h"
 
 enum { EAX, EBX, ECX, EDX };

@@ -100,6 +100,9 @@ uint64_t cpu_string_run(const struct cpu *cpu, unsigned seg, gva_t va, uint64_t 
 /* Moves an index register over n elements. */
 void cpu_string_advance(struct cpu *cpu, unsigned reg, uint64_t n, unsigned bytes, unsigned addr_bytes);
 
+/* The host's processor is AMD's, or Hygon's (isa.c): it decides where the vendors differ. */
+bool isa_vendor_amd(void);
+
 /* ---- registers ---- */
 
 /* Writes a general register as an instruction of that operand size does (32: zero-extends; 8 and 16: merges). */
@@ -224,12 +227,13 @@ struct cpu_descriptor {
     uint32_t access_rights; /* X86_AR_* */
     uint64_t gate_offset;   /* of a call gate */
     uint16_t gate_selector;
+    uint8_t gate_words; /* parameters that a 16- or 32-bit call gate copies */
     gva_t address;          /* of the descriptor, for the accessed and busy bits */
 };
 
 /*
- * Reads the descriptor that a selector names: 8 bytes, or 16 if `system16` and it is a system
- * descriptor. A selector beyond its table sets *found to false; nothing is raised for that.
+ * Reads the descriptor that a selector names: 8 bytes, or 16 in IA-32e mode if `system16` and it
+ * is a system descriptor. A selector beyond its table sets *found to false; nothing is raised for that.
  */
 KAGE_MUST_CHECK enum cpu_result cpu_descriptor_read(struct cpu *cpu, uint16_t selector, bool system16,
                                                     struct cpu_descriptor *d, bool *found);
@@ -265,7 +269,7 @@ static inline enum mmu_idx cpu_idx_at_cpl(const struct cpu *cpu, unsigned cpl)
     return smap ? MMU_IDX_KERNEL : MMU_IDX_KERNEL_USER;
 }
 
-/* The stack that a gate or call gate with a switch to `cpl` uses: RSPn of the TSS, or ISTn if ist is not 0. */
+/* The stack that a 64-bit gate with a switch to `cpl` uses: RSPn of the TSS, or ISTn if ist is not 0. */
 KAGE_MUST_CHECK enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint64_t *rsp, uint32_t ext);
 /* INT n, INT3, INT1: records the event as software's; returns CPU_FAULT, which delivers it. */
 enum cpu_result cpu_raise_software(struct cpu *cpu, unsigned vector, unsigned type, uint32_t len);
@@ -287,11 +291,11 @@ cpu_helper sys_wbinvd, sys_invd, sys_hlt, sys_cpuid, sys_monitor, sys_mwait, sys
     sys_clzero;
 cpu_helper sys_rdrand, sys_rdseed;
 cpu_helper sys_cli, sys_sti, sys_clac, sys_stac, sys_cld, sys_std, sys_pushf, sys_popf;
-cpu_helper sys_mov_sreg, sys_push_sreg, sys_pop_sreg, sys_lfs, sys_lgs, sys_lss;
+cpu_helper sys_mov_sreg, sys_push_sreg, sys_pop_sreg, sys_lds, sys_les, sys_lfs, sys_lgs, sys_lss;
 cpu_helper sys_lar, sys_lsl, sys_verr, sys_verw;
 cpu_helper sys_lgdt, sys_lidt, sys_sgdt, sys_sidt, sys_lldt, sys_ltr, sys_sldt, sys_str;
 cpu_helper sys_call_far, sys_jmp_far, sys_ret_far, sys_iret, sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
-cpu_helper sys_int, sys_int3, sys_int1;
+cpu_helper sys_int, sys_int3, sys_int1, sys_into;
 cpu_helper sys_in, sys_out, sys_ins, sys_outs;
 cpu_helper sys_movs, sys_stos, sys_lods, sys_cmps, sys_scas;
 cpu_helper sys_fxsave, sys_fxrstor, sys_xsave, sys_xsaveopt, sys_xsavec, sys_xrstor;

@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Exceptions and interrupts: recording them, VM exits, and delivery through the 64-bit IDT with
- * stack switch, error codes and double faults (SDM 3A chapter 6, SDM 2A INT n).
+ * Exceptions and interrupts: recording them, VM exits, double and triple faults, and delivery through
+ * the 64-bit IDT with stack switch and error codes (SDM 3A chapter 6, SDM 2A INT n). Delivery in other
+ * modes is in sys_gate.c.
  *
  * An event is delivered whole or not at all: everything that can fault is done first, the frame is
  * one write, and only then do registers change.
  */
-#include "cpu/sys.h"
+#include "cpu/segment.h"
 #include "mmu/mmu.h"
 
-#define GATE_INTERRUPT 0xeu
-#define GATE_TRAP 0xfu
-#define TSS_RSP0 4u
-#define TSS_IST1 36u
 #define DR6_ACTIVE_LOW 0xffff0ff0u /* bits that read as one (bit 16 only clears for RTM) */
 #define DR7_GD (1u << 13)
 
@@ -37,7 +34,7 @@ enum cpu_result cpu_raise_error(struct cpu *cpu, unsigned vector, uint32_t error
                                            .raised = true,
                                            .vector = (uint8_t)vector,
                                            .type = VMX_EVENT_HW_EXCEPTION,
-                                           .has_error = true,
+                                           .has_error = !cpu_in_real_mode(cpu), /* none there (SDM 3A 20.1.4) */
                                            .error = error});
 }
 
@@ -131,27 +128,12 @@ static enum cpu_result event_exit(struct cpu *cpu, const struct cpu_event *ev)
 
 /* ---- delivery ---- */
 
-/* Bit 0 of error codes: the event is not the program's own (SDM 3A 6.13). */
-static uint32_t event_ext(const struct cpu_event *ev)
+uint32_t cpu_event_ext(const struct cpu_event *ev)
 {
     return ev->type == VMX_EVENT_SW_INTR || ev->type == VMX_EVENT_SW_EXCEPTION ? 0 : 1;
 }
 
-enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint64_t *rsp, uint32_t ext)
-{
-    const struct vmcs_segment *tr = &cpu->vmcs.guest_seg[X86_TR];
-    uint32_t offset = ist != 0 ? TSS_IST1 + (ist - 1) * 8 : TSS_RSP0 + cpl * 8;
-
-    if (offset + 7 > tr->limit) {
-        return cpu_raise_error(cpu, X86_EXC_TS, (tr->selector & ~3u) | ext);
-    }
-    enum cpu_result r = cpu_read(cpu, tr->base + offset, rsp, 8, cpu_implicit_idx(cpu));
-    if (r == CPU_NEXT && !x86_is_canonical(*rsp)) {
-        return cpu_raise_error(cpu, X86_EXC_SS, ext);
-    }
-    return r;
-}
-
+/* A 64-bit gate of the IDT. */
 struct gate {
     uint64_t offset;
     uint16_t selector;
@@ -162,7 +144,7 @@ struct gate {
  * | offset 63..32     |P | DPL  | type | 0   | IST  | selector | offset | */
 static enum cpu_result gate_read(struct cpu *cpu, const struct cpu_event *ev, struct gate *g)
 {
-    uint32_t idt_error = ev->vector * 8u + 2u + event_ext(ev);
+    uint32_t idt_error = ev->vector * 8u + 2u + cpu_event_ext(ev);
     uint64_t raw[2];
 
     if (ev->vector * 16u + 15u > cpu->vmcs.guest_idtr_limit) {
@@ -174,7 +156,7 @@ static enum cpu_result gate_read(struct cpu *cpu, const struct cpu_event *ev, st
     }
     unsigned type = (unsigned)(raw[0] >> 40) & 0x1f;
     unsigned dpl = (unsigned)(raw[0] >> 45) & 3;
-    if ((type != GATE_INTERRUPT && type != GATE_TRAP) || (raw[1] >> 40 & 0x1f) != 0) {
+    if ((type != SYS_INT_GATE && type != SYS_TRAP_GATE) || (raw[1] >> 40 & 0x1f) != 0) {
         return cpu_raise_gp(cpu, idt_error);
     }
     if ((ev->type == VMX_EVENT_SW_INTR || ev->type == VMX_EVENT_SW_EXCEPTION) && dpl < cpu_cpl(cpu)) {
@@ -190,36 +172,8 @@ static enum cpu_result gate_read(struct cpu *cpu, const struct cpu_event *ev, st
     return CPU_NEXT;
 }
 
-/* The handler's code segment; *cpl is the privilege level that it runs at. */
-static enum cpu_result gate_code_segment(struct cpu *cpu, uint16_t selector, uint32_t ext, struct cpu_descriptor *d,
-                                         unsigned *cpl)
-{
-    uint32_t error = (selector & ~3u) | ext;
-    bool found;
-
-    if ((selector & ~3u) == 0) {
-        return cpu_raise_gp(cpu, ext);
-    }
-    enum cpu_result r = cpu_descriptor_read(cpu, selector, false, d, &found);
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    unsigned dpl = (d->access_rights & X86_AR_DPL) >> X86_AR_DPL_SHIFT;
-    if (!found || (d->access_rights & (X86_AR_S | 8)) != (X86_AR_S | 8) || dpl > cpu_cpl(cpu)) {
-        return cpu_raise_gp(cpu, error);
-    }
-    if ((d->access_rights & X86_AR_P) == 0) {
-        return cpu_raise_error(cpu, X86_EXC_NP, error);
-    }
-    if ((d->access_rights & (X86_AR_L | X86_AR_DB)) != X86_AR_L) {
-        return cpu_raise_gp(cpu, error);
-    }
-    *cpl = (d->access_rights & 4) != 0 ? cpu_cpl(cpu) : dpl; /* conforming code keeps the CPL */
-    return CPU_NEXT;
-}
-
 /* RFLAGS as pushed: RF tells the handler's IRET not to repeat an instruction breakpoint (SDM 3B 18.3.1.1). */
-static uint64_t pushed_rflags(const struct cpu *cpu, const struct cpu_event *ev)
+uint64_t cpu_event_rflags(const struct cpu *cpu, const struct cpu_event *ev)
 {
     bool fault = ev->type == VMX_EVENT_HW_EXCEPTION && ev->vector != X86_EXC_DB && ev->vector != X86_EXC_DF &&
                  ev->vector != X86_EXC_MC && ev->vector != X86_EXC_BP && ev->vector != X86_EXC_OF;
@@ -227,22 +181,23 @@ static uint64_t pushed_rflags(const struct cpu *cpu, const struct cpu_event *ev)
     return cpu_rflags(cpu) | (fault ? X86_FLAGS_RF : 0);
 }
 
-static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
+static enum cpu_result deliver_64(struct cpu *cpu, const struct cpu_event *ev)
 {
     struct vmcs *v = &cpu->vmcs;
-    uint32_t ext = event_ext(ev);
+    uint32_t ext = cpu_event_ext(ev);
     struct gate gate = {0};
     struct cpu_descriptor cs;
-    unsigned cpl = 0;
+    unsigned cpl;
     uint64_t rsp = cpu->gpr[X86_RSP];
 
     enum cpu_result r = gate_read(cpu, ev, &gate);
     if (r == CPU_NEXT) {
-        r = gate_code_segment(cpu, gate.selector, ext, &cs, &cpl);
+        r = cpu_code_descriptor(cpu, gate.selector, CODE_INTERRUPT, ext, &cs);
     }
     if (r != CPU_NEXT) {
         return r;
     }
+    cpl = ar_is_conforming(cs.access_rights) ? cpu_cpl(cpu) : ar_dpl(cs.access_rights);
     bool inner = cpl < cpu_cpl(cpu);
     if (inner || gate.ist != 0) {
         r = cpu_tss_stack(cpu, cpl, gate.ist, &rsp, ext);
@@ -264,7 +219,7 @@ static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
         ev->error,
         cpu->rip + ev->insn_len,
         v->guest_seg[X86_CS].selector,
-        pushed_rflags(cpu, ev),
+        cpu_event_rflags(cpu, ev),
         cpu->gpr[X86_RSP],
         v->guest_seg[X86_SS].selector,
     };
@@ -284,7 +239,7 @@ static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
     cpu->gpr[X86_RSP] = rsp;
     cpu->rip = gate.offset;
     cpu->rflags &= ~(X86_FLAGS_TF | X86_FLAGS_NT | X86_FLAGS_RF | X86_FLAGS_VM);
-    if (gate.type == GATE_INTERRUPT) {
+    if (gate.type == SYS_INT_GATE) {
         cpu->iflag = 0;
     }
     if (ev->type == VMX_EVENT_NMI) {
@@ -293,6 +248,13 @@ static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
     cpu->intr_shadow = 0;
     cpu_update_mode(cpu);
     return r == CPU_EXIT ? CPU_EXIT : CPU_JUMP;
+}
+
+static enum cpu_result deliver_once(struct cpu *cpu, const struct cpu_event *ev)
+{
+    return cpu_in_long_mode(cpu)   ? deliver_64(cpu, ev)
+           : cpu_in_real_mode(cpu) ? cpu_deliver_real(cpu, ev)
+                                   : cpu_deliver_legacy(cpu, ev);
 }
 
 /* What the processor notes of an exception before it looks at the IDT. */
@@ -358,11 +320,6 @@ enum cpu_result cpu_deliver_event(struct cpu *cpu)
             }
             return r;
         }
-        if (!cpu_in_long_mode(cpu)) {
-            enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 0, 0);
-            set_vectoring(cpu, &ev);
-            return r;
-        }
         commit_payload(cpu, &ev);
         cpu->stats[event_is_exception(&ev) ? CPU_STAT_EXCEPTIONS : CPU_STAT_INTERRUPTS]++;
         enum cpu_result r = deliver_once(cpu, &ev);
@@ -395,6 +352,6 @@ enum cpu_result cpu_deliver_event(struct cpu *cpu)
                                 .raised = true,
                                 .vector = X86_EXC_DF,
                                 .type = VMX_EVENT_HW_EXCEPTION,
-                                .has_error = true};
+                                .has_error = !cpu_in_real_mode(cpu)};
     }
 }

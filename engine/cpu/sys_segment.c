@@ -1,39 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Segmentation: descriptor reads and checks, segment loads, the descriptor-table registers, and
- * LAR, LSL, VERR, VERW (SDM 3A chapter 3 and 5, SDM 2A/2B). Descriptor tables are read with
- * implicit supervisor accesses whatever the CPL.
+ * Segment registers: descriptor reads and checks, and the instructions that load and store a
+ * selector (SDM 3A chapter 3 and 5, SDM 2A/2B). Descriptor tables are read with implicit supervisor
+ * accesses whatever the CPL.
  */
-#include "cpu/sys.h"
-
-#define AR_TYPE_CODE 8u
-#define AR_TYPE_CONFORMING 4u
-#define AR_TYPE_EXPAND_DOWN 4u
-#define AR_TYPE_RW 2u /* writable data, readable code */
-#define AR_TYPE_ACCESSED 1u
-#define SYS_LDT 2u
-#define SYS_TSS_AVAILABLE 9u
-#define SYS_TSS_BUSY 11u
-#define SYS_CALL_GATE 12u
-
-static unsigned ar_dpl(uint32_t ar)
-{
-    return (ar & X86_AR_DPL) >> X86_AR_DPL_SHIFT;
-}
-
-static bool ar_is_code(uint32_t ar)
-{
-    return (ar & (X86_AR_S | AR_TYPE_CODE)) == (X86_AR_S | AR_TYPE_CODE);
-}
-
-static bool selector_is_null(uint16_t selector)
-{
-    return (selector & ~3u) == 0;
-}
+#include "cpu/segment.h"
 
 /*
  *  63      56 55 54 53 52  51    48 47 46 45 44 43  40 39        16 15       0
  * | base     |G |DB|L |AVL|limit   |P |DPL  |S |type  | base 23..0 | limit    |
+ *  63               48             47 46 45 44 43  40  36..32  31    16 15        0
+ * | offset 31..16     |            |P |DPL  |S |type  | words | selector | offset  |   a gate
  */
 static void descriptor_unpack(struct cpu_descriptor *d, uint64_t low, uint64_t high)
 {
@@ -44,6 +21,7 @@ static void descriptor_unpack(struct cpu_descriptor *d, uint64_t low, uint64_t h
     d->base = (low >> 16 & 0xffffff) | (low >> 32 & 0xff000000) | high << 32;
     d->gate_offset = (low & 0xffff) | (low >> 32 & 0xffff0000) | high << 32;
     d->gate_selector = (uint16_t)(low >> 16);
+    d->gate_words = (uint8_t)(low >> 32) & 31;
 }
 
 enum cpu_result cpu_descriptor_read(struct cpu *cpu, uint16_t selector, bool system16, struct cpu_descriptor *d,
@@ -57,7 +35,8 @@ enum cpu_result cpu_descriptor_read(struct cpu *cpu, uint16_t selector, bool sys
     uint32_t offset = selector & 0xfff8u;
     uint64_t raw[2] = {0, 0};
 
-    *d = (struct cpu_descriptor){.address = base + offset};
+    system16 = system16 && cpu_in_long_mode(cpu);
+    *d = (struct cpu_descriptor){.address = cpu_system_va(cpu, base + offset)};
     *found = false;
     if ((local && (ldtr->access_rights & X86_AR_UNUSABLE) != 0) || offset + 7 > limit) {
         return CPU_NEXT;
@@ -83,22 +62,29 @@ enum cpu_result cpu_descriptor_read(struct cpu *cpu, uint16_t selector, bool sys
     return CPU_NEXT;
 }
 
-/* Sets type bits in byte 5 of the descriptor in memory. */
-static enum cpu_result descriptor_set_type(struct cpu *cpu, struct cpu_descriptor *d, uint32_t bits)
+/* Writes the type into byte 5 of the descriptor in memory, if it changed. */
+static enum cpu_result descriptor_set_type(struct cpu *cpu, struct cpu_descriptor *d, uint32_t access_rights)
 {
-    if ((d->access_rights & bits) == bits) {
+    uint8_t byte = (uint8_t)access_rights;
+
+    if (d->access_rights == access_rights) {
         return CPU_NEXT;
     }
-    d->access_rights |= bits;
-    uint8_t byte = (uint8_t)d->access_rights;
-    enum cpu_result r = cpu_write(cpu, d->address + 5, &byte, 1, cpu_implicit_idx(cpu));
-    return r;
+    d->access_rights = access_rights;
+    return cpu_write(cpu, cpu_system_va(cpu, d->address + 5), &byte, 1, cpu_implicit_idx(cpu));
 }
 
 enum cpu_result cpu_descriptor_set_accessed(struct cpu *cpu, struct cpu_descriptor *d)
 {
-    return descriptor_set_type(cpu, d, AR_TYPE_ACCESSED);
+    return descriptor_set_type(cpu, d, d->access_rights | AR_TYPE_ACCESSED);
 }
+
+enum cpu_result cpu_descriptor_set_busy(struct cpu *cpu, struct cpu_descriptor *d, bool busy)
+{
+    return descriptor_set_type(cpu, d, busy ? d->access_rights | SYS_BUSY_BIT : d->access_rights & ~SYS_BUSY_BIT);
+}
+
+/* ---- putting a segment into its register ---- */
 
 void cpu_segment_set(struct cpu *cpu, unsigned seg, uint16_t selector, const struct cpu_descriptor *d)
 {
@@ -120,6 +106,131 @@ void cpu_segment_set_flat(struct cpu *cpu, unsigned seg, uint16_t selector, uint
         (struct vmcs_segment){.limit = 0xffffffff, .access_rights = access_rights, .selector = selector};
 }
 
+struct vmcs_segment cpu_v86_segment(uint16_t selector)
+{
+    return (struct vmcs_segment){
+        .base = (uint32_t)selector << 4, .limit = 0xffff, .access_rights = AR_V86, .selector = selector};
+}
+
+/*
+ * Virtual-8086 mode fixes limit and rights (SDM 3A 20.2.1). Real mode changes base and selector only:
+ * what protected mode has loaded stays, which is how a program gets more than 64 KiB there. Of a
+ * segment that protected mode left unusable there is nothing to keep.
+ */
+void cpu_segment_set_real(struct cpu *cpu, unsigned seg, uint16_t selector)
+{
+    struct vmcs_segment *s = &cpu->vmcs.guest_seg[seg];
+
+    if (cpu_in_v86_mode(cpu)) {
+        *s = cpu_v86_segment(selector);
+        return;
+    }
+    if ((s->access_rights & (X86_AR_UNUSABLE | X86_AR_P)) != X86_AR_P) {
+        s->limit = 0xffff;
+        s->access_rights = AR_REAL_DATA | (seg == X86_CS ? AR_TYPE_CODE : 0);
+    }
+    s->selector = selector;
+    s->base = (uint32_t)selector << 4;
+}
+
+/* ---- checks ---- */
+
+static bool code_dpl_is_good(uint32_t ar, enum code_use use, unsigned cpl, unsigned rpl)
+{
+    unsigned dpl = ar_dpl(ar);
+    bool conforming = ar_is_conforming(ar);
+
+    switch (use) {
+    case CODE_DIRECT:
+        return conforming ? dpl <= cpl : dpl == cpl && rpl <= cpl;
+    case CODE_JMP_GATE:
+        return conforming ? dpl <= cpl : dpl == cpl;
+    case CODE_CALL_GATE:
+    case CODE_INTERRUPT:
+        return dpl <= cpl;
+    case CODE_RETURN:
+        return rpl >= cpl && (conforming ? dpl <= rpl : dpl == rpl);
+    default:
+        return conforming ? dpl <= rpl : dpl == rpl;
+    }
+}
+
+enum cpu_result cpu_code_descriptor(struct cpu *cpu, uint16_t selector, enum code_use use, uint32_t ext,
+                                    struct cpu_descriptor *d)
+{
+    unsigned vector = use == CODE_TASK ? X86_EXC_TS : X86_EXC_GP;
+    uint32_t error = selector_error(selector, ext);
+    bool found;
+
+    if (selector_is_null(selector)) {
+        return cpu_raise_error(cpu, vector, ext);
+    }
+    enum cpu_result r = cpu_descriptor_read(cpu, selector, false, d, &found);
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    uint32_t ar = d->access_rights;
+    if (!found || !ar_is_code(ar) || !code_dpl_is_good(ar, use, cpu_cpl(cpu), selector & 3u)) {
+        return cpu_raise_error(cpu, vector, error);
+    }
+    /* In IA-32e mode gates lead to 64-bit code only, and L with D is no code segment. */
+    bool gate = use == CODE_JMP_GATE || use == CODE_CALL_GATE || use == CODE_INTERRUPT;
+    uint32_t l_db = ar & (X86_AR_L | X86_AR_DB);
+    bool bad_l = cpu_in_long_mode(cpu) && (gate ? l_db != X86_AR_L : l_db == (X86_AR_L | X86_AR_DB));
+    if (bad_l && (use == CODE_JMP_GATE || use == CODE_CALL_GATE)) {
+        return cpu_raise_gp(cpu, error);
+    }
+    if ((ar & X86_AR_P) == 0) {
+        return cpu_raise_error(cpu, X86_EXC_NP, error);
+    }
+    return bad_l ? cpu_raise_gp(cpu, error) : CPU_NEXT;
+}
+
+enum cpu_result cpu_check_rip(struct cpu *cpu, uint64_t rip, const struct cpu_descriptor *cs, uint32_t ext)
+{
+    bool is_64 = cpu_in_long_mode(cpu) && (cs->access_rights & X86_AR_L) != 0;
+
+    return (is_64 ? x86_is_canonical(rip) : rip <= cs->limit) ? CPU_NEXT : cpu_raise_gp(cpu, ext);
+}
+
+enum cpu_result cpu_stack_descriptor(struct cpu *cpu, uint16_t selector, unsigned cpl, unsigned vector, uint32_t ext,
+                                     struct cpu_descriptor *d)
+{
+    uint32_t error = selector_error(selector, ext);
+    bool found;
+
+    enum cpu_result r = cpu_descriptor_read(cpu, selector, false, d, &found);
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    uint32_t ar = d->access_rights;
+    bool writable = (ar & (X86_AR_S | AR_TYPE_CODE | AR_TYPE_RW)) == (X86_AR_S | AR_TYPE_RW);
+    if (!found || !writable || (selector & 3u) != cpl || ar_dpl(ar) != cpl) {
+        return cpu_raise_error(cpu, vector, error);
+    }
+    return (ar & X86_AR_P) == 0 ? cpu_raise_error(cpu, X86_EXC_SS, error) : CPU_NEXT;
+}
+
+enum cpu_result cpu_data_descriptor(struct cpu *cpu, uint16_t selector, unsigned vector, uint32_t ext,
+                                    struct cpu_descriptor *d)
+{
+    uint32_t error = selector_error(selector, ext);
+    unsigned cpl = cpu_cpl(cpu), rpl = selector & 3u;
+    bool found;
+
+    enum cpu_result r = cpu_descriptor_read(cpu, selector, false, d, &found);
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    uint32_t ar = d->access_rights;
+    bool readable = (ar & X86_AR_S) != 0 && (!ar_is_code(ar) || (ar & AR_TYPE_RW) != 0);
+    bool dpl_ok = ar_is_conforming(ar) || (ar_dpl(ar) >= cpl && ar_dpl(ar) >= rpl);
+    if (!found || !readable || !dpl_ok) {
+        return cpu_raise_error(cpu, vector, error);
+    }
+    return (ar & X86_AR_P) == 0 ? cpu_raise_error(cpu, X86_EXC_NP, error) : CPU_NEXT;
+}
+
 /* A null selector: SS allows it in 64-bit mode below CPL 3, with RPL = CPL (SDM 3A 5.7.1). */
 static enum cpu_result load_null(struct cpu *cpu, unsigned seg, uint16_t selector)
 {
@@ -137,36 +248,20 @@ static enum cpu_result load_null(struct cpu *cpu, unsigned seg, uint16_t selecto
 
 enum cpu_result cpu_segment_load(struct cpu *cpu, unsigned seg, uint16_t selector)
 {
-    uint32_t error = selector & ~3u;
-    unsigned cpl = cpu_cpl(cpu), rpl = selector & 3u;
     struct cpu_descriptor d;
-    bool found;
 
+    if (!cpu_is_protected(cpu)) {
+        cpu_segment_set_real(cpu, seg, selector);
+        return CPU_NEXT;
+    }
     if (selector_is_null(selector)) {
         return load_null(cpu, seg, selector);
     }
-    enum cpu_result r = cpu_descriptor_read(cpu, selector, false, &d, &found);
-    if (r != CPU_NEXT) {
-        return r;
+    enum cpu_result r = seg == X86_SS ? cpu_stack_descriptor(cpu, selector, cpu_cpl(cpu), X86_EXC_GP, 0, &d)
+                                      : cpu_data_descriptor(cpu, selector, X86_EXC_GP, 0, &d);
+    if (r == CPU_NEXT) {
+        r = cpu_descriptor_set_accessed(cpu, &d);
     }
-    uint32_t ar = d.access_rights;
-    unsigned dpl = ar_dpl(ar);
-    bool good = found && (ar & X86_AR_S) != 0;
-    if (seg == X86_SS) {
-        good = good && !ar_is_code(ar) && (ar & AR_TYPE_RW) != 0 && rpl == cpl && dpl == cpl;
-    } else if (ar_is_code(ar)) {
-        good = good && (ar & AR_TYPE_RW) != 0 &&
-               ((ar & AR_TYPE_CONFORMING) != 0 || (dpl >= cpl && dpl >= rpl));
-    } else {
-        good = good && dpl >= cpl && dpl >= rpl;
-    }
-    if (!good) {
-        return cpu_raise_gp(cpu, error);
-    }
-    if ((ar & X86_AR_P) == 0) {
-        return cpu_raise_error(cpu, seg == X86_SS ? X86_EXC_SS : X86_EXC_NP, error);
-    }
-    r = cpu_descriptor_set_accessed(cpu, &d);
     if (r == CPU_NEXT) {
         cpu_segment_set(cpu, seg, selector, &d);
     }
@@ -174,6 +269,26 @@ enum cpu_result cpu_segment_load(struct cpu *cpu, unsigned seg, uint16_t selecto
 }
 
 /* ---- MOV, PUSH, POP, Lxx ---- */
+
+enum cpu_result cpu_selector_operand(struct cpu *cpu, uint32_t arg, uint16_t *selector)
+{
+    if (!HELPER_ARG_IS_MEM(arg)) {
+        *selector = (uint16_t)cpu->gpr[HELPER_ARG_RM(arg)];
+        return CPU_NEXT;
+    }
+    enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_READ);
+    return r == CPU_NEXT ? cpu_read(cpu, cpu->ea, selector, 2, cpu_mmu_idx(cpu)) : r;
+}
+
+enum cpu_result cpu_store_selector(struct cpu *cpu, uint32_t arg, uint32_t len, uint16_t selector)
+{
+    if (!HELPER_ARG_IS_MEM(arg)) {
+        cpu_set_gpr(cpu, HELPER_ARG_RM(arg), HELPER_ARG_OPSIZE(arg), selector);
+        return CPU_NEXT;
+    }
+    enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_WRITE);
+    return r == CPU_NEXT ? cpu_write_last(cpu, cpu->ea, &selector, 2, len) : r;
+}
 
 /* Loading SS holds back interrupts and debug exceptions for one instruction (SDM 3A 6.8.3). */
 static void shadow_mov_ss(struct cpu *cpu, unsigned seg)
@@ -195,59 +310,67 @@ enum cpu_result sys_mov_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     if (!load) {
         selector = cpu->vmcs.guest_seg[seg].selector;
-        if (HELPER_ARG_IS_MEM(arg)) {
-            return cpu_write_last(cpu, cpu->ea, &selector, 2, len);
-        }
-        cpu_set_gpr(cpu, HELPER_ARG_RM(arg), HELPER_ARG_OPSIZE(arg), selector);
-        return CPU_NEXT;
+        return cpu_store_selector(cpu, arg, len, selector);
     }
-    if (HELPER_ARG_IS_MEM(arg)) {
-        enum cpu_result r = cpu_read(cpu, cpu->ea, &selector, 2, cpu_mmu_idx(cpu));
-        if (r != CPU_NEXT) {
-            return r;
-        }
-    } else {
-        selector = (uint16_t)cpu->gpr[HELPER_ARG_RM(arg)];
+    enum cpu_result r = cpu_selector_operand(cpu, arg, &selector);
+    if (r == CPU_NEXT) {
+        r = cpu_segment_load(cpu, seg, selector);
     }
-    enum cpu_result r = cpu_segment_load(cpu, seg, selector);
     if (r == CPU_NEXT) {
         shadow_mov_ss(cpu, seg);
     }
     return r;
 }
 
+/* Operand size of PUSH and POP: in 64-bit code 8, or 2 with a prefix. */
+static unsigned stack_operand(const struct cpu *cpu, uint32_t arg)
+{
+    return HELPER_ARG_OPSIZE(arg) == 2 ? 2 : cpu_in_64bit_code(cpu) ? 8 : 4;
+}
+
+/*
+ * A 32-bit PUSH moves the stack pointer by four. Intel's processors store the selector alone and
+ * leave the upper half as it was (SDM 2B, PUSH); AMD's store four bytes.
+ */
 enum cpu_result sys_push_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
+    unsigned bytes = stack_operand(cpu, arg), stored = bytes == 4 && !isa_vendor_amd() ? 2 : bytes;
     uint64_t value = cpu->vmcs.guest_seg[HELPER_ARG_REG(arg)].selector;
-    uint64_t rsp = cpu->gpr[X86_RSP] - bytes;
+    uint64_t sp = (cpu_sp(cpu) - bytes) & cpu_size_mask(cpu_stack_bytes(cpu));
+    gva_t va;
 
-    enum cpu_result r = cpu_stack_result(cpu, cpu_write_last(cpu, rsp, &value, bytes, len));
-    if (r == CPU_NEXT || (r == CPU_EXIT && cpu_mmio_posted(cpu))) {
-        cpu->gpr[X86_RSP] = rsp;
+    enum cpu_result r = cpu_linear(cpu, X86_SS, sp, stored, MMU_WRITE, &va);
+    if (r == CPU_NEXT) {
+        r = cpu_stack_result(cpu, cpu_write_last(cpu, va, &value, stored, len));
+    }
+    if (cpu_stored(cpu, r)) {
+        cpu_set_sp(cpu, sp);
     }
     return r;
 }
 
 enum cpu_result sys_pop_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    unsigned bytes = HELPER_ARG_OPSIZE(arg) == 2 ? 2 : 8;
-    unsigned seg = HELPER_ARG_REG(arg);
-    uint64_t value = 0;
+    unsigned bytes = stack_operand(cpu, arg), sp_bytes = cpu_stack_bytes(cpu), seg = HELPER_ARG_REG(arg);
+    uint64_t value = 0, sp = cpu_sp(cpu);
+    gva_t va;
 
     (void)len;
-    enum cpu_result r = cpu_stack_result(cpu, cpu_read(cpu, cpu->gpr[X86_RSP], &value, bytes, cpu_mmu_idx(cpu)));
+    enum cpu_result r = cpu_linear(cpu, X86_SS, sp, bytes, MMU_READ, &va);
+    if (r == CPU_NEXT) {
+        r = cpu_stack_result(cpu, cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu)));
+    }
     if (r == CPU_NEXT) {
         r = cpu_segment_load(cpu, seg, (uint16_t)value);
     }
     if (r == CPU_NEXT) {
-        cpu->gpr[X86_RSP] += bytes;
+        cpu_set_gpr(cpu, X86_RSP, sp_bytes, sp + bytes); /* as wide as before POP SS */
         shadow_mov_ss(cpu, seg);
     }
     return r;
 }
 
-/* LFS, LGS, LSS: offset, then selector. */
+/* LDS, LES, LFS, LGS, LSS: offset, then selector. */
 static enum cpu_result load_far_pointer(struct cpu *cpu, uint32_t arg, unsigned seg)
 {
     unsigned bytes = HELPER_ARG_OPSIZE(arg);
@@ -255,7 +378,10 @@ static enum cpu_result load_far_pointer(struct cpu *cpu, uint32_t arg, unsigned 
     uint64_t offset = 0;
     uint16_t selector;
 
-    enum cpu_result r = cpu_read(cpu, cpu->ea, raw, bytes + 2, cpu_mmu_idx(cpu));
+    enum cpu_result r = cpu_operand(cpu, arg, bytes + 2, MMU_READ);
+    if (r == CPU_NEXT) {
+        r = cpu_read(cpu, cpu->ea, raw, bytes + 2, cpu_mmu_idx(cpu));
+    }
     if (r != CPU_NEXT) {
         return r;
     }
@@ -269,6 +395,18 @@ static enum cpu_result load_far_pointer(struct cpu *cpu, uint32_t arg, unsigned 
         cpu_update_mode(cpu); /* LSS shadows nothing (SDM 3A 6.8.3) */
     }
     return r;
+}
+
+enum cpu_result sys_lds(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)len;
+    return load_far_pointer(cpu, arg, X86_DS);
+}
+
+enum cpu_result sys_les(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    (void)len;
+    return load_far_pointer(cpu, arg, X86_ES);
 }
 
 enum cpu_result sys_lfs(struct cpu *cpu, uint32_t arg, uint32_t len)
@@ -287,288 +425,4 @@ enum cpu_result sys_lss(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     (void)len;
     return load_far_pointer(cpu, arg, X86_SS);
-}
-
-/* ---- LAR, LSL, VERR, VERW ---- */
-
-static enum cpu_result selector_operand(struct cpu *cpu, uint32_t arg, uint16_t *selector)
-{
-    if (HELPER_ARG_IS_MEM(arg)) {
-        return cpu_read(cpu, cpu->ea, selector, 2, cpu_mmu_idx(cpu));
-    }
-    *selector = (uint16_t)cpu->gpr[HELPER_ARG_RM(arg)];
-    return CPU_NEXT;
-}
-
-static void set_zf(struct cpu *cpu, bool on)
-{
-    cpu->rflags = (cpu->rflags & ~X86_FLAGS_ZF) | (on ? X86_FLAGS_ZF : 0);
-}
-
-/* What LAR and LSL share: the descriptor, if it exists, has an allowed type, and is visible. */
-static enum cpu_result query_descriptor(struct cpu *cpu, uint32_t arg, uint32_t system_types, struct cpu_descriptor *d,
-                                        bool *visible)
-{
-    uint16_t selector;
-    bool found;
-
-    *visible = false;
-    enum cpu_result r = selector_operand(cpu, arg, &selector);
-    if (r != CPU_NEXT || selector_is_null(selector)) {
-        return r;
-    }
-    r = cpu_descriptor_read(cpu, selector, cpu_in_long_mode(cpu), d, &found);
-    if (r != CPU_NEXT || !found) {
-        return r;
-    }
-    uint32_t ar = d->access_rights;
-    if ((ar & X86_AR_S) == 0 && (system_types >> (ar & X86_AR_TYPE) & 1) == 0) {
-        return CPU_NEXT;
-    }
-    bool conforming = ar_is_code(ar) && (ar & AR_TYPE_CONFORMING) != 0;
-    *visible = conforming || (ar_dpl(ar) >= cpu_cpl(cpu) && ar_dpl(ar) >= (selector & 3u));
-    return CPU_NEXT;
-}
-
-enum cpu_result sys_lar(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    static const uint32_t types = 1u << SYS_LDT | 1u << SYS_TSS_AVAILABLE | 1u << SYS_TSS_BUSY | 1u << SYS_CALL_GATE;
-    struct cpu_descriptor d;
-    bool visible;
-
-    (void)len;
-    enum cpu_result r = query_descriptor(cpu, arg, types, &d, &visible);
-    if (r == CPU_NEXT) {
-        if (visible) {
-            /* Bits 19..16 are undefined on Intel, limit 19..16 on AMD (APM 3 LAR). */
-            uint32_t limit_high = (d.access_rights & X86_AR_G) != 0 ? d.limit >> 28 : d.limit >> 16;
-            uint64_t value = (uint64_t)(d.access_rights & 0xf0ff) << 8 | (uint64_t)limit_high << 16;
-            unsigned bytes = HELPER_ARG_OPSIZE(arg);
-            cpu_set_gpr(cpu, HELPER_ARG_REG(arg), bytes, bytes == 2 ? value & 0xffff : value);
-        }
-        set_zf(cpu, visible);
-    }
-    return r;
-}
-
-enum cpu_result sys_lsl(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    static const uint32_t types = 1u << SYS_LDT | 1u << SYS_TSS_AVAILABLE | 1u << SYS_TSS_BUSY;
-    struct cpu_descriptor d;
-    bool visible;
-
-    (void)len;
-    enum cpu_result r = query_descriptor(cpu, arg, types, &d, &visible);
-    if (r == CPU_NEXT) {
-        if (visible) {
-            cpu_set_gpr(cpu, HELPER_ARG_REG(arg), HELPER_ARG_OPSIZE(arg), d.limit);
-        }
-        set_zf(cpu, visible);
-    }
-    return r;
-}
-
-static enum cpu_result verify(struct cpu *cpu, uint32_t arg, bool write)
-{
-    struct cpu_descriptor d;
-    bool ok;
-
-    enum cpu_result r = query_descriptor(cpu, arg, 0, &d, &ok);
-    if (r == CPU_NEXT) {
-        bool code = ok && ar_is_code(d.access_rights), rw = ok && (d.access_rights & AR_TYPE_RW) != 0;
-        set_zf(cpu, ok && (write ? !code && rw : !code || rw));
-    }
-    return r;
-}
-
-enum cpu_result sys_verr(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    (void)len;
-    return verify(cpu, arg, false);
-}
-
-enum cpu_result sys_verw(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    (void)len;
-    return verify(cpu, arg, true);
-}
-
-/* ---- descriptor-table registers ---- */
-
-/*
- * Checks of LGDT, LIDT, LLDT, LTR (load) and SGDT, SIDT, SLDT, STR (store), and the exit. The
- * identity is bits 29..28 of the instruction information (SDM 3C tables 28-10 and 28-11); base,
- * index and displacement are not rebuilt: the linear address of the operand is reported instead.
- */
-static enum cpu_result table_check(struct cpu *cpu, uint32_t arg, uint32_t len, uint32_t reason, uint32_t identity,
-                                   bool load)
-{
-    if (cpu_cpl(cpu) != 0 && (load || (cpu->vmcs.guest_cr4 & X86_CR4_UMIP) != 0)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    if (cpu_proc_ctl2(cpu, VMX_PROC2_DESC_TABLE_EXITING)) {
-        enum cpu_result r = cpu_vmexit(cpu, reason, 0, len);
-        bool mem = HELPER_ARG_IS_MEM(arg);
-        cpu->vmcs.exit_instruction_info = identity << 28 | (mem ? 0 : 1u << 10 | HELPER_ARG_RM(arg) << 3) |
-                                          (mem ? HELPER_ARG_SEG(arg) << 15 : 0) | ((arg >> 14 & 3u) - 1u) << 7;
-        cpu->vmcs.guest_linear_address = mem ? cpu->ea : 0;
-        return r;
-    }
-    return CPU_NEXT;
-}
-
-static enum cpu_result load_table(struct cpu *cpu, uint32_t arg, uint32_t len, uint64_t *base, uint32_t *limit,
-                                  uint32_t identity)
-{
-    uint8_t raw[10];
-    uint64_t new_base;
-    uint16_t new_limit;
-
-    enum cpu_result r = table_check(cpu, arg, len, VMX_EXIT_GDTR_IDTR, identity, true);
-    if (r == CPU_NEXT) {
-        r = cpu_read(cpu, cpu->ea, raw, sizeof(raw), cpu_mmu_idx(cpu));
-    }
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    __builtin_memcpy(&new_limit, raw, 2);
-    __builtin_memcpy(&new_base, raw + 2, 8);
-    if (!x86_is_canonical(new_base)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    *base = new_base;
-    *limit = new_limit;
-    return CPU_NEXT;
-}
-
-static enum cpu_result store_table(struct cpu *cpu, uint32_t arg, uint32_t len, uint64_t base, uint32_t limit,
-                                   uint32_t identity)
-{
-    uint8_t raw[10];
-    uint16_t limit16 = (uint16_t)limit;
-
-    enum cpu_result r = table_check(cpu, arg, len, VMX_EXIT_GDTR_IDTR, identity, false);
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    __builtin_memcpy(raw, &limit16, 2);
-    __builtin_memcpy(raw + 2, &base, 8);
-    return cpu_write_last(cpu, cpu->ea, raw, sizeof(raw), len);
-}
-
-enum cpu_result sys_lgdt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return load_table(cpu, arg, len, &cpu->vmcs.guest_gdtr_base, &cpu->vmcs.guest_gdtr_limit, 2);
-}
-
-enum cpu_result sys_lidt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return load_table(cpu, arg, len, &cpu->vmcs.guest_idtr_base, &cpu->vmcs.guest_idtr_limit, 3);
-}
-
-enum cpu_result sys_sgdt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return store_table(cpu, arg, len, cpu->vmcs.guest_gdtr_base, cpu->vmcs.guest_gdtr_limit, 0);
-}
-
-enum cpu_result sys_sidt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return store_table(cpu, arg, len, cpu->vmcs.guest_idtr_base, cpu->vmcs.guest_idtr_limit, 1);
-}
-
-/* Reads and checks the system descriptor for LLDT or LTR. */
-static enum cpu_result system_descriptor(struct cpu *cpu, uint16_t selector, uint32_t type, struct cpu_descriptor *d)
-{
-    uint32_t error = selector & ~3u;
-    bool found = false;
-
-    if ((selector & 4) == 0) {
-        enum cpu_result r = cpu_descriptor_read(cpu, selector, true, d, &found);
-        if (r != CPU_NEXT) {
-            return r;
-        }
-    }
-    if (!found || (d->access_rights & (X86_AR_S | X86_AR_TYPE)) != type) {
-        return cpu_raise_gp(cpu, error);
-    }
-    if ((d->access_rights & X86_AR_P) == 0) {
-        return cpu_raise_error(cpu, X86_EXC_NP, error);
-    }
-    if (!x86_is_canonical(d->base)) {
-        return cpu_raise_gp(cpu, error);
-    }
-    return CPU_NEXT;
-}
-
-enum cpu_result sys_lldt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    struct cpu_descriptor d;
-    uint16_t selector;
-
-    enum cpu_result r = table_check(cpu, arg, len, VMX_EXIT_LDTR_TR, 2, true);
-    if (r == CPU_NEXT) {
-        r = selector_operand(cpu, arg, &selector);
-    }
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    if (selector_is_null(selector)) {
-        cpu_segment_set_null(cpu, X86_LDTR, selector, 0);
-        return CPU_NEXT;
-    }
-    r = system_descriptor(cpu, selector, SYS_LDT, &d);
-    if (r == CPU_NEXT) {
-        cpu_segment_set(cpu, X86_LDTR, selector, &d);
-    }
-    return r;
-}
-
-enum cpu_result sys_ltr(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    struct cpu_descriptor d;
-    uint16_t selector;
-
-    enum cpu_result r = table_check(cpu, arg, len, VMX_EXIT_LDTR_TR, 3, true);
-    if (r == CPU_NEXT) {
-        r = selector_operand(cpu, arg, &selector);
-    }
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    if (selector_is_null(selector)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    r = system_descriptor(cpu, selector, SYS_TSS_AVAILABLE, &d);
-    if (r == CPU_NEXT) {
-        r = descriptor_set_type(cpu, &d, SYS_TSS_BUSY);
-    }
-    if (r == CPU_NEXT) {
-        cpu_segment_set(cpu, X86_TR, selector, &d);
-    }
-    return r;
-}
-
-static enum cpu_result store_selector(struct cpu *cpu, uint32_t arg, uint32_t len, unsigned seg, uint32_t identity)
-{
-    uint16_t selector = cpu->vmcs.guest_seg[seg].selector;
-
-    enum cpu_result r = table_check(cpu, arg, len, VMX_EXIT_LDTR_TR, identity, false);
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    if (HELPER_ARG_IS_MEM(arg)) {
-        return cpu_write_last(cpu, cpu->ea, &selector, 2, len);
-    }
-    cpu_set_gpr(cpu, HELPER_ARG_RM(arg), HELPER_ARG_OPSIZE(arg), selector);
-    return CPU_NEXT;
-}
-
-enum cpu_result sys_sldt(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return store_selector(cpu, arg, len, X86_LDTR, 0);
-}
-
-enum cpu_result sys_str(struct cpu *cpu, uint32_t arg, uint32_t len)
-{
-    return store_selector(cpu, arg, len, X86_TR, 1);
 }

@@ -207,7 +207,6 @@ enum {
 /* isa.c: does the host lack the instruction? Then it is #UD, before any access. */
 void isa_init(void);
 bool isa_missing(const ZydisDecodedInstruction *z);
-bool isa_vendor_amd(void); /* or Hygon */
 
 /* classes.c */
 void classify_init(void);

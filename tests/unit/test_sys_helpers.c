@@ -23,7 +23,7 @@
 static uint8_t ram[RAM_BYTES] __attribute__((aligned(4096)));
 static gpa_t code_written_gpa;
 static unsigned code_written_len;
-static bool code_everywhere;
+static bool code_everywhere, vendor_amd;
 
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
 {
@@ -55,6 +55,7 @@ bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
 }
 void cpu_fpu_save(struct cpu *cpu) { (void)cpu; }
 void cpu_fpu_load(struct cpu *cpu) { (void)cpu; }
+bool isa_vendor_amd(void) { return vendor_amd; }
 
 void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 {
