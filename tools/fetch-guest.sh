@@ -4,17 +4,23 @@
 #   CACHE/cloud/vmlinuz      linux-image-cloud-amd64
 #   CACHE/generic/vmlinuz    linux-image-amd64
 #   CACHE/busybox            busybox-static
+#   CACHE/686/vmlinuz        linux-image-686, for i386 (no PAE)
+#   CACHE/686-pae/vmlinuz    linux-image-686-pae, for i386
+#   CACHE/i386/busybox       busybox-static, for i386
+#   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox]...   (all of them by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest]...   (all of them by default)
 set -eu
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-[ $# -gt 0 ] || set -- cloud generic busybox
+[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest
 
 have() {
 	case $1 in
 	busybox) [ -x "$cache/busybox" ] ;;
+	i386) [ -x "$cache/i386/busybox" ] ;;
+	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
 }
@@ -25,9 +31,13 @@ trap 'exit 1' INT TERM
 
 # apt-get as an ordinary user needs lists that somebody fetched: ones of our own if the system has none.
 apt_options=
+system_options=
 prepare_apt() {
-	[ -z "$work" ] || return 0
-	work=$(mktemp -d "$cache/fetch.XXXXXX")
+	if [ -n "$system_options" ]; then
+		apt_options=$system_options
+		return 0
+	fi
+	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
 	if [ -z "$(apt-cache -q=2 --no-all-versions show busybox-static 2>/dev/null)" ] ||
 		! (cd "$work" && apt-get download --print-uris busybox-static >/dev/null 2>&1); then
 		echo "Fetching Debian's package lists" >&2
@@ -42,6 +52,22 @@ prepare_apt() {
 	fi
 	# apt's own download user cannot write to a private directory; it then says so and downloads as root.
 	apt_options="$apt_options -o APT::Sandbox::User=root"
+	system_options=$apt_options
+}
+
+# i386 packages are looked up with a state of our own: the system's list of architectures stays as it is.
+i386_options=
+prepare_apt_i386() {
+	[ -z "$i386_options" ] || return 0
+	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
+	mkdir -p "$work/i386/lists/partial" "$work/i386/archives/partial"
+	: >"$work/i386/status"
+	i386_options="-o APT::Architecture=i386 -o APT::Architectures=i386 -o Dir::State=$work/i386"
+	i386_options="$i386_options -o Dir::State::status=$work/i386/status -o Dir::Cache=$work/i386 -o APT::Sandbox::User=root"
+	echo "Fetching Debian's package lists for i386" >&2
+	# Repositories without i386 packages are no error.
+	# shellcheck disable=SC2086
+	apt-get $i386_options update -q >&2 || :
 }
 
 # unpack PACKAGE DIRECTORY
@@ -63,9 +89,36 @@ real_kernel() {
 for part; do
 	have "$part" && continue
 	command -v apt-get >/dev/null || { echo "fetch-guest: there is no apt-get here to fetch $part with" >&2; exit 1; }
-	prepare_apt
+	case $part in
+	686 | 686-pae | i386)
+		prepare_apt_i386
+		apt_options=$i386_options
+		;;
+	*)
+		apt_options=
+		prepare_apt
+		;;
+	esac
 	rm -rf "$work/root"
 	case $part in
+	686) meta=linux-image-686 ;;
+	686-pae) meta=linux-image-686-pae ;;
+	i386)
+		unpack busybox-static "$work/root"
+		mkdir -p "$cache/i386"
+		cp "$work/root/bin/busybox" "$work/busybox"
+		mv "$work/busybox" "$cache/i386/busybox"
+		continue
+		;;
+	memtest)
+		unpack memtest86+ "$work/root"
+		mkdir -p "$cache/memtest"
+		for bits in x64 ia32; do
+			cp "$work/root/boot/memtest86+$bits.bin" "$work/$bits.bin"
+			mv "$work/$bits.bin" "$cache/memtest/$bits.bin"
+		done
+		continue
+		;;
 	cloud) meta=linux-image-cloud-amd64 ;;
 	generic) meta=linux-image-amd64 ;;
 	busybox)
@@ -74,7 +127,7 @@ for part; do
 		mv "$work/busybox" "$cache/busybox"
 		continue
 		;;
-	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox)" >&2; exit 1 ;;
+	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest)" >&2; exit 1 ;;
 	esac
 	package=$(real_kernel "$meta")
 	[ -n "$package" ] || { echo "fetch-guest: $meta does not say which kernel it stands for" >&2; exit 1; }
