@@ -151,7 +151,7 @@ struct cpu_stack {
     struct vmcs_segment ss;
     uint64_t sp;
     unsigned bytes;   /* of the stack pointer: 8 (no segmentation), 4 or 2 */
-    bool expand_down;
+    bool expand_down, aligned; /* aligned: subject to EFLAGS.AC */
     enum mmu_idx idx;
     uint32_t error;   /* of its #SS */
 };

@@ -29,6 +29,9 @@ static enum cpu_result read_far_pointer(struct cpu *cpu, uint32_t arg, struct fa
     }
     enum cpu_result r = cpu_operand(cpu, arg, bytes + 2, MMU_READ);
     if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, cpu->ea, bytes);
+    }
+    if (r == CPU_NEXT) {
         r = cpu_read(cpu, cpu->ea, raw, bytes + 2, cpu_mmu_idx(cpu));
     }
     if (r != CPU_NEXT) {

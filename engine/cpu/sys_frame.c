@@ -19,6 +19,7 @@ void cpu_stack_current(const struct cpu *cpu, struct cpu_stack *st, uint32_t err
         .sp = cpu_sp(cpu),
         .bytes = cpu_stack_bytes(cpu),
         .expand_down = cpu_is_protected(cpu) && is_expand_down(ss->access_rights),
+        .aligned = true,
         .idx = cpu_mmu_idx(cpu),
         .error = error,
     };
@@ -74,6 +75,9 @@ static enum cpu_result frame_pieces(struct cpu *cpu, const struct cpu_stack *st,
     enum cpu_result r = stack_linear(cpu, st, offset, p[0].words * bytes, &p[0].va);
     if (r == CPU_NEXT && p[1].words != 0) {
         r = stack_linear(cpu, st, (offset + (uint64_t)p[0].words * bytes) & mask, p[1].words * bytes, &p[1].va);
+    }
+    if (r == CPU_NEXT && st->aligned) {
+        r = cpu_check_aligned(cpu, p[0].va, bytes);
     }
     return r;
 }

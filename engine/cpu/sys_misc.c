@@ -3,19 +3,31 @@
  * Flag instructions, and instructions that mainly exit: HLT, CPUID, VMCALL, MONITOR, PAUSE, cache
  * control (SDM 3C 26.1.2 and 26.1.3), or are never valid here.
  */
-#include "cpu/sys.h"
+#include "cpu/segment.h"
 
 /* ---- flags ---- */
 
-/* CLI and STI: IOPL, or with CR4.PVI or VME at CPL 3 the virtual flag (SDM 2A CLI, STI). */
+/* CLI and STI: IOPL, or at CPL 3 with CR4.PVI, in virtual-8086 mode CR4.VME, the virtual flag (SDM 2A CLI, STI; 3A 20.3, 20.4). */
 static bool iopl_allows(const struct cpu *cpu)
 {
-    return cpu_cpl(cpu) <= (cpu->rflags & X86_FLAGS_IOPL) >> X86_FLAGS_IOPL_SHIFT;
+    return cpu_cpl(cpu) <= cpu_iopl(cpu);
 }
 
 static bool uses_vif(const struct cpu *cpu)
 {
-    return cpu_cpl(cpu) == 3 && (cpu->vmcs.guest_cr4 & X86_CR4_PVI) != 0;
+    uint64_t bit = cpu_in_v86_mode(cpu) ? X86_CR4_VME : X86_CR4_PVI;
+
+    return cpu_cpl(cpu) == 3 && (cpu->vmcs.guest_cr4 & bit) != 0;
+}
+
+/*
+ * PUSHF and POPF of virtual-8086 mode below IOPL 3: the monitor's, by #GP, but with CR4.VME their 16-bit
+ * forms run on VIF (SDM 3A table 20-2). *virtual_if: so they do.
+ */
+static bool v86_flags_fault(const struct cpu *cpu, unsigned bytes, bool *virtual_if)
+{
+    *virtual_if = cpu_in_v86_mode(cpu) && cpu_iopl(cpu) < 3;
+    return *virtual_if && (bytes != 2 || (cpu->vmcs.guest_cr4 & X86_CR4_VME) == 0);
 }
 
 enum cpu_result sys_cli(struct cpu *cpu, uint32_t arg, uint32_t len)
@@ -103,8 +115,15 @@ enum cpu_result sys_pushf(struct cpu *cpu, uint32_t arg, uint32_t len)
     unsigned bytes = flags_bytes(cpu, arg);
     uint64_t value = cpu_rflags(cpu) & ~(uint64_t)(X86_FLAGS_RF | X86_FLAGS_VM);
     uint64_t sp = cpu->gpr[X86_RSP] - bytes;
+    bool virtual_if;
     gva_t va;
 
+    if (v86_flags_fault(cpu, bytes, &virtual_if)) {
+        return cpu_raise_gp(cpu, 0);
+    }
+    if (virtual_if) {
+        value = (value & ~(uint64_t)X86_FLAGS_IF) | X86_FLAGS_IOPL | ((value & X86_FLAGS_VIF) != 0 ? X86_FLAGS_IF : 0);
+    }
     enum cpu_result r = cpu_stack_va(cpu, sp, bytes, MMU_WRITE, &va);
     if (r == CPU_NEXT) {
         r = cpu_stack_result(cpu, cpu_write_last(cpu, va, &value, bytes, len));
@@ -120,9 +139,13 @@ enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
     unsigned bytes = flags_bytes(cpu, arg);
     uint32_t changes = X86_FLAGS_ARITH | X86_FLAGS_TF | X86_FLAGS_DF | X86_FLAGS_NT | X86_FLAGS_AC | X86_FLAGS_ID;
     uint64_t value = 0, old = cpu_rflags(cpu);
+    bool virtual_if;
     gva_t va;
 
     (void)len;
+    if (v86_flags_fault(cpu, bytes, &virtual_if)) {
+        return cpu_raise_gp(cpu, 0);
+    }
     enum cpu_result r = cpu_stack_va(cpu, cpu->gpr[X86_RSP], bytes, MMU_READ, &va);
     if (r == CPU_NEXT) {
         r = cpu_stack_result(cpu, cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu)));
@@ -138,6 +161,13 @@ enum cpu_result sys_popf(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     if (bytes == 2) {
         changes &= 0xffff;
+    }
+    if (virtual_if) {
+        if ((value & X86_FLAGS_TF) != 0 || ((value & X86_FLAGS_IF) != 0 && (old & X86_FLAGS_VIP) != 0)) {
+            return cpu_raise_gp(cpu, 0);
+        }
+        changes |= X86_FLAGS_VIF;
+        value = (value & ~(uint64_t)X86_FLAGS_VIF) | ((value & X86_FLAGS_IF) != 0 ? X86_FLAGS_VIF : 0);
     }
     cpu_set_sp(cpu, cpu->gpr[X86_RSP] + bytes);
     cpu_set_rflags(cpu, (old & ~(uint64_t)(changes | X86_FLAGS_RF)) | (value & changes));

@@ -277,6 +277,9 @@ enum cpu_result cpu_selector_operand(struct cpu *cpu, uint32_t arg, uint16_t *se
         return CPU_NEXT;
     }
     enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_READ);
+    if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, cpu->ea, 2);
+    }
     return r == CPU_NEXT ? cpu_read(cpu, cpu->ea, selector, 2, cpu_mmu_idx(cpu)) : r;
 }
 
@@ -287,6 +290,9 @@ enum cpu_result cpu_store_selector(struct cpu *cpu, uint32_t arg, uint32_t len, 
         return CPU_NEXT;
     }
     enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_WRITE);
+    if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, cpu->ea, 2);
+    }
     return r == CPU_NEXT ? cpu_write_last(cpu, cpu->ea, &selector, 2, len) : r;
 }
 
@@ -336,10 +342,10 @@ enum cpu_result sys_push_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     unsigned bytes = stack_operand(cpu, arg), stored = bytes == 4 && !isa_vendor_amd() ? 2 : bytes;
     uint64_t value = cpu->vmcs.guest_seg[HELPER_ARG_REG(arg)].selector;
-    uint64_t sp = (cpu_sp(cpu) - bytes) & cpu_size_mask(cpu_stack_bytes(cpu));
+    uint64_t sp = cpu->gpr[X86_RSP] - bytes;
     gva_t va;
 
-    enum cpu_result r = cpu_linear(cpu, X86_SS, sp, stored, MMU_WRITE, &va);
+    enum cpu_result r = cpu_stack_va(cpu, sp, stored, MMU_WRITE, &va);
     if (r == CPU_NEXT) {
         r = cpu_stack_result(cpu, cpu_write_last(cpu, va, &value, stored, len));
     }
@@ -352,11 +358,11 @@ enum cpu_result sys_push_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
 enum cpu_result sys_pop_sreg(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     unsigned bytes = stack_operand(cpu, arg), sp_bytes = cpu_stack_bytes(cpu), seg = HELPER_ARG_REG(arg);
-    uint64_t value = 0, sp = cpu_sp(cpu);
+    uint64_t value = 0, sp = cpu->gpr[X86_RSP];
     gva_t va;
 
     (void)len;
-    enum cpu_result r = cpu_linear(cpu, X86_SS, sp, bytes, MMU_READ, &va);
+    enum cpu_result r = cpu_stack_va(cpu, sp, bytes, MMU_READ, &va);
     if (r == CPU_NEXT) {
         r = cpu_stack_result(cpu, cpu_read(cpu, va, &value, bytes, cpu_mmu_idx(cpu)));
     }
@@ -379,6 +385,9 @@ static enum cpu_result load_far_pointer(struct cpu *cpu, uint32_t arg, unsigned 
     uint16_t selector;
 
     enum cpu_result r = cpu_operand(cpu, arg, bytes + 2, MMU_READ);
+    if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, cpu->ea, bytes);
+    }
     if (r == CPU_NEXT) {
         r = cpu_read(cpu, cpu->ea, raw, bytes + 2, cpu_mmu_idx(cpu));
     }

@@ -181,6 +181,9 @@ static enum cpu_result store_table(struct cpu *cpu, uint32_t arg, uint32_t len, 
     if (r == CPU_NEXT) {
         r = cpu_operand(cpu, arg, bytes, MMU_WRITE);
     }
+    if (r == CPU_NEXT) {
+        r = cpu_check_aligned(cpu, cpu->ea, 4);
+    }
     if (r != CPU_NEXT) {
         return r;
     }

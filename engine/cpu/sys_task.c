@@ -232,6 +232,24 @@ static void load_selectors(struct cpu *cpu, const struct task *t)
     }
 }
 
+/* CR3, and with PAE what it points to; false: there are reserved bits, which is #GP in the new task. */
+static bool load_cr3(struct cpu *cpu, const struct task *t)
+{
+    struct vmcs *v = &cpu->vmcs;
+    uint32_t cr3;
+
+    if (t->f->cr3 == 0 || (v->guest_cr0 & X86_CR0_PG) == 0) {
+        return true;
+    }
+    __builtin_memcpy(&cr3, t->raw + t->f->cr3, 4);
+    if (mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer) && !mmu_load_pdptes(cpu, cr3)) {
+        return false;
+    }
+    v->guest_cr3 = cr3;
+    mmu_switch_cr3(cpu, false);
+    return true;
+}
+
 static void load_registers(struct cpu *cpu, const struct task_switch *s, const struct task *t)
 {
     struct vmcs *v = &cpu->vmcs;
@@ -242,12 +260,6 @@ static void load_registers(struct cpu *cpu, const struct task_switch *s, const s
     v->guest_cr0 |= X86_CR0_TS;
     v->cr0_read_shadow |= X86_CR0_TS;
     v->guest_dr7 &= ~(uint64_t)DR7_LOCAL;
-    if (t->f->cr3 != 0 && (v->guest_cr0 & X86_CR0_PG) != 0) {
-        uint32_t cr3;
-        __builtin_memcpy(&cr3, t->raw + t->f->cr3, 4);
-        v->guest_cr3 = cr3;
-        mmu_switch_cr3(cpu, false);
-    }
     if (s->how == TASK_CALL || s->how == TASK_EVENT) {
         flags |= X86_FLAGS_NT;
     }
@@ -355,9 +367,10 @@ enum cpu_result cpu_task_switch(struct cpu *cpu, uint16_t selector, const struct
         return r;
     }
     load_registers(cpu, s, &t);
+    bool cr3_good = load_cr3(cpu, &t);
     cpu_update_mode(cpu);
     uint16_t ldt = (uint16_t)slot_get(t.f, t.raw, SLOT_SEG + t.f->seg_count, 2);
-    r = load_ldt(cpu, ldt, s->ext);
+    r = cr3_good ? load_ldt(cpu, ldt, s->ext) : cpu_raise_gp(cpu, s->ext);
     if (r == CPU_NEXT) {
         r = qualify_segments(cpu, s);
     }
