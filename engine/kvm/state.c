@@ -75,7 +75,7 @@ static void segment_get(const struct vmcs_segment *from, struct kvm_segment *to)
     to->present = !to->unusable && (ar & X86_AR_P); /* as the kernel: unusable reads as not present */
 }
 
-static void segment_set(struct vmcs_segment *to, const struct kvm_segment *from)
+static void segment_set(struct vmcs_segment *to, const struct kvm_segment *from, bool ldtr)
 {
     uint32_t ar = (from->type & X86_AR_TYPE) | (from->s & 1u ? X86_AR_S : 0) |
                   (uint32_t)(from->dpl & 3u) << X86_AR_DPL_SHIFT | (from->present & 1u ? X86_AR_P : 0) |
@@ -84,6 +84,9 @@ static void segment_set(struct vmcs_segment *to, const struct kvm_segment *from)
 
     if (from->unusable || !from->present)
         ar |= X86_AR_UNUSABLE;
+    /* As the kernel with unrestricted guest: at power-up "accessed" is clear, which VM entry does not take. */
+    if (!ldtr)
+        ar |= 1;
     *to = (struct vmcs_segment){ .base = from->base, .limit = from->limit, .access_rights = ar,
                                  .selector = from->selector };
 }
@@ -119,15 +122,24 @@ static void sregs_get(struct kvm_vcpu *vcpu, struct kvm_sregs2 *sregs)
 /* A state that no guest could be in (as the kernel's kvm_is_valid_sregs). */
 static bool sregs_valid(const struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
 {
-    if ((sregs->cr0 >> 32) || (sregs->cr4 & ~CR4_SUPPORTED))
+    uint64_t cr0 = sregs->cr0;
+
+    if ((cr0 >> 32) || ((cr0 & X86_CR0_NW) && !(cr0 & X86_CR0_CD)) || ((cr0 & X86_CR0_PG) && !(cr0 & X86_CR0_PE)) ||
+        (sregs->cr4 & ~CR4_SUPPORTED))
         return false;
-    if ((sregs->efer & X86_EFER_LME) && (sregs->cr0 & X86_CR0_PG))
+    if ((sregs->efer & X86_EFER_LME) && (cr0 & X86_CR0_PG))
         return (sregs->cr4 & X86_CR4_PAE) && (sregs->efer & X86_EFER_LMA) &&
                !(sregs->cr3 & vcpu->cpu->maxphyaddr_mask);
     return !(sregs->efer & X86_EFER_LMA) && !sregs->cs.l;
 }
 
-static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
+static bool has_pdptrs(const struct vmcs *vmcs)
+{
+    return mmu_uses_pdptes(vmcs->guest_cr0, vmcs->guest_cr4, vmcs->guest_ia32_efer);
+}
+
+/* pdptrs_given: sregs->pdptrs are what PAE paging starts at, else they are loaded from memory, as by MOV to CR3. */
+static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs, bool pdptrs_given)
 {
     struct vmcs *vmcs = &vcpu->cpu->vmcs;
     struct vmcs_segment *seg = vmcs->guest_seg;
@@ -138,14 +150,14 @@ static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
         return -EINVAL;
     vcpu->user_apic_base = sregs->apic_base;
 
-    segment_set(&seg[X86_CS], &sregs->cs);
-    segment_set(&seg[X86_DS], &sregs->ds);
-    segment_set(&seg[X86_ES], &sregs->es);
-    segment_set(&seg[X86_FS], &sregs->fs);
-    segment_set(&seg[X86_GS], &sregs->gs);
-    segment_set(&seg[X86_SS], &sregs->ss);
-    segment_set(&seg[X86_TR], &sregs->tr);
-    segment_set(&seg[X86_LDTR], &sregs->ldt);
+    segment_set(&seg[X86_CS], &sregs->cs, false);
+    segment_set(&seg[X86_DS], &sregs->ds, false);
+    segment_set(&seg[X86_ES], &sregs->es, false);
+    segment_set(&seg[X86_FS], &sregs->fs, false);
+    segment_set(&seg[X86_GS], &sregs->gs, false);
+    segment_set(&seg[X86_SS], &sregs->ss, false);
+    segment_set(&seg[X86_TR], &sregs->tr, false);
+    segment_set(&seg[X86_LDTR], &sregs->ldt, true);
     vmcs->guest_gdtr_base = sregs->gdt.base;
     vmcs->guest_gdtr_limit = sregs->gdt.limit;
     vmcs->guest_idtr_base = sregs->idt.base;
@@ -158,6 +170,10 @@ static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
     kvm_vcpu_set_cr8(vcpu, (uint8_t)(sregs->cr8 & 0xf));
     cpu_update_mode(vcpu->cpu);
     mmu_flush_all(vcpu->cpu);
+    if (pdptrs_given)
+        memcpy(vmcs->guest_pdpte, sregs->pdptrs, sizeof(sregs->pdptrs));
+    else if (has_pdptrs(vmcs) && !mmu_load_pdptes(vcpu->cpu, vmcs->guest_cr3))
+        memset(vmcs->guest_pdpte, 0, sizeof(vmcs->guest_pdpte)); /* bad, or the memory is not there yet: none are present */
 
     /* Old clients set a BSP's reset state without its MP state. */
     if (kvm_vcpu_is_bsp(vcpu) && vmcs->guest_rip == 0xfff0 && sregs->cs.selector == 0xf000 &&
@@ -190,7 +206,7 @@ int kvm_vcpu_set_sregs(struct kvm_object *object, void *arg)
     struct kvm_sregs2 sregs = { 0 };
 
     memcpy(&sregs, in, SREGS_COMMON_BYTES);
-    int err = sregs_set(vcpu, &sregs);
+    int err = sregs_set(vcpu, &sregs, false);
     if (err)
         return err;
     for (unsigned vector = 0; vector < KVM_NR_INTERRUPTS; vector++) {
@@ -202,11 +218,6 @@ int kvm_vcpu_set_sregs(struct kvm_object *object, void *arg)
         break;
     }
     return 0;
-}
-
-static bool has_pdptrs(const struct vmcs *vmcs)
-{
-    return (vmcs->guest_cr0 & X86_CR0_PG) && (vmcs->guest_cr4 & X86_CR4_PAE) && !(vmcs->guest_ia32_efer & X86_EFER_LMA);
 }
 
 int kvm_vcpu_get_sregs2(struct kvm_object *object, void *arg)
@@ -226,16 +237,13 @@ int kvm_vcpu_set_sregs2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
     const struct kvm_sregs2 *sregs = arg;
-    bool pae = (sregs->cr0 & X86_CR0_PG) && (sregs->cr4 & X86_CR4_PAE) && !(sregs->efer & X86_EFER_LMA);
+    bool given = sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID;
 
     if (sregs->flags & ~(uint64_t)KVM_SREGS2_FLAGS_PDPTRS_VALID)
         return -EINVAL;
-    if ((sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) && !pae)
+    if (given && !mmu_uses_pdptes(sregs->cr0, sregs->cr4, sregs->efer))
         return -EINVAL;
-    int err = sregs_set(vcpu, sregs);
-    if (!err && (sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID))
-        memcpy(vcpu->cpu->vmcs.guest_pdpte, sregs->pdptrs, sizeof(sregs->pdptrs));
-    return err;
+    return sregs_set(vcpu, sregs, given);
 }
 
 int kvm_vcpu_get_debugregs(struct kvm_object *object, void *arg)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * VM entry and VM exit. Entry checks the controls and the guest state as far as this processor
- * depends on them (SDM 3C 27.2 and 27.3), hands RIP, RSP and RFLAGS to the processor, and injects
+ * VM entry and VM exit. Entry checks the controls as far as this processor depends on them (SDM 3C
+ * 27.2) and the guest state (guest_state.c), hands RIP, RSP and RFLAGS to the processor, and injects
  * the event of the VM-entry interruption-information field; exit takes them back.
  */
 #include "vmx/vmx.h"
@@ -77,68 +77,6 @@ static bool controls_are_good(const struct vmcs *v)
     return true;
 }
 
-/* Attributes of a segment in long mode that the processor relies on; SDM 3C 27.3.1.2. */
-static bool segments_are_good(const struct vmcs *v)
-{
-    const struct vmcs_segment *cs = &v->guest_seg[X86_CS], *ss = &v->guest_seg[X86_SS], *tr = &v->guest_seg[X86_TR];
-    bool ia32e = (v->guest_ia32_efer & X86_EFER_LMA) != 0;
-
-    if ((cs->access_rights & (X86_AR_P | X86_AR_S)) != (X86_AR_P | X86_AR_S)) {
-        return false;
-    }
-    if (ia32e && (cs->access_rights & (X86_AR_L | X86_AR_DB)) == (X86_AR_L | X86_AR_DB)) {
-        return false;
-    }
-    if ((ss->access_rights & X86_AR_UNUSABLE) == 0 && (ss->access_rights & X86_AR_S) == 0) {
-        return false;
-    }
-    if ((tr->access_rights & X86_AR_UNUSABLE) != 0) {
-        return false;
-    }
-    return x86_is_canonical(v->guest_seg[X86_FS].base) && x86_is_canonical(v->guest_seg[X86_GS].base) &&
-           x86_is_canonical(tr->base);
-}
-
-static bool guest_state_is_good(const struct vmcs *v)
-{
-    uint64_t cr0 = v->guest_cr0, cr4 = v->guest_cr4, efer = v->guest_ia32_efer;
-    bool lma = (efer & X86_EFER_LMA) != 0;
-    bool paging = (cr0 & X86_CR0_PG) != 0;
-
-    if ((paging && (cr0 & X86_CR0_PE) == 0) || (cr0 >> 32) != 0 || (cr4 & X86_CR4_VMXE) != 0) {
-        return false;
-    }
-    if ((cr0 & X86_CR0_NW) != 0 && (cr0 & X86_CR0_CD) == 0) {
-        return false;
-    }
-    if (lma != (paging && (efer & X86_EFER_LME) != 0) || (lma && (cr4 & X86_CR4_PAE) == 0) ||
-        (!lma && (cr4 & X86_CR4_PCIDE) != 0)) {
-        return false;
-    }
-    if ((v->guest_rflags & (X86_FLAGS_FIXED | 0xffffffffffc08028ull)) != X86_FLAGS_FIXED) {
-        return false;
-    }
-    if (lma && (v->guest_rflags & X86_FLAGS_VM) != 0) {
-        return false;
-    }
-    if (!x86_is_canonical(v->guest_gdtr_base) || !x86_is_canonical(v->guest_idtr_base) ||
-        v->guest_gdtr_limit > 0xffff || v->guest_idtr_limit > 0xffff) {
-        return false;
-    }
-    bool cs_long = lma && (v->guest_seg[X86_CS].access_rights & X86_AR_L) != 0;
-    if (!cs_long && v->guest_rip >> 32 != 0) {
-        return false;
-    }
-    if (v->guest_activity_state > VMX_ACTIVITY_WAIT_SIPI || (v->guest_interruptibility & ~0x1fu) != 0 ||
-        (v->guest_interruptibility & 3u) == 3u) {
-        return false;
-    }
-    if ((v->guest_interruptibility & VMX_INTR_STI) != 0 && (v->guest_rflags & X86_FLAGS_IF) == 0) {
-        return false;
-    }
-    return segments_are_good(v);
-}
-
 /* The event of the interruption-information field becomes the processor's to deliver. */
 static void inject(struct cpu *cpu)
 {
@@ -202,7 +140,7 @@ uint32_t vmx_enter(struct cpu *cpu)
     }
     v->entry_ctls = (v->entry_ctls & ~VMX_ENTRY_IA32E_MODE) |
                     ((v->guest_ia32_efer & X86_EFER_LMA) != 0 ? VMX_ENTRY_IA32E_MODE : 0);
-    if (!guest_state_is_good(v)) {
+    if (!vmx_guest_state_is_good(cpu)) {
         v->exit_reason = VMX_EXIT_ENTRY_GUEST_STATE | VMX_EXIT_REASON_ENTRY_FAILURE;
         v->exit_qualification = 0;
         return v->exit_reason;

@@ -17,6 +17,9 @@
 uint32_t vmx_enter(struct cpu *cpu);
 #define VMX_INVALID_CONTROLS UINT32_MAX
 
+/* The checks of VM entry on the guest-state area (guest_state.c). */
+bool vmx_guest_state_is_good(const struct cpu *cpu);
+
 /* The controls that KVM wants, in a new VMCS. The MSR bitmap and the EPT pointer are the caller's to set. */
 void vmx_init_controls(struct cpu *cpu);
 

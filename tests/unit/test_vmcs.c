@@ -181,7 +181,7 @@ static struct cpu *cpu_in_long_mode_new(void)
     for (unsigned s = 0; s < X86_SEG_COUNT; s++)
         v->guest_seg[s] = (struct vmcs_segment){.limit = 0xffffffff, .access_rights = 0xc093};
     v->guest_seg[X86_CS].access_rights = 0xa09b;
-    v->guest_seg[X86_LDTR].access_rights = X86_AR_UNUSABLE;
+    v->guest_seg[X86_LDTR] = (struct vmcs_segment){.limit = 0xffff, .access_rights = X86_AR_UNUSABLE};
     v->guest_seg[X86_TR] = (struct vmcs_segment){.limit = 0x67, .access_rights = 0x8b};
     return cpu;
 }
@@ -265,12 +265,109 @@ static void test_bad_guest_state(void **state)
         memcpy(&value, (uint8_t *)&cpu->vmcs + bad[i].offset, bad[i].bytes);
         value = (value | bad[i].set) & ~bad[i].clear;
         memcpy((uint8_t *)&cpu->vmcs + bad[i].offset, &value, bad[i].bytes);
-        cpu->vmcs.entry_intr_info = VMX_INFO_VALID | 0x30;
+        cpu->vmcs.entry_intr_info = VMX_INFO_VALID | VMX_EVENT_HW_EXCEPTION << VMX_INFO_TYPE_SHIFT | X86_EXC_UD;
         assert_int_equal(vmx_enter(cpu), VMX_EXIT_ENTRY_GUEST_STATE | VMX_EXIT_REASON_ENTRY_FAILURE);
         assert_int_equal(cpu->vmcs.exit_reason, VMX_EXIT_ENTRY_GUEST_STATE | VMX_EXIT_REASON_ENTRY_FAILURE);
         /* A failed entry injects nothing and keeps the event (SDM 3C 27.8). */
         assert_true((cpu->vmcs.entry_intr_info & VMX_INFO_VALID) != 0);
         assert_false(cpu->event.valid);
+        free(cpu);
+    }
+}
+
+/* ---- guest states of every mode ---- */
+
+enum state_mode { MODE_REAL, MODE_V86, MODE_PROTECTED, MODE_PAE, MODE_COMPAT, MODE_64BIT, MODE_COUNT };
+
+static struct cpu *cpu_in_mode_new(enum state_mode mode)
+{
+    struct cpu *cpu = cpu_in_long_mode_new();
+    struct vmcs *v = &cpu->vmcs;
+
+    if (mode == MODE_64BIT)
+        return cpu;
+    v->guest_seg[X86_CS].access_rights = 0xc09b;
+    if (mode == MODE_COMPAT)
+        return cpu;
+    v->guest_ia32_efer = 0;
+    v->guest_cr4 = mode == MODE_PAE ? X86_CR4_PAE : 0;
+    if (mode == MODE_REAL) {
+        v->guest_cr0 = X86_CR0_ET;
+        for (unsigned s = X86_ES; s <= X86_GS; s++)
+            v->guest_seg[s] = (struct vmcs_segment){.selector = 0x1000, .base = 0x10000, .limit = 0xffff, .access_rights = 0x93};
+        v->guest_seg[X86_CS] = (struct vmcs_segment){.selector = 0xf000, .base = 0xffff0000, .limit = 0xffff, .access_rights = 0x9b};
+    } else if (mode == MODE_V86) {
+        v->guest_rflags |= X86_FLAGS_VM;
+        for (unsigned s = X86_ES; s <= X86_GS; s++)
+            v->guest_seg[s] = (struct vmcs_segment){.selector = 0x1234, .base = 0x12340, .limit = 0xffff, .access_rights = 0xf3};
+        v->guest_seg[X86_TR].access_rights = 0x83; /* a 16-bit TSS, busy */
+    }
+    return cpu;
+}
+
+static void test_guest_state_of_each_mode(void **state)
+{
+#define SEG(s, field) offsetof(struct vmcs, guest_seg[X86_##s].field)
+    enum { R = 1 << MODE_REAL, V = 1 << MODE_V86, P = 1 << MODE_PROTECTED, A = 1 << MODE_PAE, C = 1 << MODE_COMPAT,
+           L = 1 << MODE_64BIT, ALL = R | V | P | A | C | L };
+    /* A change, and the modes in which it makes the state one that cannot be entered. */
+    static const struct {
+        size_t offset;
+        uint64_t set, clear;
+        unsigned bytes, bad_in;
+    } changes[] = {
+        {offsetof(struct vmcs, guest_rflags), X86_FLAGS_VM, 0, 8, R | P | A | C | L},
+        {offsetof(struct vmcs, guest_rip), 1ull << 32, 0, 8, ALL & ~L},
+        {offsetof(struct vmcs, guest_rip), 1ull << 47, 0, 8, ALL},
+        {offsetof(struct vmcs, guest_pdpte[2]), 1 | 1ull << 40, 0, 8, A},
+        {offsetof(struct vmcs, guest_pdpte[2]), 1 | 0x100, 0, 8, A},
+        {offsetof(struct vmcs, guest_pdpte[2]), 1ull << 40, 0, 8, 0}, /* not present */
+        {offsetof(struct vmcs, guest_cr3), 1ull << 40, 0, 8, ALL},
+        {offsetof(struct vmcs, guest_cr4), X86_CR4_PCIDE, 0, 8, R | V | P | A},
+        {offsetof(struct vmcs, guest_ia32_efer), X86_EFER_LME, 0, 8, V | P | A},
+        {SEG(CS, base), 1ull << 32, 0, 8, ALL},
+        {SEG(DS, base), 1ull << 32, 0, 8, ALL},
+        {SEG(FS, base), 1ull << 32, 0, 8, V},
+        {SEG(FS, base), 1ull << 47, 0, 8, ALL},
+        {SEG(DS, base), 1, 0, 8, V},
+        {SEG(DS, limit), 0x10000, 0, 4, V}, /* of 64 KiB; the flat ones have the bit already */
+        {SEG(DS, access_rights), 0, X86_AR_G, 4, P | A | C | L},
+        {SEG(DS, access_rights), 0, 1, 4, ALL}, /* accessed */
+        {SEG(DS, access_rights), 8, 2, 4, ALL}, /* code that cannot be read */
+        {SEG(DS, access_rights), 0, X86_AR_S, 4, ALL},
+        {SEG(DS, access_rights), X86_AR_UNUSABLE, 0, 4, V},
+        {SEG(SS, access_rights), 4, 0, 4, V}, /* expand-down */
+        {SEG(SS, access_rights), 8, 0, 4, ALL},
+        {SEG(SS, access_rights), X86_AR_DPL, 0, 4, R | P | A | C | L}, /* CS.DPL is 0 */
+        {SEG(SS, access_rights), 0, X86_AR_DPL, 4, V},
+        {SEG(CS, access_rights), 3, 8, 4, 0}, /* data */
+        {SEG(CS, access_rights), 4, 0, 4, V}, /* conforming */
+        {SEG(CS, access_rights), 0, 1, 4, ALL},
+        {SEG(CS, access_rights), X86_AR_L, 0, 4, V | C}, /* with D */
+        {SEG(TR, access_rights), 0, 8, 4, C | L}, /* a 16-bit TSS */
+        {SEG(TR, access_rights), 0, 2, 4, ALL}, /* not busy */
+        {SEG(TR, access_rights), X86_AR_S, 0, 4, ALL},
+        {SEG(TR, selector), 4, 0, 2, ALL},
+        {SEG(LDTR, access_rights), X86_AR_P | 2, X86_AR_UNUSABLE, 4, 0},
+        {SEG(LDTR, access_rights), X86_AR_P | 3, X86_AR_UNUSABLE, 4, ALL},
+    };
+#undef SEG
+
+    (void)state;
+    for (unsigned mode = 0; mode < MODE_COUNT; mode++) {
+        struct cpu *cpu = cpu_in_mode_new((enum state_mode)mode);
+        cpu->maxphyaddr_mask = 0x000fff0000000000ull;
+        assert_true(vmx_guest_state_is_good(cpu));
+        struct vmcs good = cpu->vmcs;
+        for (size_t i = 0; i < KAGE_ARRAY_SIZE(changes); i++) {
+            uint64_t value = 0;
+            memcpy(&value, (uint8_t *)&cpu->vmcs + changes[i].offset, changes[i].bytes);
+            value = (value | changes[i].set) & ~changes[i].clear;
+            memcpy((uint8_t *)&cpu->vmcs + changes[i].offset, &value, changes[i].bytes);
+            if (vmx_guest_state_is_good(cpu) == ((changes[i].bad_in >> mode & 1) != 0))
+                fail_msg("change %zu in mode %u", i, mode);
+            cpu->vmcs = good;
+        }
         free(cpu);
     }
 }
@@ -285,6 +382,7 @@ int main(void)
         cmocka_unit_test(test_exit_names),
         cmocka_unit_test(test_bad_controls),
         cmocka_unit_test(test_bad_guest_state),
+        cmocka_unit_test(test_guest_state_of_each_mode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
