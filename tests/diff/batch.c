@@ -94,6 +94,8 @@ int diff_batch_run(struct diff_batch *batch, const struct diff_mode *mode)
         if (pid < 0)
             return -1;
         if (pid == 0) {
+            if (mode->guest && diff_arch->bits != 64)
+                diff_modes_run(batch, first, mode);
             if (mode->guest)
                 diff_guest_run(batch, first, mode);
             diff_host_run(batch, first);

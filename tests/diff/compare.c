@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define FLAGS_RF 0x10000u
+#define FLAGS_V86 0x1a0000u /* VM VIF VIP */
 #define EXC_DB 1
 #define EXC_BP 3
 #define EXC_GP 13
@@ -45,7 +46,7 @@ bool diff_case_analyse(struct diff_case *c)
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     unsigned n = 0;
 
-    c->reads_undefined = false;
+    c->reads_undefined = c->not_real = false;
     memset(c->flags_undefined, 0, sizeof(c->flags_undefined));
     for (size_t at = 0; at < c->code_len; n++) {
         if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops))) {
@@ -59,12 +60,15 @@ bool diff_case_analyse(struct diff_case *c)
         if (diff_user_only(c->mnemonic[n], (uint8_t)insn[n].meta.category) || (insn[n].attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
             insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
             c->user_only = true;
+        c->not_real |= diff_not_real(&insn[n]) || insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
         for (unsigned i = 0; i < insn[n].operand_count; i++)
             if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_SEGMENT)
-                c->user_only = true;
+                c->user_only = c->not_real = true;
         at += insn[n].length;
     }
     c->insns = (uint8_t)n;
+    for (unsigned i = 0; i < DIFF_SREGS; i++)
+        c->not_real |= !diff_seg_real(c->sel[i]);
 
     for (unsigned i = 0; i < n; i++) {
         const ZydisAccessedFlags *f = insn[i].cpu_flags;
@@ -123,6 +127,8 @@ static uint32_t error_mask(const struct diff_outcome *host, const struct diff_mo
     uint32_t mask = ~0u;
 
     if (host->vector == EXC_PF) {
+        if (mode->env != DIFF_LONG && host->cr2 - DIFF_KERNEL32 < DIFF_KERNEL32_BYTES) /* there is the guest's kernel */
+            mask &= ~PF_P;
         if (mode->cpl0)
             mask &= ~PF_U;
         /* Linux tells user code that the kernel's half is mapped, so as not to tell what is */
@@ -206,6 +212,22 @@ static uint64_t selectors(uint64_t seg)
     return seg;
 }
 
+static bool compare_segments(FILE *out, const struct diff_outcome *host, const struct diff_outcome *guest, const struct diff_mode *mode)
+{
+    bool same = true;
+
+    if (diff_arch->bits == 64) {
+        same &= report(out, "fs base", host->out.fs_base, guest->out.fs_base);
+        same &= report(out, "gs base", host->out.gs_base, guest->out.gs_base);
+        return report(out, "gs:fs:es:ds", selectors(host->out.seg), selectors(guest->out.seg)) && same;
+    }
+    if (mode->env >= DIFF_REAL || mode->cpl0) /* other selectors, or other privilege in them: such cases do not change them */
+        return true;
+    same &= report(out, "gs:fs:es:ds", selectors(host->out.seg), selectors(guest->out.seg));
+    same &= report(out, "cs", host->out.cs, guest->out.cs);
+    return report(out, "ss", host->out.ss, guest->out.ss) && same;
+}
+
 /* The instruction that the host stopped at. */
 static bool stopped_at(const struct diff_case *c, const struct diff_outcome *host, ZydisDecodedInstruction *insn)
 {
@@ -271,27 +293,29 @@ static bool compare(FILE *out, const struct diff_case *c, const struct diff_outc
     }
     if (differs_rightly(c, host, guest, &adjusted))
         host = &adjusted;
-    uint64_t flags = flags_mask(c, host, mode);
+    uint64_t flags = flags_mask(c, host, mode) & ~(uint64_t)(mode->env > DIFF_REAL ? FLAGS_V86 : 0), gpr_mask = diff_arch->bits == 64 ? ~0ull : 0xffffffff;
     uint32_t error = error_mask(host, mode);
     same &= report(out, "vector", host->vector, guest->vector);
-    same &= report(out, "error", host->error & error, guest->error & error);
+    same &= mode->env == DIFF_REAL || report(out, "error", host->error & error, guest->error & error);
     same &= report(out, "cr2", host->cr2, guest->cr2);
     same &= report(out, "rip", host->out.rip, guest->out.rip);
     same &= report(out, "rflags", host->out.rflags & flags, guest->out.rflags & flags);
     for (size_t i = 0; i < 16; i++)
-        same &= report(out, gpr_names[i], host->out.gpr[i], guest->out.gpr[i]);
-    same &= report(out, "fs base", host->out.fs_base, guest->out.fs_base);
-    same &= report(out, "gs base", host->out.gs_base, guest->out.gs_base);
-    same &= report(out, "gs:fs:es:ds", selectors(host->out.seg), selectors(guest->out.seg));
+        if (i < diff_arch->gprs)
+            same &= report(out, gpr_names[i], host->out.gpr[i] & gpr_mask, guest->out.gpr[i] & gpr_mask);
+    same &= compare_segments(out, host, guest, mode);
     same &= compare_vector(out, &host->vec, &guest->vec);
-    if (memcmp(host->mem, guest->mem, DIFF_DATA_BYTES)) {
+    static uint8_t mem[DIFF_DATA_BYTES];
+    memcpy(mem, guest->mem, sizeof(mem));
+    memcpy(mem + guest->frame_off, host->mem + guest->frame_off, guest->frame_len);
+    if (memcmp(host->mem, mem, DIFF_DATA_BYTES)) {
         same = false;
         unsigned lines = 0;
         for (size_t i = 0; out && i < DIFF_DATA_BYTES && lines < 8; i += 16)
-            if (memcmp(host->mem + i, guest->mem + i, 16)) {
+            if (memcmp(host->mem + i, mem + i, 16)) {
                 char name[32];
-                snprintf(name, sizeof(name), "[%llx]", DIFF_DATA + i);
-                report_bytes(out, name, host->mem + i, guest->mem + i, 16);
+                snprintf(name, sizeof(name), "[%lx]", (unsigned long)DIFF_DATA + i);
+                report_bytes(out, name, host->mem + i, mem + i, 16);
                 lines++;
             }
     }
@@ -332,6 +356,8 @@ void diff_print_case(FILE *out, const struct diff_case *c)
     }
     for (size_t i = 0; i < 16; i++)
         fprintf(out, "  %-3s %016" PRIx64 "%s", gpr_names[i], c->in.gpr[i], i % 4 == 3 ? "\n" : "");
+    if (diff_arch->bits != 64)
+        fprintf(out, "  es %x cs %x ss %x ds %x fs %x gs %x\n", c->sel[0], c->sel[1], c->sel[2], c->sel[3], c->sel[4], c->sel[5]);
     memcpy(&mxcsr, c->vec.fx + 24, 4);
     fprintf(out, "  rflags %" PRIx64 "  fs %" PRIx64 "  gs %" PRIx64 "  mxcsr %x  fcw %x  fsw %x  ftw %02x  memory %u\n", c->in.rflags, c->in.fs_base,
             c->in.gs_base, mxcsr, c->vec.fx[0] | c->vec.fx[1] << 8, c->vec.fx[2] | c->vec.fx[3] << 8, c->vec.fx[4], c->mem_template);

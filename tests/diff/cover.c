@@ -52,10 +52,10 @@ static const struct {
     {ZYDIS_MNEMONIC_XSAVEOPT64, HAND_PICKED},
     {ZYDIS_MNEMONIC_MONITORX, WAITS},
     {ZYDIS_MNEMONIC_MWAITX, WAITS},
-    {ZYDIS_MNEMONIC_BOUND, "not in 64-bit mode"},
-    {ZYDIS_MNEMONIC_LDS, "not in 64-bit mode"},
-    {ZYDIS_MNEMONIC_LES, "not in 64-bit mode"},
 };
+
+/* The same bytes are VEX or EVEX prefixes there. */
+static const uint16_t not_in_64bit[] = {ZYDIS_MNEMONIC_BOUND, ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LES};
 
 static const struct {
     uint8_t isa_set;
@@ -114,6 +114,9 @@ static uint8_t mnemonic_set[ZYDIS_MNEMONIC_MAX_VALUE + 1], mnemonic_category[ZYD
 const char *diff_refused(uint16_t mnemonic, uint8_t isa_set, uint8_t category)
 {
     (void)category;
+    for (size_t i = 0; i < sizeof(not_in_64bit) / sizeof(not_in_64bit[0]); i++)
+        if (diff_arch->bits == 64 && not_in_64bit[i] == mnemonic)
+            return "not in 64-bit mode";
     for (size_t i = 0; i < sizeof(refused_mnemonics) / sizeof(refused_mnemonics[0]); i++)
         if (refused_mnemonics[i].mnemonic == mnemonic)
             return refused_mnemonics[i].reason;
@@ -140,8 +143,25 @@ bool diff_user_only(uint16_t mnemonic, uint8_t category)
         break;
     }
     return mnemonic == ZYDIS_MNEMONIC_CLI || mnemonic == ZYDIS_MNEMONIC_STI || mnemonic == ZYDIS_MNEMONIC_POPF ||
-           mnemonic == ZYDIS_MNEMONIC_POPFQ || mnemonic == ZYDIS_MNEMONIC_IRET || mnemonic == ZYDIS_MNEMONIC_IRETD ||
+           mnemonic == ZYDIS_MNEMONIC_POPFD || mnemonic == ZYDIS_MNEMONIC_POPFQ || mnemonic == ZYDIS_MNEMONIC_IRET || mnemonic == ZYDIS_MNEMONIC_IRETD ||
            mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
+/* Real and virtual-8086 mode know no selectors, and no VEX. */
+bool diff_not_real(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_ARPL:
+    case ZYDIS_MNEMONIC_LAR:
+    case ZYDIS_MNEMONIC_LSL:
+    case ZYDIS_MNEMONIC_VERR:
+    case ZYDIS_MNEMONIC_VERW:
+    case ZYDIS_MNEMONIC_LLDT:
+    case ZYDIS_MNEMONIC_LTR:
+        return true;
+    default:
+        return insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && insn->encoding != ZYDIS_INSTRUCTION_ENCODING_3DNOW;
+    }
 }
 
 /* Encodings that Intel and AMD are known to take differently: the engine takes one side, whatever the host. */
@@ -150,7 +170,7 @@ bool diff_vendor_specific(const ZydisDecodedInstruction *insn)
     bool near_branch = insn->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR || insn->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
 
     /* 66 on a near branch: AMD cuts RIP to 16 bits, Intel ignores it */
-    return near_branch && (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+    return diff_arch->bits == 64 && near_branch && (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
 }
 
 int diff_cover_init(void)

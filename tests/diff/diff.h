@@ -4,13 +4,15 @@
  * in a guest, from the same registers, vector state and memory, and must end in the same state or in
  * the same exception. This header is what a case and its outcome are, and who makes and runs them.
  *
- * Both sides see the same address space:
+ * A run is for one kind of code, 64-, 32- or 16-bit (struct diff_arch). Both sides see the same address space:
  *
- *   CODE 0x10000000  2 pages  rwx   the case lies in the window around the boundary of the two;
- *                                   every other byte of the window is INT3
- *   DATA 0x10010000  3 pages  rw-
- *        0x10013000  1 page   r--
- *   and nothing before, between and behind.
+ *            64, 32      16
+ *   CODE 0x10000000  0x50000   2 pages  rwx   the case lies in the window around the boundary of the two;
+ *                                             every other byte of the window is INT3
+ *   DATA 0x10010000  0x60000   3 pages  rw-
+ *        0x10013000  0x63000   1 page   r--   16-bit: rw-, and the four again and again up to 0x74000, so that
+ *                                             64 KiB from anywhere in the first are memory
+ *   and nothing before, between and behind. 32- and 16-bit code runs in segments of the table in segs.c.
  */
 #ifndef KAGE_TESTS_DIFF_DIFF_H
 #define KAGE_TESTS_DIFF_DIFF_H
@@ -23,19 +25,38 @@
 
 #include <Zydis/Zydis.h>
 
-#define DIFF_CODE 0x10000000ull
+#define DIFF_CODE (diff_arch->code)
 #define DIFF_CODE_BYTES 0x2000ull
 #define DIFF_WINDOW (DIFF_CODE + 0xf00) /* what is rewritten for each case */
 #define DIFF_WINDOW_BYTES 0x200
-#define DIFF_DATA 0x10010000ull
-#define DIFF_DATA_RW_BYTES 0x3000
+#define DIFF_DATA (diff_arch->data)
+#define DIFF_DATA_RW_BYTES (diff_arch->rw_bytes)
 #define DIFF_DATA_BYTES 0x4000 /* the read-only page included */
+#define DIFF_DATA_COPIES 5     /* 16-bit: so often the data lie behind each other */
+
+/* The kind of code of this run. */
+struct diff_arch {
+    const char *name;
+    unsigned bits;
+    ZydisMachineMode machine;
+    ZydisStackWidth stack;
+    uint64_t code, data;
+    uint32_t rw_bytes;
+    unsigned gprs;
+};
+extern const struct diff_arch *diff_arch;
+extern const struct diff_arch diff_archs[3];
 
 /* Selectors, the same as Linux uses on x86-64. */
 #define DIFF_SEL_KERNEL_CS 0x10
 #define DIFF_SEL_KERNEL_DS 0x18
+#define DIFF_SEL_USER_CS32 0x23
 #define DIFF_SEL_USER_DS 0x2b
 #define DIFF_SEL_USER_CS 0x33
+
+/* modes.c: where a 32-bit kernel with paging is, linear */
+#define DIFF_KERNEL32 0xe0000000u
+#define DIFF_KERNEL32_BYTES 0x20000u
 
 #define DIFF_CODE_MAX 160
 #define DIFF_INSNS_MAX 48
@@ -58,7 +79,18 @@ struct diff_regs {
     uint64_t rip, rflags;
     uint64_t fs_base, gs_base;
     uint64_t seg; /* DS, ES, FS, GS selectors, 16 bits each from bit 0 */
+    uint16_t cs, ss;
 };
+
+/* Segment registers by their numbers. */
+enum { DIFF_ES, DIFF_CS, DIFF_SS, DIFF_DS, DIFF_FS, DIFF_GS, DIFF_SREGS };
+
+/* segs.c: a segment, as modify_ldt(2) makes it for the host and a descriptor table for the guest. */
+struct diff_seg {
+    uint32_t base, limit; /* limit: of the segment in bytes, or in pages */
+    bool code, down, big, pages, no_write, absent; /* no_write: of code, no reading */
+};
+#define DIFF_LDT_ENTRIES 16
 
 struct diff_patch {
     uint16_t offset; /* into DATA */
@@ -76,8 +108,10 @@ struct diff_case {
     uint8_t insns;         /* instructions in the straight line */
     uint8_t mem_template;
     bool user_only; /* means something else at CPL 0 */
+    bool not_real;  /* 16-bit: means something else in real mode */
     struct diff_patch patch[DIFF_PATCHES];
-    struct diff_regs in; /* rip: where it starts */
+    struct diff_regs in; /* rip: where it starts; 16- and 32-bit: from its segment's base */
+    uint16_t sel[DIFF_SREGS]; /* 16- and 32-bit; 64-bit: nulls */
     struct diff_vector vec;
 
     /* Filled by case_analyse(). */
@@ -106,6 +140,7 @@ struct diff_outcome {
     struct diff_regs out;
     struct diff_vector vec;
     uint8_t mem[DIFF_DATA_BYTES];
+    uint16_t frame_off, frame_len; /* of mem: where the exception's frame went over it */
     char text[128]; /* what the engine says about its failure */
 };
 
@@ -118,15 +153,31 @@ struct diff_batch {
     struct diff_outcome *outcomes;
 };
 
+/* What the guest's processor is in when a case runs. */
+enum diff_env { DIFF_LONG, DIFF_COMPAT, DIFF_FLAT, DIFF_2LEVEL, DIFF_PAE, DIFF_REAL, DIFF_V86, DIFF_VME };
+
 /* Where a case may run. */
 struct diff_mode {
     const char *name;
+    uint8_t bits; /* of the code that it is for; 0: any */
+    enum diff_env env;
     bool guest;     /* in a VM; else on the host */
     bool kernel;    /* on the kernel's KVM, not on libkage */
     bool cpl0;
     bool strict;    /* arithmetic flags are compared at faults even where they are dead */
     unsigned flags; /* KAGE_TEST_* */
 };
+
+/* segs.c. */
+const struct diff_seg *diff_seg_find(uint16_t selector); /* NULL: there is no such segment */
+const struct diff_seg *diff_seg_table(void);             /* DIFF_LDT_ENTRIES; all zero: none */
+uint64_t diff_seg_descriptor(const struct diff_seg *seg, unsigned dpl);
+uint32_t diff_seg_base(const struct diff_case *c, unsigned sreg);
+int diff_seg_host_init(void); /* the same for this process */
+void diff_seg_pick(struct diff_case *c); /* segments for a case, by chance */
+void diff_seg_usual(struct diff_case *c);
+uint16_t diff_seg_random(void);          /* some selector, mostly good */
+bool diff_seg_real(uint16_t selector);   /* a segment as real mode has them */
 
 /* state.c: memory templates and the conversion of XSAVE images. */
 extern uint8_t (*diff_templates)[DIFF_DATA_BYTES];
@@ -146,6 +197,9 @@ uint64_t diff_random(void);
  * case at batch->current brought it down.
  */
 _Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first);
+/* True if the way in which the guest takes an exception can be seen through: see modes.c. */
+bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode);
+_Noreturn void diff_modes_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode); /* 16- and 32-bit code */
 _Noreturn void diff_guest_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode);
 
 /* batch.c: runs all cases of a batch, with as many processes as it takes. -1: the mode cannot run here. */
@@ -169,6 +223,7 @@ struct diff_form {
     uint8_t len;
     uint8_t bytes[15]; /* an example */
     uint8_t modrm_off; /* 0: no ModRM byte */
+    uint8_t address_width;
     uint8_t encoding;  /* ZydisInstructionEncoding */
 };
 extern struct diff_form *diff_forms;
@@ -200,6 +255,7 @@ bool diff_seq_case(struct diff_case *c, size_t index);
 /* cover.c: what is refused, and what was covered. */
 const char *diff_refused(uint16_t mnemonic, uint8_t isa_set, uint8_t category);
 bool diff_user_only(uint16_t mnemonic, uint8_t category);
+bool diff_not_real(const ZydisDecodedInstruction *insn);
 bool diff_vendor_specific(const ZydisDecodedInstruction *insn);
 int diff_cover_init(void);
 void diff_cover_case(const struct diff_case *c, const struct diff_outcome *host);

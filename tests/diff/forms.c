@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every encoding form of 64-bit mode that Zydis decodes, found by walking the opcode maps: legacy with
+ * Every encoding form of the run's kind of code that Zydis decodes, found by walking the opcode maps: legacy with
  * all mandatory and size prefixes, VEX, and EVEX where the host has AVX-512. Two encodings are of
  * the same form if mnemonic, encoding, sizes and the kinds of all operands agree; which registers
  * and what addressing they use is left to the generator.
@@ -84,6 +84,7 @@ static int form_add(const ZydisDecodedInstruction *insn, uint64_t key, const uin
     form->isa_set = (uint8_t)insn->meta.isa_set;
     form->category = (uint8_t)insn->meta.category;
     form->encoding = (uint8_t)insn->encoding;
+    form->address_width = (uint8_t)insn->address_width;
     form->len = insn->length;
     form->modrm_off = (insn->attributes & ZYDIS_ATTRIB_HAS_MODRM) ? insn->raw.modrm.offset : 0;
     memcpy(form->bytes, bytes, insn->length);
@@ -108,7 +109,7 @@ static int try_bytes(const uint8_t *bytes, bool *has_modrm)
 }
 
 /* All ModRM bytes that can make a difference behind the `len` bytes of prefixes and opcode. */
-static int walk_modrm(uint8_t *bytes, size_t len, bool all_rm)
+static int walk_modrm(uint8_t *bytes, size_t len, bool all_rm, bool memory_only)
 {
     /* memory by SIB without VSIB trouble, so that one form of bytes fits gathers too */
     static const uint8_t sib = 0x0e;
@@ -122,6 +123,8 @@ static int walk_modrm(uint8_t *bytes, size_t len, bool all_rm)
         err = try_bytes(bytes, &has_modrm);
         if (!has_modrm)
             return err;
+        if (memory_only)
+            continue;
         for (unsigned rm = 0; rm < (all_rm ? 8u : 1u) && !err; rm++) {
             bytes[len] = (uint8_t)(0xc0 | reg << 3 | rm);
             bytes[len + 1] = 0;
@@ -139,9 +142,10 @@ static int walk_legacy(void)
     uint8_t b[24];
     int err = 0;
 
+    bool long_mode = walker->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
     for (unsigned lead = 0; lead < 3; lead++)     /* none, LOCK, 67 */
         for (unsigned p = 0; p < 4; p++)
-            for (unsigned rex = 0; rex < 3; rex++) /* none, 40, 48 */
+            for (unsigned rex = 0; rex < (long_mode ? 3 : 1); rex++) /* none, 40, 48 */
                 for (unsigned map = 0; map < 4; map++)
                     for (unsigned op = 0; op < 256 && !err; op++) {
                         size_t n = 0;
@@ -155,14 +159,16 @@ static int walk_legacy(void)
                             if (map_bytes[map][i])
                                 b[n++] = map_bytes[map][i];
                         /* prefixes and escapes are not opcodes */
-                        if (map == 0 && (op == 0x0f || op == 0xc4 || op == 0xc5 || op == 0x62 || op == 0x66 || op == 0x67 ||
-                                         op == 0xf0 || op == 0xf2 || op == 0xf3 || (op >= 0x40 && op < 0x50) ||
+                        bool vex = op == 0xc4 || op == 0xc5 || op == 0x62;
+                        if (map == 0 && (op == 0x0f || op == 0x66 || op == 0x67 || op == 0xf0 || op == 0xf2 || op == 0xf3 ||
                                          (op & 0xe7) == 0x26 || op == 0x64 || op == 0x65))
+                            continue;
+                        if (map == 0 && long_mode && (vex || (op >= 0x40 && op < 0x50)))
                             continue;
                         if (map == 1 && (op == 0x38 || op == 0x3a))
                             continue;
                         b[n++] = (uint8_t)op;
-                        err = walk_modrm(b, n, map < 2);
+                        err = walk_modrm(b, n, map < 2, map == 0 && vex);
                     }
     return err;
 }
@@ -199,7 +205,7 @@ static int walk_vex(uint8_t prefix, unsigned first_map, unsigned last_map)
                         b[n++] = (uint8_t)(0xe0 | map);
                         b[n++] = (uint8_t)((wlpp & 8) << 4 | (vvvv ? 0x68 : 0x78) | (wlpp & 7));
                         b[n++] = (uint8_t)op;
-                        err = walk_modrm(b, n, false);
+                        err = walk_modrm(b, n, false, false);
                     }
     return err;
 }
@@ -220,12 +226,12 @@ static int walk_evex(uint8_t third, unsigned tails)
                     b[2] = (uint8_t)((wpp & 4) << 5 | ((tail & 1) ? 0x68 : 0x78) | third | (wpp & 3));
                     b[3] = (uint8_t)(((tail >> 2) & 15) << 4 | 8 | ((tail >> 1) & 1));
                     b[4] = (uint8_t)op;
-                    err = walk_modrm(b, 5, false);
+                    err = walk_modrm(b, 5, false, false);
                 }
     return err;
 }
 
-/* Mnemonics that 64-bit mode does not have, by the same walks in another decoder. */
+/* Mnemonics that this kind of code does not have, by the same walks in another decoder. */
 static int note_elsewhere(ZydisMachineMode mode, bool knc, const char *reason)
 {
     ZydisDecoder decoder;
@@ -237,7 +243,12 @@ static int note_elsewhere(ZydisMachineMode mode, bool knc, const char *reason)
         return -1;
     walker = &decoder;
     walker_reason = reason;
-    err = knc ? walk_evex(0, 64) || walk_vex(0xc4, 1, 3) || walk_legacy() : walk_legacy();
+    if (knc)
+        err = walk_evex(0, 64) || walk_vex(0xc4, 1, 3) || walk_legacy();
+    else if (mode == ZYDIS_MACHINE_MODE_LONG_64)
+        err = walk_evex(4, 128) || walk_vex(0xc4, 1, 3) || walk_vex(0x8f, 8, 10) || walk_legacy();
+    else
+        err = walk_legacy();
     walker = &diff_decoder;
     walker_reason = NULL;
     return err;
@@ -248,15 +259,16 @@ int diff_forms_init(void)
     bool avx512 = (diff_host_xcr0() & 0xe0) == 0xe0;
 
     form_table = calloc(1u << TABLE_BITS, sizeof(*form_table));
-    if (!form_table || ZYAN_FAILED(ZydisDecoderInit(&diff_decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
+    if (!form_table || ZYAN_FAILED(ZydisDecoderInit(&diff_decoder, diff_arch->machine, diff_arch->stack)))
         return -1;
     if (walk_legacy() || walk_3dnow() || walk_vex(0xc4, 1, 3) || walk_vex(0x8f, 8, 10))
         return -1;
     /* a host without AVX-512 has to refuse its instructions: a few forms of each show that */
     if (walk_evex(4, avx512 ? 128 : 32))
         return -1;
-    return note_elsewhere(ZYDIS_MACHINE_MODE_LEGACY_32, false, "not in 64-bit mode") ||
-                   note_elsewhere(ZYDIS_MACHINE_MODE_LONG_64, true, "of the first Xeon Phi only")
+    int err = diff_arch->bits == 64 ? note_elsewhere(ZYDIS_MACHINE_MODE_LEGACY_32, false, "not in 64-bit mode")
+                                    : note_elsewhere(ZYDIS_MACHINE_MODE_LONG_64, false, "64-bit mode only");
+    return err || note_elsewhere(ZYDIS_MACHINE_MODE_LONG_64, true, "of the first Xeon Phi only")
                ? -1
                : 0;
 }

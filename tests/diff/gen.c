@@ -95,6 +95,29 @@ static void random_vector(void *p, size_t len)
     }
 }
 
+/* Segments, and registers of 32 bits; a stack pointer of 16 bits leaves the upper half to chance. */
+static void legacy_state(struct diff_case *c)
+{
+    diff_seg_pick(c);
+    const struct diff_seg *ss = diff_seg_find(c->sel[DIFF_SS]);
+    uint64_t r = diff_random(), sp = c->in.gpr[4];
+
+    c->in.fs_base = c->in.gs_base = 0;
+    if (ss)
+        sp -= ss->base;
+    if (r % 16 == 0) /* about to wrap, or at the segment's end */
+        sp = ss && !ss->down ? (ss->pages ? 0 : ss->limit + 1) + 8 - (r >> 8) % 17 : 8 - (r >> 8) % 17;
+    if (ss && !ss->big)
+        sp = (sp & 0xffff) | ((r >> 62) ? 0 : r & 0xffff0000);
+    c->in.gpr[4] = sp;
+    for (unsigned i = 0; i < 16; i++)
+        c->in.gpr[i] = i < diff_arch->gprs ? c->in.gpr[i] & 0xffffffff : 0;
+    if (diff_arch->bits == 16) /* numbers of 16 bits are what such code has */
+        for (unsigned i = 0; i < 8; i++)
+            if (i != 4 && chance(60))
+                c->in.gpr[i] &= 0xffff;
+}
+
 void diff_gen_state(struct diff_case *c)
 {
     static const uint32_t mxcsr[] = {0x1f80, 0x1f80, 0x1f80, 0x1f80, 0x3f80, 0x5f80, 0x7f80, 0x9f80, 0x1fc0, 0x9fc0, 0x1fbf, 0x0000, 0x1d80};
@@ -111,6 +134,8 @@ void diff_gen_state(struct diff_case *c)
     c->in.fs_base = DIFF_DATA + 0x100 * (r >> 8 & 15);
     c->in.gs_base = chance(10) ? (r | 0xffff800000000000ull) : DIFF_DATA + 8 * (r >> 16 & 255);
     c->in.seg = 0;
+    if (diff_arch->bits != 64)
+        legacy_state(c);
     c->mem_template = (uint8_t)(diff_random() % DIFF_TEMPLATES);
 
     memset(&c->vec, 0, sizeof(c->vec));
@@ -141,11 +166,18 @@ static void vary_prefix(uint8_t *b, size_t *head, const struct diff_form *form)
     switch (form->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_VEX:
     case ZYDIS_INSTRUCTION_ENCODING_XOP:
+        if (diff_arch->bits != 64) { /* R and X tell it from LES, LDS and POP; eight registers */
+            if ((b[i + 2] & 0x78) != 0x78)
+                b[i + 2] = (uint8_t)((b[i + 2] & 0x87) | 0x40 | (diff_random() & 0x38));
+            return;
+        }
         b[i + 1] = (uint8_t)((b[i + 1] & 0x1f) | (r & 0xe0));
         if ((b[i + 2] & 0x78) != 0x78)
             b[i + 2] = (uint8_t)((b[i + 2] & 0x87) | (diff_random() & 0x78));
         return;
     case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+        if (diff_arch->bits != 64)
+            return;
         b[i + 1] = (uint8_t)((b[i + 1] & 0x0f) | (r & 0xf0));
         if ((b[i + 2] & 0x78) != 0x78)
             b[i + 2] = (uint8_t)((b[i + 2] & 0x87) | (diff_random() & 0x78));
@@ -155,6 +187,8 @@ static void vary_prefix(uint8_t *b, size_t *head, const struct diff_form *form)
     default:
         break;
     }
+    if (diff_arch->bits != 64)
+        return;
     if ((b[i] & 0xf0) == 0x40) {
         b[i] = (uint8_t)((b[i] & 0xf8) | (r & 7));
     } else if ((r & 0x18) == 0) {
@@ -181,6 +215,7 @@ static size_t vary_encoding(const struct diff_form *form, uint8_t out[15], Zydis
     bool memory = form->modrm_off && form->bytes[form->modrm_off] < 0xc0;
     uint8_t modrm = form->bytes[form->modrm_off];
     vary_prefix(b, &head, form);
+    bool addr16 = form->address_width == 16;
     if (chance(memory ? 25 : 3)) { /* a segment override, of which 64-bit mode knows FS and GS */
         static const uint8_t segs[] = {0x64, 0x65, 0x64, 0x65, 0x26, 0x2e, 0x36, 0x3e};
         memmove(b + 1, b, head);
@@ -193,6 +228,15 @@ static size_t vary_encoding(const struct diff_form *form, uint8_t out[15], Zydis
         if (memory)
             modrm = (uint8_t)((modrm & 0x3f) | ((r >> 8) % 3) << 6);
         b[head++] = modrm;
+        if (memory && addr16 && ((modrm >> 6) == 2 || (modrm & 0xc7) == 6)) {
+            uint16_t disp = (uint16_t)(diff_random() % 0x4000 - 0x2000);
+            memcpy(b + head, &disp, 2);
+            head += 2;
+        } else if (memory && addr16) {
+            if (modrm >> 6)
+                b[head++] = (uint8_t)diff_random();
+        }
+        memory = memory && !addr16; /* SIB, and displacements of 32 bits */
         if (memory && (modrm & 7) == 4)
             b[head++] = (uint8_t)(r >> 16);
         if (memory && (modrm >> 6) == 2) { /* a displacement of moderate size */
@@ -236,7 +280,7 @@ static void place_window(struct diff_case *c, size_t len)
         c->code_off = (uint16_t)(WINDOW_BOUNDARY - len); /* the instruction behind is on the next page */
     else
         c->code_off = (uint16_t)(0x10 + (r >> 8) % 0x30);
-    c->in.rip = DIFF_WINDOW + c->code_off;
+    c->in.rip = DIFF_WINDOW + c->code_off - diff_seg_base(c, DIFF_CS);
 }
 
 static void case_reset(struct diff_case *c)
@@ -269,7 +313,7 @@ bool diff_gen_form(struct diff_case *c, uint32_t index)
             continue;
         if (place.branch) {
             uint64_t r = diff_random();
-            put_branch(code, &insn, insn.raw.imm[0].size == 32 && r % 4 == 0 ? 0x4000 + (int64_t)(r >> 8 & 0xfff) : (int64_t)(r % 100));
+            put_branch(code, &insn, insn.raw.imm[0].size >= 16 && r % 4 == 0 ? 0x4000 + (int64_t)(r >> 8 & 0xfff) : (int64_t)(r % 100));
         }
         memcpy(c->code, code, len);
         c->code_len = (uint16_t)len;

@@ -31,6 +31,8 @@
 #define XSAVE_XFEATURES (XSAVE_SW_RESERVED + 8)
 #define ALT_STACK_BYTES (1u << 17)
 #define FLAGS_SANE 0x202
+#define UC_SIGCONTEXT_SS 2u /* asm/ucontext.h */
+#define UC_STRICT_RESTORE_SS 4u
 
 /* ucontext's order of the registers, by encoding order. */
 static const uint8_t greg_of[16] = {
@@ -112,6 +114,8 @@ static void outcome_take(struct diff_outcome *o, int sig, const ucontext_t *uc)
     o->out.rip = (uint64_t)g[REG_RIP];
     o->out.rflags = (uint64_t)g[REG_EFL];
     o->out.seg = segments_get();
+    o->out.cs = (uint16_t)g[REG_CSGSFS];
+    o->out.ss = (uint16_t)(g[REG_CSGSFS] >> 48);
     bases_get(&o->out.fs_base, &o->out.gs_base);
     o->vector = (uint32_t)g[REG_TRAPNO];
     o->error = (uint32_t)g[REG_ERR];
@@ -133,14 +137,20 @@ static void case_load(const struct diff_case *c, ucontext_t *uc)
         g[greg_of[i]] = (greg_t)c->in.gpr[i];
     g[REG_RIP] = (greg_t)c->in.rip;
     g[REG_EFL] = (greg_t)c->in.rflags;
+    uint64_t cs = diff_arch->bits == 64 ? DIFF_SEL_USER_CS : c->sel[DIFF_CS], ss = diff_arch->bits == 64 ? DIFF_SEL_USER_DS : c->sel[DIFF_SS];
+    g[REG_CSGSFS] = (greg_t)(cs | ss << 48);
+    uc->uc_flags |= UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS;
 
     diff_copy(&magic, xsave + XSAVE_SW_RESERVED, 4);
     if (magic == XSAVE_MAGIC1)
         diff_vector_to_xsave(&c->vec, xsave);
     else
         diff_copy(xsave, c->vec.fx, 416);
-    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%fs; mov %0, %%gs" : : "r"(0));
-    bases_set(c->in.fs_base, c->in.gs_base);
+    __asm__ volatile("mov %0, %%ds; mov %1, %%es; mov %2, %%fs; mov %3, %%gs"
+                     :
+                     : "r"((uint32_t)c->sel[DIFF_DS]), "r"((uint32_t)c->sel[DIFF_ES]), "r"((uint32_t)c->sel[DIFF_FS]), "r"((uint32_t)c->sel[DIFF_GS]));
+    if (diff_arch->bits == 64) /* else they are the segments' */
+        bases_set(c->in.fs_base, c->in.gs_base);
 }
 
 void diff_host_signal(int sig, siginfo_t *info, ucontext_t *uc)
@@ -166,6 +176,22 @@ static int map_fixed(uint64_t address, size_t len, int prot)
 {
     void *p = mmap((void *)address, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     return p == (void *)address ? 0 : -1;
+}
+
+/* The data of 16-bit cases lie there several times. */
+static int map_data(void)
+{
+    unsigned copies = diff_arch->bits == 16 ? DIFF_DATA_COPIES : 1;
+    int fd = memfd_create("difftest", MFD_CLOEXEC);
+    int err = fd < 0 || ftruncate(fd, DIFF_DATA_BYTES);
+
+    for (unsigned i = 0; i < copies && !err; i++) {
+        void *at = (void *)(DIFF_DATA + i * DIFF_DATA_BYTES);
+        err = mmap(at, DIFF_DATA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) != at;
+    }
+    if (fd >= 0)
+        close(fd);
+    return err ? -1 : 0;
 }
 
 static int handlers_set(void)
@@ -232,13 +258,15 @@ _Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first)
         leave(3);
     }
     if (map_fixed(DIFF_CODE, DIFF_CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC) ||
-        map_fixed(DIFF_DATA, DIFF_DATA_BYTES, PROT_READ | PROT_WRITE)) {
+        map_data()) {
         fprintf(stderr, "difftest: cannot map the cases' memory: %s\n", strerror(errno));
         leave(3);
     }
     memset((void *)DIFF_CODE, 0xcc, DIFF_CODE_BYTES);
     memcpy((void *)DIFF_DATA, diff_templates[0], DIFF_DATA_BYTES);
-    if (mprotect((void *)(DIFF_DATA + DIFF_DATA_RW_BYTES), DIFF_DATA_BYTES - DIFF_DATA_RW_BYTES, PROT_READ) || handlers_set() ||
+    if ((DIFF_DATA_RW_BYTES < DIFF_DATA_BYTES &&
+         mprotect((void *)(DIFF_DATA + DIFF_DATA_RW_BYTES), DIFF_DATA_BYTES - DIFF_DATA_RW_BYTES, PROT_READ)) ||
+        (diff_arch->bits != 64 && diff_seg_host_init()) || handlers_set() ||
         setitimer(ITIMER_VIRTUAL, &tick, NULL) || seccomp_set()) {
         fprintf(stderr, "difftest: cannot set up the sandbox: %s\n", strerror(errno));
         leave(3);

@@ -24,12 +24,32 @@
 static const struct diff_mode host_mode = {.name = "host", .strict = true};
 static const struct diff_mode modes[] = {
     {.name = "self", .strict = true}, /* the host against itself */
-    {.name = "soft", .guest = true},
-    {.name = "soft-cpl0", .guest = true, .cpl0 = true},
-    {.name = "soft-nochain", .guest = true, .flags = KAGE_TEST_NO_CHAIN},
-    {.name = "soft-single", .guest = true, .strict = true, .flags = KAGE_TEST_SINGLE_INSN},
-    {.name = "soft-tinytlb", .guest = true, .flags = KAGE_TEST_TINY_TLB},
-    {.name = "kernel", .guest = true, .kernel = true, .strict = true},
+    {.name = "soft", .bits = 64, .guest = true},
+    {.name = "soft-cpl0", .bits = 64, .guest = true, .cpl0 = true},
+    {.name = "soft-nochain", .bits = 64, .guest = true, .flags = KAGE_TEST_NO_CHAIN},
+    {.name = "soft-single", .bits = 64, .guest = true, .strict = true, .flags = KAGE_TEST_SINGLE_INSN},
+    {.name = "soft-tinytlb", .bits = 64, .guest = true, .flags = KAGE_TEST_TINY_TLB},
+    {.name = "kernel", .bits = 64, .guest = true, .kernel = true, .strict = true},
+    {.name = "compat", .bits = 32, .env = DIFF_COMPAT, .guest = true},
+    {.name = "compat-cpl0", .bits = 32, .env = DIFF_COMPAT, .guest = true, .cpl0 = true},
+    {.name = "compat-nochain", .bits = 32, .env = DIFF_COMPAT, .guest = true, .flags = KAGE_TEST_NO_CHAIN},
+    {.name = "compat-single", .bits = 32, .env = DIFF_COMPAT, .guest = true, .strict = true, .flags = KAGE_TEST_SINGLE_INSN},
+    {.name = "compat-tinytlb", .bits = 32, .env = DIFF_COMPAT, .guest = true, .flags = KAGE_TEST_TINY_TLB},
+    {.name = "pae", .bits = 32, .env = DIFF_PAE, .guest = true},
+    {.name = "pae-cpl0", .bits = 32, .env = DIFF_PAE, .guest = true, .cpl0 = true},
+    {.name = "2level", .bits = 32, .env = DIFF_2LEVEL, .guest = true},
+    {.name = "flat", .bits = 32, .env = DIFF_FLAT, .guest = true},
+    {.name = "flat-cpl0", .bits = 32, .env = DIFF_FLAT, .guest = true, .cpl0 = true},
+    {.name = "kernel-compat", .bits = 32, .env = DIFF_COMPAT, .guest = true, .kernel = true, .strict = true},
+    {.name = "compat16", .bits = 16, .env = DIFF_COMPAT, .guest = true},
+    {.name = "compat16-cpl0", .bits = 16, .env = DIFF_COMPAT, .guest = true, .cpl0 = true},
+    {.name = "compat16-single", .bits = 16, .env = DIFF_COMPAT, .guest = true, .strict = true, .flags = KAGE_TEST_SINGLE_INSN},
+    {.name = "2level16", .bits = 16, .env = DIFF_2LEVEL, .guest = true},
+    {.name = "flat16-cpl0", .bits = 16, .env = DIFF_FLAT, .guest = true, .cpl0 = true},
+    {.name = "real", .bits = 16, .env = DIFF_REAL, .guest = true, .cpl0 = true},
+    {.name = "real-single", .bits = 16, .env = DIFF_REAL, .guest = true, .cpl0 = true, .strict = true, .flags = KAGE_TEST_SINGLE_INSN},
+    {.name = "v86", .bits = 16, .env = DIFF_V86, .guest = true},
+    {.name = "v86-vme", .bits = 16, .env = DIFF_VME, .guest = true},
 };
 #define MODES (sizeof(modes) / sizeof(modes[0]))
 
@@ -154,6 +174,8 @@ static bool usable(const struct diff_case *c, const struct diff_outcome *host, c
     /* what comes later depends on what the host said before: it runs them all, even for one case */
     if (host->status != DIFF_DONE || (options.only >= 0 && (long)c->id != options.only))
         return false;
+    if (mode->guest && diff_arch->bits != 64 && !diff_modes_can(c, host, mode))
+        return false;
     return !mode->cpl0 || (!c->user_only && !(host->out.rflags & 0x40000));
 }
 
@@ -261,6 +283,8 @@ static void run_mode(const struct diff_batch *host, struct diff_batch *guest, st
 
 static bool mode_selected(const struct diff_mode *mode)
 {
+    if (mode->bits && mode->bits != diff_arch->bits)
+        return false;
     if (!options.mode || !strcmp(options.mode, "all"))
         return true;
     size_t len = strlen(options.mode);
@@ -272,7 +296,8 @@ static int parse(int argc, char **argv)
     static const struct option longs[] = {
         {"seed", required_argument, NULL, 's'},   {"cases", required_argument, NULL, 'n'}, {"time", required_argument, NULL, 't'},
         {"filter", required_argument, NULL, 'f'}, {"mode", required_argument, NULL, 'm'},  {"verbose", no_argument, NULL, 'v'},
-        {"hand", no_argument, NULL, 'h'},         {"case", required_argument, NULL, 'c'},  {NULL, 0, NULL, 0},
+        {"hand", no_argument, NULL, 'h'},         {"case", required_argument, NULL, 'c'},  {"bits", required_argument, NULL, 'b'},
+        {NULL, 0, NULL, 0},
     };
     int opt;
 
@@ -286,8 +311,13 @@ static int parse(int argc, char **argv)
         case 'v': options.verbose = true; break;
         case 'h': options.hand_only = true; break;
         case 'c': options.only = strtol(optarg, NULL, 0); break;
+        case 'b':
+            for (size_t i = 0; i < 3; i++)
+                if (!strcmp(diff_archs[i].name, optarg))
+                    diff_arch = &diff_archs[i];
+            break;
         default:
-            fprintf(stderr, "usage: difftest [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--case ID] [--verbose]\n");
+            fprintf(stderr, "usage: difftest [--bits 64|32|16] [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--case ID] [--verbose]\n");
             return -1;
         }
     for (uint16_t m = 1; options.filter && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
@@ -310,7 +340,7 @@ int main(int argc, char **argv)
     if (parse(argc, argv))
         return 2;
     clock_gettime(CLOCK_MONOTONIC, &started);
-    printf("difftest: seed %" PRIu64 "\n", options.seed);
+    printf("difftest: %u-bit code, seed %" PRIu64 "\n", diff_arch->bits, options.seed);
     if (diff_state_init(options.seed) || diff_forms_init() || diff_cover_init()) {
         fprintf(stderr, "difftest: out of memory\n");
         return 2;

@@ -14,11 +14,16 @@
 #define RBX 3
 #define RSP 4
 
-/* Register number of a 64- or 32-bit address register, or -1. */
+/* Register number of an address register, or -1. */
 static int address_reg(ZydisRegister reg)
 {
     ZydisRegisterClass cls = ZydisRegisterGetClass(reg);
-    return cls == ZYDIS_REGCLASS_GPR64 || cls == ZYDIS_REGCLASS_GPR32 ? ZydisRegisterGetId(reg) : -1;
+    return cls == ZYDIS_REGCLASS_GPR64 || cls == ZYDIS_REGCLASS_GPR32 || cls == ZYDIS_REGCLASS_GPR16 ? ZydisRegisterGetId(reg) : -1;
+}
+
+static uint64_t width_mask(unsigned width)
+{
+    return width == 64 ? ~0ull : (1ull << width) - 1;
 }
 
 static bool chance(unsigned percent)
@@ -26,9 +31,14 @@ static bool chance(unsigned percent)
     return diff_random() % 100 < percent;
 }
 
-static uint64_t pick_landing(void)
+/* Where a branch goes: an offset in the code segment. */
+static uint64_t pick_landing(const struct diff_case *c)
 {
     uint64_t r = diff_random();
+
+    if (diff_arch->bits != 64)
+        return (r % 8 == 0 ? DIFF_CODE + 0x1ff8 + ((r >> 8) & 15) : r % 16 == 1 ? r : DIFF_CODE + 0x1090 + ((r >> 8) & 0x3f)) -
+               diff_seg_base(c, DIFF_CS);
 
     if (r % 8 == 0)
         return DIFF_CODE + 0x3000 + ((r >> 8) & 0xfff); /* nothing there */
@@ -68,14 +78,38 @@ static uint64_t pick_address(unsigned size, bool extent)
     return r | 1ull << 62;
 }
 
+static const struct diff_seg *segment_of(const struct diff_case *c, ZydisRegister segment)
+{
+    return diff_seg_find(c->sel[ZydisRegisterGetId(segment) % DIFF_SREGS]);
+}
+
 static uint64_t segment_base(const struct diff_case *c, ZydisRegister segment)
 {
+    if (diff_arch->bits != 64) {
+        const struct diff_seg *seg = segment_of(c, segment);
+        return seg ? seg->base : 0;
+    }
     return segment == ZYDIS_REGISTER_FS ? c->in.fs_base : segment == ZYDIS_REGISTER_GS ? c->in.gs_base : 0;
 }
 
 static bool in_data(uint64_t address, unsigned size)
 {
-    return address >= DIFF_DATA && address + size <= DIFF_DATA + DIFF_DATA_BYTES;
+    unsigned copies = diff_arch->bits == 16 ? DIFF_DATA_COPIES : 1;
+    return address >= DIFF_DATA && address + size <= DIFF_DATA + copies * DIFF_DATA_BYTES;
+}
+
+/* The linear address of an access at one of its segment's ends, or of the offset's range. */
+static uint64_t pick_edge(const struct diff_seg *seg, unsigned size, unsigned width)
+{
+    uint64_t r = diff_random(), into = r % (size + 1u), end;
+
+    if (!seg || r % 3 == 0 || (seg->pages && seg->limit == 0xfffff))
+        end = width_mask(width) + 1;
+    else
+        end = seg->pages ? ((uint64_t)seg->limit + 1) << 12 : (uint64_t)seg->limit + 1;
+    if (seg && seg->down && r % 2)
+        end = seg->big ? 1ull << 32 : 1ull << 16;
+    return (seg ? seg->base : 0) + end - into;
 }
 
 static void put_displacement(uint8_t *code, const ZydisDecodedInstruction *insn, uint64_t value)
@@ -85,8 +119,10 @@ static void put_displacement(uint8_t *code, const ZydisDecodedInstruction *insn,
 
 static void set_reg(struct diff_case *c, struct diff_place *place, int reg, uint64_t value, unsigned address_width)
 {
-    /* the upper half of a 32-bit address register does not count: leave garbage there */
-    c->in.gpr[reg] = address_width == 32 ? (value & 0xffffffff) | diff_random() << 32 : value;
+    /* the upper part of an address register that is wider does not count: leave garbage there */
+    if (address_width < 64 && address_width < (diff_arch->bits == 64 ? 64u : 32u))
+        value = (value & width_mask(address_width)) | (chance(50) ? diff_random() << address_width : 0);
+    c->in.gpr[reg] = diff_arch->bits == 64 ? value : value & 0xffffffff;
     place->pinned |= 1u << reg;
 }
 
@@ -111,13 +147,13 @@ static bool place_memory(struct diff_case *c, struct diff_place *place, uint8_t 
                          const ZydisDecodedOperand *op, uint64_t want, unsigned size, uint64_t *got)
 {
     unsigned width = insn->address_width;
-    uint64_t mask = width == 32 ? 0xffffffffull : ~0ull, seg = segment_base(c, op->mem.segment);
+    uint64_t mask = width_mask(width), linear = width_mask(diff_arch->bits == 64 ? 64 : 32), seg = segment_base(c, op->mem.segment);
     uint64_t disp = op->mem.disp.has_displacement ? (uint64_t)op->mem.disp.value : 0;
     int base = address_reg(op->mem.base), index = address_reg(op->mem.index);
-    uint64_t scale = op->mem.scale, scaled = 0;
+    uint64_t scale = op->mem.scale ? op->mem.scale : 1, scaled = 0;
     bool vsib = op->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
 
-    if (width == 16)
+    if (vsib && width == 16)
         return false;
     if (vsib) {
         place_vsib(c, op->mem.index, place->pinned != 0);
@@ -148,6 +184,9 @@ static bool place_memory(struct diff_case *c, struct diff_place *place, uint8_t 
         } else {
             set_reg(c, place, base, want - seg - disp - scaled, width);
         }
+    } else if (base < 0 && diff_arch->bits != 64 && insn->raw.disp.size >= 16) {
+        disp = want - seg - (vsib ? 0 : scaled);
+        put_displacement(code, insn, disp);
     } else if (base < 0 && insn->raw.disp.size >= 32) {
         disp = want - seg - (vsib ? 0 : scaled);
         if (insn->raw.disp.size == 32 && width == 64 && (int64_t)disp != (int32_t)disp)
@@ -158,7 +197,9 @@ static bool place_memory(struct diff_case *c, struct diff_place *place, uint8_t 
         if (seg) /* FS and GS base may be out of a displacement's reach */
             return in_data(((disp + scaled) & mask) + seg, size) && (*got = ((disp + scaled) & mask) + seg, true);
     }
-    *got = (((base >= 0 ? c->in.gpr[base] : 0) + scaled + disp) & mask) + seg;
+    *got = ((((base >= 0 ? c->in.gpr[base] : 0) + scaled + disp) & mask) + seg) & linear;
+    if (diff_arch->bits != 64 && !vsib) /* what is not memory is the segment's end, mostly */
+        return true;
     if (vsib)
         return *got >= DIFF_DATA + 0x1000 && *got < DIFF_DATA + 0x2000;
     /* a register that was taken already gives what it gives; it has to be the cases' memory */
@@ -167,6 +208,8 @@ static bool place_memory(struct diff_case *c, struct diff_place *place, uint8_t 
 
 static void patch_memory(struct diff_case *c, uint64_t address, uint64_t value, unsigned size)
 {
+    if (diff_arch->bits == 16 && in_data(address, size))
+        address = DIFF_DATA + (address - DIFF_DATA) % DIFF_DATA_BYTES;
     if (address < DIFF_DATA || address + size > DIFF_DATA + DIFF_DATA_RW_BYTES)
         return;
     for (unsigned i = 0; i < DIFF_PATCHES; i++)
@@ -221,7 +264,10 @@ static void place_special(struct diff_case *c, struct diff_place *place, const Z
     case ZYDIS_MNEMONIC_LOOPNE:
     case ZYDIS_MNEMONIC_JRCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
-        if (is_free(place, RCX))
+    case ZYDIS_MNEMONIC_JCXZ:
+        if (diff_arch->bits != 64 && is_free(place, RCX))
+            set_reg(c, place, RCX, diff_random() % 3 | (chance(30) ? 1ull << 16 : 0), 64);
+        else if (is_free(place, RCX))
             set_reg(c, place, RCX, diff_random() % 3 | (chance(30) ? 1ull << 32 : 0), 64);
         break;
     case ZYDIS_MNEMONIC_BT:
@@ -234,11 +280,36 @@ static void place_special(struct diff_case *c, struct diff_place *place, const Z
                 set_reg(c, place, reg, diff_random() % 0x2000 - 0x1000, 64);
         }
         break;
+    case ZYDIS_MNEMONIC_MOV: /* to a segment register */
+        if (ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[0].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
+            ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && diff_arch->bits != 64) {
+            int reg = ZydisRegisterGetId(ops[1].reg.value);
+            if (is_free(place, reg) && reg != RSP)
+                set_reg(c, place, reg, (diff_random() & 0xffff0000) | diff_seg_random(), 64);
+        }
+        break;
     default:
         break;
     }
     if (insn->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
         place_count(c, place);
+}
+
+/* What is taken from the stack. */
+static void place_stack(struct diff_case *c, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+{
+    const struct diff_seg *ss = diff_seg_find(c->sel[DIFF_SS]);
+    uint64_t sp = c->in.gpr[RSP], at = diff_arch->bits == 64 ? sp : ((ss && !ss->big ? sp & 0xffff : sp) + (ss ? ss->base : 0)) & 0xffffffff;
+
+    if (insn->meta.category == ZYDIS_CATEGORY_RET) {
+        unsigned size = insn->operand_width / 8u;
+        patch_memory(c, at, pick_landing(c), diff_arch->bits == 64 ? 8 : size);
+        if (diff_arch->bits != 64 && insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+            patch_memory(c, at + size, chance(60) ? c->sel[DIFF_CS] : diff_seg_random(), 2);
+    } else if (diff_arch->bits != 64 && insn->mnemonic == ZYDIS_MNEMONIC_POP && ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+               ZydisRegisterGetClass(ops[0].reg.value) == ZYDIS_REGCLASS_SEGMENT) {
+        patch_memory(c, at, diff_seg_random(), 2);
+    }
 }
 
 bool diff_place_operands(struct diff_case *c, struct diff_place *place, uint8_t *code, uint64_t rip, const ZydisDecodedInstruction *insn,
@@ -261,23 +332,37 @@ bool diff_place_operands(struct diff_case *c, struct diff_place *place, uint8_t 
                 unsigned id = (unsigned)ZydisRegisterGetId(op->reg.value) - (high ? 4u : 0u);
                 if ((op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && id != RSP)
                     written |= 1u << (id & 15);
-                if (near_branch && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && is_free(place, (int)id))
-                    set_reg(c, place, (int)id, pick_landing(), 64);
+                if (near_branch && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && id != RSP && is_free(place, (int)id))
+                    set_reg(c, place, (int)id, pick_landing(c), 64);
             }
+        } else if (op->type == ZYDIS_OPERAND_TYPE_POINTER) {
+            uint64_t to = pick_landing(c), sel = chance(60) ? c->sel[DIFF_CS] : diff_seg_random();
+            unsigned bytes = insn->operand_width / 8u;
+            memcpy(code + insn->length - 2 - bytes, &to, bytes);
+            memcpy(code + insn->length - 2, &sel, 2);
         } else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && op->imm.is_relative) {
             place->branch = true;
         } else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_AGEN && op->mem.type != ZYDIS_MEMOP_TYPE_MIB) {
             unsigned size = op->size / 8 ? op->size / 8 : 64;
+            bool selector = diff_arch->bits != 64 && (insn->mnemonic == ZYDIS_MNEMONIC_LDS || insn->mnemonic == ZYDIS_MNEMONIC_LES ||
+                                                      insn->mnemonic == ZYDIS_MNEMONIC_LFS || insn->mnemonic == ZYDIS_MNEMONIC_LGS ||
+                                                      insn->mnemonic == ZYDIS_MNEMONIC_LSS || insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+                                                      (insn->mnemonic == ZYDIS_MNEMONIC_MOV &&
+                                                       ZydisRegisterGetClass(ops[0].reg.value) == ZYDIS_REGCLASS_SEGMENT));
             bool hidden_stack = op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && address_reg(op->mem.base) == RSP;
             if (hidden_stack) {
-                if (insn->meta.category == ZYDIS_CATEGORY_RET)
-                    patch_memory(c, c->in.gpr[RSP], pick_landing(), 8);
+                place_stack(c, insn, ops);
                 continue;
             }
-            if (!place_memory(c, place, code, rip, insn, op, pick_address(size, string), size, &got))
+            uint64_t want = pick_address(size, string);
+            if (diff_arch->bits != 64 && chance(12))
+                want = pick_edge(segment_of(c, op->mem.segment), size, insn->address_width);
+            if (!place_memory(c, place, code, rip, insn, op, want, size, &got))
                 return false;
+            if (selector && chance(80))
+                patch_memory(c, got + size - 2, diff_seg_random(), 2);
             if (near_branch)
-                patch_memory(c, got, pick_landing(), 8);
+                patch_memory(c, got, pick_landing(c), diff_arch->bits == 64 ? 8 : size);
             if (insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG || insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B ||
                 insn->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B)
                 place_comparand(c, insn, ops, got);
