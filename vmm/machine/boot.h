@@ -5,6 +5,7 @@
 #ifndef KAGE_MACHINE_BOOT_H
 #define KAGE_MACHINE_BOOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,13 +35,14 @@ struct boot_file {
 int boot_file_map(struct boot_file *file, const char *option, const char *path, struct error *error);
 void boot_file_unmap(struct boot_file *file);
 
-/* Linux: boot_params at LAYOUT_ZERO_PAGE_GPA, the command line, the initrd, the 64-bit entry's tables. */
+/* Linux: boot_params at LAYOUT_ZERO_PAGE_GPA, the command line, the initrd, what the entry wants. */
 struct linux_kernel {
     const uint8_t *setup_header; /* copied to boot_params from offset 0x1f1; NULL: an ELF kernel has none */
     size_t setup_header_bytes;
     uint64_t entry_gpa;
     uint64_t end_gpa;        /* first byte that the kernel does not need */
     uint64_t initrd_max_gpa; /* highest address of the initrd's last byte */
+    bool is_32;              /* entered by the 32-bit boot protocol */
     uint64_t cmdline_max;    /* longest command line, in bytes without NUL */
 };
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Linux bzImage (Documentation/arch/x86/boot.rst). The compressed kernel inside is unpacked here, on
- * the host, and entered at its 64-bit entry; the guest never runs its own decompressor, unless the
- * packing is one that we do not know. Unpacking goes to where most of the kernel already lies right:
+ * the host, and entered at its 64-bit entry. The guest runs its own decompressor, or whatever the file
+ * has there, only if the packing is one that we do not know or the kernel is a 32-bit one, which is entered
+ * by the 32-bit boot protocol. Unpacking goes to where most of the kernel already lies right:
  *
  *   file:  | setup sectors | decompressor .. payload .. |      payload: a packed vmlinux
  *   RAM:   | .. [ELF headers][segment 0 = pref_address][segment 1] .. |
@@ -70,25 +71,25 @@ static int bzimage_unpack(const struct ram *ram, const uint8_t *payload, size_t 
     if (elf_parse(elf, out, size, error) != 0) {
         return -1;
     }
-    if (!elf->is_64) {
-        return error_set(error, "it is a 32-bit kernel; only 64-bit kernels boot yet");
-    }
-    return elf_place(elf, ram, out, size, error);
+    return elf->is_64 ? elf_place(elf, ram, out, size, error) : 0;
 }
 
-/* A packing that we do not know: the kernel's own decompressor runs in the guest. */
+static bool bzimage_has_entry64(const struct setup_header *header)
+{
+    return header->version >= 0x20c && (header->xloadflags & XLF_KERNEL_64) != 0;
+}
+
+/* The protected-mode part as it is in the file, entered at its start (32 bits) or at BZIMAGE_ENTRY64. */
 static int bzimage_place_whole(const struct ram *ram, const struct setup_header *header, const uint8_t *code, size_t code_bytes,
                                uint64_t load_gpa, struct linux_kernel *kernel, struct error *error)
 {
-    if (header->version < 0x20c || (header->xloadflags & XLF_KERNEL_64) == 0) {
-        return error_set(error, "it has no 64-bit entry, and its payload is none of gzip, xz, lz4, zstd");
-    }
     uint8_t *target = ram_at(ram, load_gpa, code_bytes > header->init_size ? code_bytes : header->init_size);
     if (target == NULL) {
         return error_set(error, "it does not fit into the guest's %" PRIu64 " MiB of memory; give it more with -m", ram->bytes >> 20);
     }
     memcpy(target, code, code_bytes);
-    kernel->entry_gpa = load_gpa + BZIMAGE_ENTRY64;
+    kernel->is_32 = !bzimage_has_entry64(header);
+    kernel->entry_gpa = load_gpa + (kernel->is_32 ? 0 : BZIMAGE_ENTRY64);
     kernel->end_gpa = load_gpa + code_bytes;
     return 0;
 }
@@ -106,7 +107,7 @@ int bzimage_load(const struct ram *ram, const struct boot_file *file, const stru
     }
     const uint8_t *code = file->bytes + code_at;
     size_t code_bytes = file->size - code_at;
-    if (header.payload_length < 8 || header.payload_offset > code_bytes || header.payload_length > code_bytes - header.payload_offset) {
+    if (header.payload_offset > code_bytes || header.payload_length > code_bytes - header.payload_offset) {
         return error_set(error, "it is truncated: its payload of %u bytes ends beyond the file's end", header.payload_length);
     }
     uint64_t load_gpa = header.version >= 0x20a && header.pref_address != 0 ? header.pref_address : LAYOUT_KERNEL_GPA;
@@ -122,17 +123,17 @@ int bzimage_load(const struct ram *ram, const struct boot_file *file, const stru
         .cmdline_max = header.cmdline_size,
     };
     const uint8_t *payload = code + header.payload_offset;
-    if (decompress_format(payload, header.payload_length) == NULL) {
-        if (bzimage_place_whole(ram, &header, code, code_bytes, load_gpa, &kernel, error) != 0) {
-            return -1;
-        }
-    } else {
-        struct elf_image elf;
-        if (bzimage_unpack(ram, payload, header.payload_length, load_gpa, &elf, error) != 0) {
-            return -1;
-        }
+    struct elf_image elf = {.is_64 = false};
+    bool packed = header.payload_length >= 8 && decompress_format(payload, header.payload_length) != NULL;
+    if (packed && (header.version < 0x20c || bzimage_has_entry64(&header)) &&
+        bzimage_unpack(ram, payload, header.payload_length, load_gpa, &elf, error) != 0) {
+        return -1;
+    }
+    if (elf.is_64) {
         kernel.entry_gpa = elf.entry;
         kernel.end_gpa = elf.end_gpa;
+    } else if (bzimage_place_whole(ram, &header, code, code_bytes, load_gpa, &kernel, error) != 0) {
+        return -1;
     }
     if (kernel.end_gpa < load_gpa + init_bytes) {
         kernel.end_gpa = load_gpa + init_bytes;

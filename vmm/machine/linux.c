@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"): boot_params
- * ("zero page") in RSI, long mode with the first 4 GiB mapped one to one, flat segments 0x10 and 0x18.
+ * Linux's 64-bit and 32-bit boot protocols (Documentation/arch/x86/boot.rst): boot_params ("zero page")
+ * in RSI, flat segments 0x10 and 0x18; long mode with the first 4 GiB mapped one to one, or protected mode
+ * without paging.
  *
  *   PML4[0] -> PDPT[0..3] -> four page directories of 512 2 MiB pages
  */
@@ -87,13 +88,16 @@ int linux_prepare(const struct ram *ram, const struct boot_request *request, con
     }
     params.acpi_rsdp_addr = request->rsdp_gpa;
     memcpy(ram_at(ram, LAYOUT_ZERO_PAGE_GPA, sizeof(params)), &params, sizeof(params));
-    linux_write_page_tables(ram);
+    if (!kernel->is_32) {
+        linux_write_page_tables(ram);
+    }
 
+    enum vcpu_mode mode = kernel->is_32 ? VCPU_MODE_PROTECTED : VCPU_MODE_LONG;
     uint64_t gdt[VCPU_GDT_ENTRIES];
-    vcpu_gdt(gdt, VCPU_MODE_LONG, LAYOUT_TSS_GPA);
+    vcpu_gdt(gdt, mode, LAYOUT_TSS_GPA);
     memcpy(ram_at(ram, LAYOUT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
     *start = (struct vcpu_start){
-        .mode = VCPU_MODE_LONG,
+        .mode = mode,
         .rip = kernel->entry_gpa,
         .rsp = LAYOUT_STACK_GPA,
         .rsi = LAYOUT_ZERO_PAGE_GPA,
