@@ -166,6 +166,18 @@ static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
     return 0;
 }
 
+static bool has_pdptrs(const struct vmcs *vmcs)
+{
+    return (vmcs->guest_cr0 & X86_CR0_PG) && (vmcs->guest_cr4 & X86_CR4_PAE) && !(vmcs->guest_ia32_efer & X86_EFER_LMA);
+}
+
+/* As MOV to CR3 does; a table that is not good leaves those of before, and says nothing, as in the kernel. */
+static void load_pdptrs(struct kvm_vcpu *vcpu)
+{
+    if (has_pdptrs(&vcpu->cpu->vmcs) && !mmu_load_pdptes(vcpu->cpu, vcpu->cpu->vmcs.guest_cr3))
+        return;
+}
+
 #define SREGS_COMMON_BYTES offsetof(struct kvm_sregs2, flags)
 _Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == SREGS_COMMON_BYTES, "kvm_sregs2 begins as kvm_sregs");
 
@@ -193,6 +205,7 @@ int kvm_vcpu_set_sregs(struct kvm_object *object, void *arg)
     int err = sregs_set(vcpu, &sregs);
     if (err)
         return err;
+    load_pdptrs(vcpu);
     for (unsigned vector = 0; vector < KVM_NR_INTERRUPTS; vector++) {
         if (!((in->interrupt_bitmap[vector / 64] >> (vector % 64)) & 1))
             continue;
@@ -202,11 +215,6 @@ int kvm_vcpu_set_sregs(struct kvm_object *object, void *arg)
         break;
     }
     return 0;
-}
-
-static bool has_pdptrs(const struct vmcs *vmcs)
-{
-    return (vmcs->guest_cr0 & X86_CR0_PG) && (vmcs->guest_cr4 & X86_CR4_PAE) && !(vmcs->guest_ia32_efer & X86_EFER_LMA);
 }
 
 int kvm_vcpu_get_sregs2(struct kvm_object *object, void *arg)
@@ -233,9 +241,13 @@ int kvm_vcpu_set_sregs2(struct kvm_object *object, void *arg)
     if ((sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) && !pae)
         return -EINVAL;
     int err = sregs_set(vcpu, sregs);
-    if (!err && (sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID))
+    if (err)
+        return err;
+    if (sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID)
         memcpy(vcpu->cpu->vmcs.guest_pdpte, sregs->pdptrs, sizeof(sregs->pdptrs));
-    return err;
+    else
+        load_pdptrs(vcpu);
+    return 0;
 }
 
 int kvm_vcpu_get_debugregs(struct kvm_object *object, void *arg)
