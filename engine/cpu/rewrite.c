@@ -396,11 +396,28 @@ static void copy_with_memory(struct trans *t, unsigned i)
     lower_access_done(t);
 }
 
+/*
+ * Outside 64-bit code VZEROUPPER and VZEROALL leave YMM8 to YMM15 alone (SDM 2C): the host's would not. A VEX.128
+ * move or XOR of a register clears what is above, each.
+ */
+static void emit_vzero_low(struct emit *e, bool all)
+{
+    for (uint8_t r = 0; r < 8; r++) {
+        e_b(e, 0xc5); /* vxorps xmm, xmm, xmm or vmovaps xmm, xmm */
+        e_b(e, all ? (uint8_t)(0xf8 ^ r << 3) : 0xf8);
+        e_b(e, all ? 0x57 : 0x28);
+        e_b(e, (uint8_t)(0xc0 | r << 3 | r));
+    }
+}
+
 void rewrite_copy(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
+    bool all = in->z.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
 
-    if (in->has_mem) {
+    if (t->legacy && (all || in->z.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
+        emit_vzero_low(&t->e, all);
+    } else if (in->has_mem) {
         copy_with_memory(t, i);
     } else {
         copy_registers_only(t, in);

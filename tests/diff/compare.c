@@ -13,6 +13,7 @@
 #define FLAGS_V86 0x1a0000u /* VM VIF VIP */
 #define EXC_DB 1
 #define EXC_BP 3
+#define EXC_SS 12
 #define EXC_GP 13
 #define EXC_PF 14
 #define PF_P 1u
@@ -61,6 +62,9 @@ bool diff_case_analyse(struct diff_case *c)
             insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
             c->user_only = true;
         c->not_real |= diff_not_real(&insn[n]) || insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        for (unsigned i = 0; i < insn[n].operand_count; i++) /* real mode writes to code segments */
+            if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && ops[i].mem.segment == ZYDIS_REGISTER_CS && (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+                c->not_real = true;
         for (unsigned i = 0; i < insn[n].operand_count; i++)
             if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_SEGMENT)
                 c->user_only = c->not_real = true;
@@ -236,6 +240,19 @@ static bool stopped_at(const struct diff_case *c, const struct diff_outcome *hos
     return at < c->code_len && ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&diff_decoder, NULL, c->code + at, c->code_len - at, insn));
 }
 
+/* Takes the guest's bytes below the stack pointer. */
+static void same_below_stack(struct diff_outcome *same, const struct diff_outcome *guest, unsigned bytes)
+{
+    const struct diff_seg *ss = diff_seg_find(same->out.ss);
+
+    for (unsigned i = 1; i <= bytes; i++) {
+        uint64_t sp = same->out.gpr[4] - i;
+        uint64_t at = (diff_arch->bits == 64 ? sp : ((ss && !ss->big ? sp & 0xffff : sp) + (ss ? ss->base : 0)) & 0xffffffff) - DIFF_DATA;
+        if (at < DIFF_DATA_COPIES * DIFF_DATA_BYTES)
+            same->mem[at % DIFF_DATA_BYTES] = guest->mem[at % DIFF_DATA_BYTES];
+    }
+}
+
 /*
  * Differences that are right. INT1 is a trap, RIP is the next instruction's (SDM 2A INT n, APM 3 INT1),
  * but a hypervisor that intercepts #DB may report the instruction's own. A near CALL of a
@@ -266,6 +283,12 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         same->vector = guest->vector;
         same->error = guest->error;
         same->cr2 = guest->cr2;
+        return true;
+    }
+    /* PUSHA that faults has pushed some registers, or none: that is below the stack pointer */
+    if ((host->vector == EXC_PF || host->vector == EXC_SS) && (insn.mnemonic == ZYDIS_MNEMONIC_PUSHA || insn.mnemonic == ZYDIS_MNEMONIC_PUSHAD)) {
+        *same = *host;
+        same_below_stack(same, guest, 32);
         return true;
     }
     /* the order in which a processor reads the image is its own */

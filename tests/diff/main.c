@@ -232,6 +232,8 @@ static void shrink(struct pair *p, struct diff_case *c, const struct diff_mode *
 static void show_failure(struct pair *scratch, struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest,
                          const struct diff_mode *mode)
 {
+    if (options.verbose && shown >= SHOWN_FAILURES)
+        printf("FAIL %s case %u %s\n", mode->name, c->id, c->name ? c->name : ZydisMnemonicGetString((ZydisMnemonic)c->mnemonic[0]));
     if (shown++ >= SHOWN_FAILURES)
         return;
     printf("\nFAIL %s --seed %" PRIu64 " ", mode->name, options.seed);

@@ -409,6 +409,8 @@ bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, 
 
     if (mode->env >= DIFF_REAL && c->not_real)
         return false;
+    if (host->out.cs == DIFF_SEL_USER_CS && mode->env != DIFF_COMPAT) /* it went to 64-bit code */
+        return false;
     if (mode->env == DIFF_V86 || mode->env == DIFF_VME)
         for (unsigned i = 0; i < c->insns; i++)
             if (is_iopl_sensitive(c->mnemonic[i]))
