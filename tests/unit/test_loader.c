@@ -555,7 +555,7 @@ static void test_start_info(void **state)
 static void test_acpi(void **state)
 {
     (void)state;
-    struct acpi_config config = {.cpus = 1, .pm_port = 0x600, .sci = 9, .reset_port = 0xcf9, .reset_value = 6, .serial_count = 1, .serial = {{0x3f8, 4}}};
+    struct acpi_config config = {.topology = &(struct cpu_topology){.cpus = 1, .max_cpus = 1, .sockets = 1, .dies = 1, .cores = 1, .threads = 1}, .pm_port = 0x600, .sci = 9, .reset_port = 0xcf9, .reset_value = 6, .serial_count = 1, .serial = {{0x3f8, 4}}};
     uint64_t gpa = acpi_write(&ram, &config);
     assert_int_equal(gpa, LAYOUT_ACPI_GPA);
     const uint8_t *rsdp = ram_at(&ram, gpa, 36);

@@ -244,22 +244,53 @@ static int options_apply_memory(struct options *options, const char *argument, s
     return options_apply_list(options, "-m", "size", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
+static int options_set_count(const char *name, const char *value, unsigned *count, struct error *error)
+{
+    uint64_t number;
+    if (options_parse_number(value, 65535, &number) != 0 || number == 0) {
+        return error_set(error, "-smp %s%s%s: must be a number of processors, 1 or more", name, name[0] != '\0' ? "=" : "", value);
+    }
+    *count = (unsigned)number;
+    return 0;
+}
+
 static int options_set_cpus(struct options *options, const char *value, struct error *error)
 {
-    uint64_t cpus;
-    (void)options;
-    if (options_parse_number(value, 65535, &cpus) != 0 || cpus == 0) {
-        return error_set(error, "-smp %s: must be a number of processors", value);
-    }
-    return cpus == 1 ? 0 : error_set(error, "-smp %s: more than one processor is not there yet", value);
+    return options_set_count("", value, &options->smp.cpus, error);
+}
+
+static int options_set_maxcpus(struct options *options, const char *value, struct error *error)
+{
+    return options_set_count("maxcpus", value, &options->smp.max_cpus, error);
+}
+
+static int options_set_sockets(struct options *options, const char *value, struct error *error)
+{
+    return options_set_count("sockets", value, &options->smp.sockets, error);
+}
+
+static int options_set_dies(struct options *options, const char *value, struct error *error)
+{
+    return options_set_count("dies", value, &options->smp.dies, error);
+}
+
+static int options_set_cores(struct options *options, const char *value, struct error *error)
+{
+    return options_set_count("cores", value, &options->smp.cores, error);
+}
+
+static int options_set_threads(struct options *options, const char *value, struct error *error)
+{
+    return options_set_count("threads", value, &options->smp.threads, error);
 }
 
 static int options_apply_smp(struct options *options, const char *argument, struct error *error)
 {
     static const struct options_row rows[] = {
-        {"cpus", options_set_cpus, NULL}, {"maxcpus", options_set_cpus, NULL}, {"sockets", options_set_cpus, NULL},
-        {"dies", options_set_cpus, NULL}, {"cores", options_set_cpus, NULL},   {"threads", options_set_cpus, NULL},
+        {"cpus", options_set_cpus, NULL}, {"maxcpus", options_set_maxcpus, NULL}, {"sockets", options_set_sockets, NULL},
+        {"dies", options_set_dies, NULL}, {"cores", options_set_cores, NULL},     {"threads", options_set_threads, NULL},
     };
+    options->smp = (struct cpu_topology){0};
     return options_apply_list(options, "-smp", "cpus", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
@@ -455,7 +486,7 @@ static const struct options_option {
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
     {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor: host or max; '-cpu help' lists features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
-    {"smp", "N", "processors (1)", options_apply_smp},
+    {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
     {"kernel", "FILE", "the kernel: bzImage, vmlinux or another ELF file", options_apply_kernel},
     {"initrd", "FILE", "the initial RAM disk", options_apply_initrd},
     {"append", "TEXT", "the kernel's command line", options_apply_append},
@@ -507,6 +538,9 @@ static int options_complete(struct options *options, struct error *error)
 {
     if (options->kernel == NULL) {
         return error_set(error, "no kernel to boot; name one with -kernel FILE");
+    }
+    if (topology_complete(&options->smp, error) != 0) {
+        return -1;
     }
     if (options->serial_count == 0 && !options->no_defaults) {
         options->serial[options->serial_count++] = "mon:stdio";

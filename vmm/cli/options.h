@@ -11,6 +11,7 @@
 
 #include "util/error.h"
 #include "vcpu/cpuid.h"
+#include "vcpu/topology.h"
 
 #define OPTIONS_SERIALS_MAX 2u /* ports of the board */
 
@@ -25,6 +26,7 @@ struct options {
     enum options_action action;
     const char *accel; /* "soft", "kvm", "auto" */
     struct cpu_model cpu_model;
+    struct cpu_topology smp;
     uint64_t ram_bytes;
     const char *kernel; /* strings point into argv */
     const char *initrd;

@@ -196,6 +196,7 @@ int run_machine(const struct options *options, struct error *error)
             {
                 .ram_bytes = options->ram_bytes,
                 .cpu_model = options->cpu_model,
+                .smp = options->smp,
                 .kernel = options->kernel,
                 .initrd = options->initrd,
                 .cmdline = options->append,

@@ -124,6 +124,17 @@ struct acpi_madt_lapic {
     uint32_t flags; /* 1: enabled */
 } __attribute__((packed));
 
+#define ACPI_XAPIC_IDS 255u /* 255 is everybody's */
+
+struct acpi_madt_x2apic {
+    uint8_t type;
+    uint8_t length;
+    uint16_t reserved;
+    uint32_t apic_id;
+    uint32_t flags;
+    uint32_t uid;
+} __attribute__((packed));
+
 struct acpi_madt_ioapic {
     uint8_t type;
     uint8_t length;
@@ -294,9 +305,15 @@ static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config
     size_t start = area->out.used;
     struct acpi_madt madt = {.header = acpi_make_header("APIC", 5), .lapic_gpa = LAYOUT_LAPIC_GPA, .flags = 1};
     aml_raw(&area->out, &madt, sizeof(madt));
-    for (unsigned i = 0; i < config->cpus; i++) {
-        struct acpi_madt_lapic lapic = {.type = 0, .length = sizeof(lapic), .uid = (uint8_t)i, .apic_id = (uint8_t)i, .flags = 1};
-        aml_raw(&area->out, &lapic, sizeof(lapic));
+    for (unsigned i = 0; i < config->topology->cpus; i++) {
+        uint32_t apic_id = topology_apic_id(config->topology, i);
+        if (apic_id < ACPI_XAPIC_IDS) {
+            struct acpi_madt_lapic lapic = {.type = 0, .length = sizeof(lapic), .uid = (uint8_t)i, .apic_id = (uint8_t)apic_id, .flags = 1};
+            aml_raw(&area->out, &lapic, sizeof(lapic));
+        } else {
+            struct acpi_madt_x2apic x2apic = {.type = 9, .length = sizeof(x2apic), .apic_id = apic_id, .flags = 1, .uid = i};
+            aml_raw(&area->out, &x2apic, sizeof(x2apic));
+        }
     }
     struct acpi_madt_ioapic ioapic = {.type = 1, .length = sizeof(ioapic), .id = 0, .gpa = LAYOUT_IOAPIC_GPA};
     aml_raw(&area->out, &ioapic, sizeof(ioapic));

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "machine/ram.h"
+#include "vcpu/topology.h"
 
 #define ACPI_SERIAL_MAX 2u
 
@@ -18,7 +19,7 @@ struct acpi_serial {
 };
 
 struct acpi_config {
-    unsigned cpus;
+    const struct cpu_topology *topology;
     bool rtc; /* announce the real-time clock */
     uint16_t pm_port; /* dev/acpi_pm.h */
     uint8_t sci;

@@ -18,7 +18,9 @@ void machine_request(struct machine *machine, enum power_event event, int status
     unsigned none = POWER_NONE;
     unsigned outcome = (unsigned)event | (unsigned)status << MACHINE_OUTCOME_STATUS_SHIFT;
     if (atomic_compare_exchange_strong(&machine->outcome, &none, outcome)) {
-        vcpu_request_stop(&machine->vcpu);
+        for (unsigned i = 0; i < machine->vcpu_count; i++) {
+            vcpu_request_stop(&machine->vcpus[i]);
+        }
         loop_stop(machine->config->loop);
     }
 }
@@ -40,33 +42,62 @@ static void machine_log_stats(const struct machine *machine, int fd, const char 
     free(stats);
 }
 
+/* All of them first: one that waits for another's answer would otherwise wait for ever. */
+static void machine_stop_vcpus(struct machine *machine)
+{
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        vcpu_request_stop(&machine->vcpus[i]);
+    }
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        vcpu_stop(&machine->vcpus[i]);
+    }
+}
+
+static void machine_log_end(const struct machine *machine)
+{
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        vcpu_log_exits(&machine->vcpus[i]);
+        if (log_on(LOG_STATS)) {
+            char name[16];
+            snprintf(name, sizeof(name), machine->vcpu_count == 1 ? "vcpu" : "vcpu%u", i);
+            machine_log_stats(machine, machine->vcpus[i].fd, name);
+        }
+    }
+    if (log_on(LOG_STATS)) {
+        machine_log_stats(machine, machine->vm_fd, "vm");
+    }
+}
+
 enum power_event machine_run(struct machine *machine, int *status, struct error *error)
 {
     *status = 1;
-    if (vcpu_start(&machine->vcpu, error) != 0) {
-        return POWER_ERROR;
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        if (vcpu_start(&machine->vcpus[i], error) != 0) {
+            machine_stop_vcpus(machine);
+            return POWER_ERROR;
+        }
     }
     int result = loop_run(machine->config->loop);
-    vcpu_stop(&machine->vcpu);
+    machine_stop_vcpus(machine);
     if (result != 0) {
         error_set(error, "the main loop failed: %s", strerror(-result));
         return POWER_ERROR;
     }
-    vcpu_log_exits(&machine->vcpu);
-    if (log_on(LOG_STATS)) {
-        machine_log_stats(machine, machine->vcpu.fd, "vcpu");
-        machine_log_stats(machine, machine->vm_fd, "vm");
-    }
+    machine_log_end(machine);
     unsigned outcome = atomic_load(&machine->outcome);
     *status = (int)(outcome >> MACHINE_OUTCOME_STATUS_SHIFT);
-    *error = machine->vcpu.error;
+    for (unsigned i = machine->vcpu_count; i-- > 0;) {
+        if (machine->vcpus[i].error.text[0] != '\0') {
+            *error = machine->vcpus[i].error;
+        }
+    }
     return (enum power_event)(outcome & 0xff);
 }
 
 void machine_fini(struct machine *machine)
 {
     const struct kvm_backend *backend = machine->config->backend;
-    vcpu_stop(&machine->vcpu);
+    machine_stop_vcpus(machine);
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         if (machine->serial_present[i]) {
             serial_fini(&machine->serial[i]);
@@ -81,9 +112,12 @@ void machine_fini(struct machine *machine)
     if (machine->acpi_pm_present) {
         acpi_pm_fini(&machine->acpi_pm);
     }
-    if (machine->vcpu.backend != NULL) {
-        vcpu_fini(&machine->vcpu);
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        vcpu_fini(&machine->vcpus[i]);
     }
+    free(machine->vcpus);
+    machine->vcpus = NULL;
+    machine->vcpu_count = 0;
     if (machine->vm_fd >= 0) {
         backend->close(machine->vm_fd);
     }

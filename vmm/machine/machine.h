@@ -24,6 +24,7 @@
 #include "machine/ram.h"
 #include "util/error.h"
 #include "util/loop.h"
+#include "vcpu/topology.h"
 #include "vcpu/vcpu.h"
 
 #define MACHINE_SERIALS_MAX 2u
@@ -33,6 +34,7 @@ struct machine_config {
     struct loop *loop; /* stopped when the machine's power goes */
     uint64_t ram_bytes;
     struct cpu_model cpu_model;
+    struct cpu_topology smp;
     const char *kernel;
     const char *initrd;
     const char *cmdline;
@@ -52,7 +54,8 @@ struct machine {
     struct ram ram;
     struct bus pio;
     struct bus mmio;
-    struct vcpu vcpu;
+    struct vcpu *vcpus; /* the first is the boot processor */
+    unsigned vcpu_count;
     struct serial serial[MACHINE_SERIALS_MAX];
     bool serial_present[MACHINE_SERIALS_MAX];
     struct rtc rtc;

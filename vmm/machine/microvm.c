@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "machine/acpi.h"
@@ -179,7 +180,7 @@ static uint64_t microvm_write_acpi(const struct machine *machine)
 {
     const struct machine_config *config = machine->config;
     struct acpi_config acpi = {
-        .cpus = 1,
+        .topology = &config->smp,
         .rtc = config->rtc,
         .pm_port = MICROVM_ACPI_PM_PORT,
         .sci = MICROVM_ACPI_SCI,
@@ -208,22 +209,35 @@ static int microvm_init_kernel(struct machine *machine, struct error *error)
     if (boot_load(&machine->ram, &request, &start, error) != 0) {
         return -1;
     }
-    return vcpu_set_start(config->backend, machine->vcpu.fd, &start, error);
+    return vcpu_set_start(config->backend, machine->vcpus[0].fd, &start, error);
 }
 
-static int microvm_init_vcpu(struct machine *machine, struct error *error)
+/* All but the first wait for INIT and SIPI. */
+static int microvm_init_vcpus(struct machine *machine, struct error *error)
 {
-    struct vcpu_config config = {
-        .backend = machine->config->backend,
-        .system_fd = machine->system_fd,
-        .vm_fd = machine->vm_fd,
-        .index = 0,
-        .model = &machine->config->cpu_model,
-        .pio = &machine->pio,
-        .mmio = &machine->mmio,
-        .power = machine->power,
-    };
-    return vcpu_init(&machine->vcpu, &config, error);
+    const struct machine_config *config = machine->config;
+    machine->vcpus = calloc(config->smp.cpus, sizeof(machine->vcpus[0]));
+    if (machine->vcpus == NULL) {
+        return error_set(error, "no memory for %u processors", config->smp.cpus);
+    }
+    for (unsigned i = 0; i < config->smp.cpus; i++) {
+        struct vcpu_config vcpu = {
+            .backend = config->backend,
+            .system_fd = machine->system_fd,
+            .vm_fd = machine->vm_fd,
+            .index = i,
+            .model = &config->cpu_model,
+            .topology = &config->smp,
+            .pio = &machine->pio,
+            .mmio = &machine->mmio,
+            .power = machine->power,
+        };
+        if (vcpu_init(&machine->vcpus[i], &vcpu, error) != 0) {
+            return -1;
+        }
+        machine->vcpu_count = i + 1;
+    }
+    return 0;
 }
 
 int microvm_init(struct machine *machine, const struct machine_config *config, struct error *error)
@@ -236,7 +250,7 @@ int microvm_init(struct machine *machine, const struct machine_config *config, s
     bus_init(&machine->mmio, "memory", UINT64_MAX);
 
     if (microvm_init_ram(machine, error) != 0 || microvm_init_vm(machine, error) != 0 || microvm_init_irqchip(machine, error) != 0 ||
-        microvm_init_devices(machine, error) != 0 || microvm_init_vcpu(machine, error) != 0 || microvm_init_kernel(machine, error) != 0) {
+        microvm_init_devices(machine, error) != 0 || microvm_init_vcpus(machine, error) != 0 || microvm_init_kernel(machine, error) != 0) {
         machine_fini(machine);
         return -1;
     }

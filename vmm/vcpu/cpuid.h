@@ -12,6 +12,7 @@
 #include <kage.h>
 
 #include "util/error.h"
+#include "vcpu/topology.h"
 
 #define CPU_FEATURES_MAX 32u
 
@@ -30,6 +31,7 @@ int cpu_model_parse(struct cpu_model *model, const char *text, struct error *err
 void cpu_model_help(void);
 
 /* KVM_SET_CPUID2 of a vCPU. */
-int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, unsigned apic_id, const struct cpu_model *model, struct error *error);
+int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, uint32_t apic_id, const struct cpu_topology *topology,
+              const struct cpu_model *model, struct error *error);
 
 #endif

@@ -29,9 +29,10 @@ int vcpu_init(struct vcpu *vcpu, const struct vcpu_config *config, struct error 
     if (bytes < (int)sizeof(struct kvm_run)) {
         return error_set(error, "-accel %s: KVM_GET_VCPU_MMAP_SIZE: %s", backend->name, bytes < 0 ? strerror(errno) : "too small");
     }
-    vcpu->fd = backend->ioctl(config->vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)config->index);
+    uint32_t apic_id = topology_apic_id(config->topology, config->index); /* a vCPU's id is its APIC id (api.rst 4.7) */
+    vcpu->fd = backend->ioctl(config->vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)apic_id);
     if (vcpu->fd < 0) {
-        return error_set(error, "-accel %s: cannot make a processor: %s", backend->name, strerror(errno));
+        return error_set(error, "-accel %s: cannot make processor %u: %s", backend->name, config->index, strerror(errno));
     }
     vcpu->run_bytes = (size_t)bytes;
     void *run = backend->mmap(NULL, vcpu->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
@@ -41,7 +42,7 @@ int vcpu_init(struct vcpu *vcpu, const struct vcpu_config *config, struct error 
         return -1;
     }
     vcpu->run = run;
-    if (cpuid_set(backend, config->system_fd, vcpu->fd, config->index, config->model, error) != 0) {
+    if (cpuid_set(backend, config->system_fd, vcpu->fd, apic_id, config->topology, config->model, error) != 0) {
         vcpu_fini(vcpu);
         return -1;
     }

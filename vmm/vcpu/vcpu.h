@@ -41,6 +41,7 @@ struct vcpu_config {
     int vm_fd;
     unsigned index;
     const struct cpu_model *model;
+    const struct cpu_topology *topology;
     struct bus *pio;
     struct bus *mmio;
     struct power power;
