@@ -217,6 +217,7 @@ struct cpu {
     uint32_t xsave_bytes;
     _Atomic int signal_seen; /* a signal ran on the vCPU's thread */
     uint64_t host_xcr0;   /* components that the host has */
+    uint64_t pause_first, pause_last; /* host TSC of the first and the last PAUSE of a loop */
 };
 
 enum cpu_stat {

@@ -241,10 +241,30 @@ enum cpu_result sys_mwait(struct cpu *cpu, uint32_t arg, uint32_t len)
     return (cpu->gpr[X86_RCX] & ~1ull) != 0 ? cpu_raise_gp(cpu, 0) : CPU_NEXT; /* any wake-up ends the wait */
 }
 
+/*
+ * PAUSE-loop exiting (SDM 3C 26.1.3): PAUSEs at CPL 0 that follow each other within ple_gap are one loop; it
+ * exits when it has lasted for ple_window.
+ */
+static bool pause_loop_exits(struct cpu *cpu)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+
+    if (now - cpu->pause_last > cpu->vmcs.ple_gap) {
+        cpu->pause_first = now;
+    }
+    cpu->pause_last = now;
+    if (now - cpu->pause_first <= cpu->vmcs.ple_window) {
+        return false;
+    }
+    cpu->pause_first = now;
+    return true;
+}
+
 enum cpu_result sys_pause(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     (void)arg;
-    if (cpu_proc_ctl(cpu, VMX_PROC_PAUSE_EXITING)) {
+    if (cpu_proc_ctl(cpu, VMX_PROC_PAUSE_EXITING) ||
+        (cpu_proc_ctl2(cpu, VMX_PROC2_PAUSE_LOOP_EXITING) && cpu_cpl(cpu) == 0 && pause_loop_exits(cpu))) {
         return cpu_vmexit(cpu, VMX_EXIT_PAUSE, 0, len);
     }
     __builtin_ia32_pause();

@@ -218,9 +218,9 @@ static bool tsc_forbidden(const struct cpu *cpu)
     return (cpu->vmcs.guest_cr4 & X86_CR4_TSD) != 0 && cpu_cpl(cpu) != 0;
 }
 
-static void return_tsc(struct cpu *cpu)
+static void return_tsc(struct cpu *cpu, uint64_t tsc)
 {
-    uint64_t tsc = host_tsc() + cpu->tsc_offset;
+    tsc += cpu->tsc_offset;
 
     cpu->gpr[X86_RAX] = (uint32_t)tsc;
     cpu->gpr[X86_RDX] = tsc >> 32;
@@ -235,7 +235,7 @@ enum cpu_result sys_rdtsc(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (cpu_proc_ctl(cpu, VMX_PROC_RDTSC_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_RDTSC, 0, len);
     }
-    return_tsc(cpu);
+    return_tsc(cpu, host_tsc());
     return CPU_NEXT;
 }
 
@@ -251,7 +251,8 @@ enum cpu_result sys_rdtscp(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (cpu_proc_ctl(cpu, VMX_PROC_RDTSC_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_RDTSCP, 0, len);
     }
-    return_tsc(cpu);
+    __asm__ volatile("lfence" ::: "memory"); /* RDTSCP waits for all before it (SDM 2B) */
+    return_tsc(cpu, host_tsc());
     cpu->gpr[X86_RCX] = cpu->msr_tsc_aux;
     return CPU_NEXT;
 }

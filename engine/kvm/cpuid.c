@@ -22,7 +22,8 @@
 #define CPUID_KVM_FEATURES                                                                                             \
     (1u << KVM_FEATURE_CLOCKSOURCE | 1u << KVM_FEATURE_NOP_IO_DELAY | 1u << KVM_FEATURE_CLOCKSOURCE2 |                 \
      1u << KVM_FEATURE_PV_EOI | 1u << KVM_FEATURE_PV_UNHALT | 1u << KVM_FEATURE_POLL_CONTROL |                         \
-     1u << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT)
+     1u << KVM_FEATURE_STEAL_TIME | 1u << KVM_FEATURE_PV_TLB_FLUSH | 1u << KVM_FEATURE_PV_SEND_IPI |                   \
+     1u << KVM_FEATURE_PV_SCHED_YIELD | 1u << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT)
 
 static void host_cpuid(uint32_t function, uint32_t index, uint32_t out[4])
 {

@@ -5,6 +5,7 @@
  */
 #include <asm/kvm_para.h>
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include <linux/kvm_para.h>
@@ -135,31 +136,18 @@ static int exit_hlt(struct kvm_vcpu *vcpu)
     return KVM_RUN_USER;
 }
 
-/* ---- hypercalls (Documentation/virt/kvm/x86/hypercalls.rst) ---- */
-
-static uint64_t hypercall_kick_cpu(struct kvm_vcpu *vcpu, uint64_t apic_id)
-{
-    for (unsigned i = 0; i < atomic_load(&vcpu->vm->vcpu_count); i++) {
-        struct kvm_vcpu *other = kvm_vm_vcpu(vcpu->vm, i);
-        if (other->lapic && lapic_id(other->lapic) == (uint32_t)apic_id)
-            kvm_vcpu_request(other, KVM_REQ_UNHALT);
-    }
-    return 0;
-}
-
 static int exit_vmcall(struct kvm_vcpu *vcpu)
 {
-    uint64_t *gpr = vcpu->cpu->gpr, result;
+    uint64_t result = kvm_pv_hypercall(vcpu);
 
-    if (cpu_cpl(vcpu->cpu))
-        result = (uint64_t)-KVM_EPERM;
-    else if (gpr[X86_RAX] == KVM_HC_KICK_CPU)
-        result = hypercall_kick_cpu(vcpu, gpr[X86_RCX]);
-    else if (gpr[X86_RAX] == KVM_HC_VAPIC_POLL_IRQ)
-        result = 0;
-    else
-        result = (uint64_t)-KVM_ENOSYS;
-    gpr[X86_RAX] = result;
+    vcpu->cpu->gpr[X86_RAX] = cpu_in_64bit_code(vcpu->cpu) ? result : (uint32_t)result;
+    return exit_skip(vcpu);
+}
+
+/* A PAUSE loop: whoever it waits for may need our host processor. */
+static int exit_pause(struct kvm_vcpu *vcpu)
+{
+    sched_yield();
     return exit_skip(vcpu);
 }
 
@@ -330,7 +318,7 @@ static kvm_exit_fn *const exit_handlers[] = {
     [VMX_EXIT_ENTRY_GUEST_STATE] = exit_entry_failure,
     [VMX_EXIT_MWAIT] = exit_skip, /* MONITOR and MWAIT are NOPs, as in Linux' KVM without the feature */
     [VMX_EXIT_MONITOR] = exit_skip,
-    [VMX_EXIT_PAUSE] = exit_skip,
+    [VMX_EXIT_PAUSE] = exit_pause,
     [VMX_EXIT_EPT_VIOLATION] = exit_ept_violation,
     [VMX_EXIT_EPT_MISCONFIG] = kvm_mmio_exit,
     [VMX_EXIT_WBINVD] = exit_skip,

@@ -143,18 +143,21 @@ void kvm_tsc_set_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 }
 
 /*
- * A client restores each vCPU's TSC a little later than the one before; values that would put it within
- * a second of another vCPU's are meant to be equal to it, as the kernel takes them (kvm_synchronize_tsc).
+ * A client sets each vCPU's TSC a little later than the one before. A value that would put it within a
+ * second of the VM's is meant to be equal to it, and so is 0, the value of a new one; as the kernel takes
+ * them (kvm_synchronize_tsc).
  */
 void kvm_tsc_write(struct kvm_vcpu *vcpu, uint64_t guest_tsc, bool host)
 {
     uint64_t offset = guest_tsc - kvm_host_tsc();
 
     if (host) {
-        struct kvm_vcpu *first = kvm_vm_vcpu(vcpu->vm, 0);
+        uint64_t shared = atomic_load(&vcpu->vm->tsc_offset);
         uint64_t second = (uint64_t)kvm_host_tsc_khz() * 1000;
-        if (first && first != vcpu && (offset - first->cpu->tsc_offset + second) < 2 * second)
-            offset = first->cpu->tsc_offset;
+        if (!guest_tsc || offset - shared + second < 2 * second)
+            offset = shared;
+        else
+            atomic_store(&vcpu->vm->tsc_offset, offset);
     } else {
         vcpu->tsc_adjust += offset - vcpu->cpu->tsc_offset;
     }
@@ -229,6 +232,22 @@ static int set_wall_clock(struct kvm_vcpu *vcpu, const struct msr_desc *desc, ui
     vcpu->msr[msr_slot(desc)] = value;
     if (!host)
         kvm_clock_set_wall_clock(vcpu, value);
+    return 0;
+}
+
+static int get_steal_time(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t *value)
+{
+    (void)desc, (void)index;
+    *value = vcpu->steal_time_msr;
+    return 0;
+}
+
+static int set_steal_time(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t value, bool host)
+{
+    (void)desc, (void)index, (void)host;
+    if (value & KVM_STEAL_RESERVED_MASK)
+        return MSR_GP;
+    kvm_pv_set_steal_time(vcpu, value);
     return 0;
 }
 
@@ -498,7 +517,7 @@ static const struct msr_desc msr_table[] = {
     { MSR_KVM_WALL_CLOCK_NEW, 1, get_stored, set_wall_clock, MSR_SAVE, 0, 0 },
     { MSR_KVM_SYSTEM_TIME_NEW, 1, get_system_time, set_system_time, MSR_SAVE, 0, 0 },
     { MSR_KVM_ASYNC_PF_EN, 1, get_const, set_disabled, MSR_SAVE, 0, 0 },
-    { MSR_KVM_STEAL_TIME, 1, get_const, set_disabled, MSR_SAVE, 0, 0 },
+    { MSR_KVM_STEAL_TIME, 1, get_steal_time, set_steal_time, MSR_SAVE, 0, 0 },
     { MSR_KVM_PV_EOI_EN, 1, get_pv_eoi, set_pv_eoi, MSR_SAVE, 0, 0 },
     { MSR_KVM_POLL_CONTROL, 1, STORED, MSR_SAVE, 1, 1 },
     { MSR_KVM_ASYNC_PF_INT, 1, STORED, MSR_SAVE, 0xff, 0 },
@@ -586,7 +605,8 @@ void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init)
     for (size_t i = 0; i < KVM_MCE_BANKS; i++)
         vcpu->mce_bank[4 * i] = UINT64_MAX;
     vcpu->tsc_adjust = 0;
-    vcpu->system_time_msr = vcpu->pv_eoi_msr = 0;
+    vcpu->system_time_msr = vcpu->pv_eoi_msr = vcpu->steal_time_msr = 0;
+    vcpu->preempted_told = false;
     vcpu->pv_eoi_armed = false;
 }
 

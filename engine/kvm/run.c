@@ -30,6 +30,7 @@ static void run_block(struct kvm_vcpu *vcpu)
     struct cpu *cpu = vcpu->cpu;
     ns_t start = kvm_monotonic_ns();
 
+    kvm_pv_leave(vcpu);
     atomic_store(&vcpu->in_halt, true);
     uint32_t seen = atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK) & ~CPU_REQ_KICK;
     if (!run_signal(vcpu) && !kvm_event_has_wakeup(vcpu))
@@ -88,6 +89,7 @@ static int run_enter(struct kvm_vcpu *vcpu)
     }
     vcpu->cpu->vmcs.entry_ctls =
         VMX_ENTRY_LOAD_EFER | (cpu_in_long_mode(vcpu->cpu) ? VMX_ENTRY_IA32E_MODE : 0);
+    kvm_pv_enter(vcpu);
     kvm_event_inject(vcpu);
     kvm_event_pv_eoi_before_entry(vcpu);
     kvm_clock_update(vcpu);
@@ -152,6 +154,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
         return -EINVAL; /* KVM_CAP_SYNC_REGS is 0 */
     if (!vcpu->attached || !pthread_equal(vcpu->thread, pthread_self())) {
         cpu_signal_attach_thread(vcpu->cpu);
+        kvm_pv_thread_changed(vcpu);
         vcpu->thread = pthread_self();
         vcpu->attached = true;
     }
@@ -172,6 +175,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     else if (result == KVM_RUN_USER)
         vcpu->user_exits++;
     run_post(vcpu);
+    kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)
         cpu_signal_set_mask(vcpu->cpu, &outside);
     return result < 0 ? result : 0;

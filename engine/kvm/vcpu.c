@@ -19,6 +19,10 @@
 
 #define VCPU_BITMAP_BYTES (3 * KAGE_PAGE_SIZE) /* I/O A, I/O B, MSR */
 
+/* In TSC cycles, of this processor's PAUSE, which takes longer than hardware's: a spin of some microseconds. */
+#define VCPU_PLE_GAP 2048u
+#define VCPU_PLE_WINDOW 16384u
+
 static const struct cpu_ops vcpu_cpu_ops = { .ept_violation = kvm_memslot_ept_violation };
 
 /* MSRs that the processor serves without an exit: SDM 3C 25.6.9 has a bit for each, set to exit. */
@@ -73,7 +77,9 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
                             VMX_PROC_CR8_STORE_EXITING | VMX_PROC_UNCOND_IO_EXITING | VMX_PROC_USE_MSR_BITMAPS |
                             VMX_PROC_SECONDARY;
     vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_RDTSCP | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST |
-                             VMX_PROC2_INVPCID;
+                             VMX_PROC2_INVPCID | VMX_PROC2_PAUSE_LOOP_EXITING;
+    vmcs->ple_gap = VCPU_PLE_GAP;
+    vmcs->ple_window = VCPU_PLE_WINDOW;
     vmcs->exit_ctls = VMX_EXIT_HOST_ADDR_SPACE_SIZE;
     vmcs->ept_pointer = ept_pointer(vcpu->vm->ept);
     vmcs->vpid = (uint16_t)(vcpu->index + 1);
@@ -201,7 +207,9 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     }
     vcpu->mp_state = !vcpu->lapic || kvm_vcpu_is_bsp(vcpu) ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
     /* All TSCs of a VM start from zero at the same moment. */
-    vcpu->cpu->tsc_offset = index ? kvm_vm_vcpu(vm, 0)->cpu->tsc_offset : 0 - kvm_host_tsc();
+    if (!index)
+        atomic_store(&vm->tsc_offset, 0 - kvm_host_tsc());
+    vcpu->cpu->tsc_offset = atomic_load(&vm->tsc_offset);
     vcpu->cpu->vmcs.tsc_offset = vcpu->cpu->tsc_offset;
     kvm_vcpu_reset(vcpu, false);
     err = kvm_handle_install(fd, &vcpu->object);
@@ -237,6 +245,7 @@ void kvm_vcpu_free(struct kvm_object *object)
 
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
+    kvm_pv_thread_changed(vcpu);
     cpu_free(vcpu->cpu);
     munmap(vcpu->run, KVM_VCPU_PAGES * KAGE_PAGE_SIZE);
     pthread_mutex_destroy(&vcpu->error.lock);

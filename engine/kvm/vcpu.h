@@ -101,6 +101,12 @@ struct kvm_vcpu {
     uint32_t pvclock_version;
     bool pv_eoi_armed;
 
+    /* steal time (pv.c) */
+    uint64_t steal_time_msr, steal_seen_ns;
+    ns_t steal_updated_ns;
+    int schedstat_fd;    /* of the thread; 0: not opened yet, -1: there is none */
+    bool preempted_told; /* the guest's byte says that the vCPU does not run */
+
     /* KVM_SET_GUEST_DEBUG */
     uint32_t guest_debug;
     uint64_t debug_dr[8];
@@ -195,6 +201,14 @@ void kvm_debug_update(struct kvm_vcpu *vcpu);
 /* An instruction that KVM completed is over: notes the trap that single-stepping owes. */
 void kvm_debug_note_step(struct kvm_vcpu *vcpu);
 int kvm_debug_stepped(struct kvm_vcpu *vcpu);
+
+/* pv.c */
+uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu); /* RAX of a VMCALL */
+void kvm_pv_set_steal_time(struct kvm_vcpu *vcpu, uint64_t value);
+void kvm_pv_thread_changed(struct kvm_vcpu *vcpu);
+/* Around the times when it does not run: HLT, and outside of KVM_RUN. */
+void kvm_pv_leave(struct kvm_vcpu *vcpu);
+void kvm_pv_enter(struct kvm_vcpu *vcpu);
 
 /* cpuid.c */
 int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid);

@@ -43,6 +43,7 @@ struct kvm_vm {
     struct kvm_coalesced_mmio_ring *_Atomic ring; /* vCPU 0's page, as the kernel has one ring for a VM */
 
     struct kvm_clock clock; /* its own lock */
+    _Atomic uint64_t tsc_offset; /* that vCPUs share unless a client or a guest says otherwise */
 
     uint64_t disabled_quirks, x2apic_api;
     uint32_t max_vcpu_id;

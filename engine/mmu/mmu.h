@@ -42,6 +42,8 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
 /* Reads or writes guest-physical memory through the EPT; false if no slot backs all of it. */
 bool mmu_phys_read(struct cpu *cpu, gpa_t gpa, void *buf, size_t len);
 bool mmu_phys_write(struct cpu *cpu, gpa_t gpa, const void *buf, size_t len);
+/* Exchanges a byte of it with *value, atomically for other vCPUs. */
+bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value);
 
 /* TLB maintenance, as the instructions and controls state it (SDM 3A 4.10.4). */
 void mmu_flush_all(struct cpu *cpu);                   /* everything, global too; also the jump cache and code TLB */

@@ -361,6 +361,19 @@ bool mmu_phys_write(struct cpu *cpu, gpa_t gpa, const void *buf, size_t len)
     return phys_copy(cpu, gpa, (uint8_t *)(uintptr_t)buf, len, true);
 }
 
+bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
+{
+    uint8_t *host;
+    bool writable;
+
+    if (phys_page_uncached(cpu, gpa, true, 0, &host, &writable) != MMU_OK) {
+        return false;
+    }
+    *value = __atomic_exchange_n(host + (gpa & ~KAGE_PAGE_MASK), *value, __ATOMIC_SEQ_CST);
+    cpu_code_written(cpu, gpa, 1);
+    return true;
+}
+
 /* ---- flushes ---- */
 
 static void clear_first_level(struct cpu *cpu, bool local_only)
