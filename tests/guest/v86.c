@@ -167,12 +167,12 @@ static void instructions(void)
     memcpy(V86_MEM(0x2100, 0), v_far_target, (size_t)(v_far_target_end - v_far_target));
     check_fault(RUN(v_far, 0), VEC_NONE, 0, "far-call");
     check_eq(fault.ebx & 0xffff, 0x2100, "far-call-cs");
-    check_eq(fault.ebp - fault.esi, 4, "far-call-pushes-4");
+    check_eq((fault.ebp - fault.esi) & 0xffff, 4, "far-call-pushes-4");
     check_eq(fault.edx & 0xffff, V86_CS, "far-call-return-cs");
     check_eq(fault.edi & 0xffff, V86_SP, "far-ret-sp");
     memcpy(V86_MEM(0x2100, 0), v_far32_target, (size_t)(v_far32_target_end - v_far32_target));
     check_fault(RUN(v_far32, 0), VEC_NONE, 0, "far-call-32");
-    check_eq(fault.ebp - fault.esi, 8, "far-call-32-pushes-8");
+    check_eq((fault.ebp - fault.esi) & 0xffff, 8, "far-call-32-pushes-8");
     check_fault(RUN(v_jmp_limit, 0), GP, 0, "far-jmp-limit");
     check_eq(fault.eip, 0, "far-jmp-limit-ip");
     check_fault(RUN(v_jmp_mem, 0), VEC_NONE, 0, "far-jmp-memory");
@@ -211,7 +211,7 @@ CODE16(v_handler_end_here, "mov %sp, %si; mov %ss:4(%si), %bx; hlt");
 
 static void vme(void)
 {
-    uint16_t *const volatile ivt = 0;
+    volatile uint16_t *const ivt = low_words(0);
     uint32_t r[4];
     cpuid(1, r);
     if (!(r[3] & 2)) {
@@ -253,7 +253,7 @@ static void vme(void)
     ivt[0x43] = 0x2200;
     check_fault(RUN(v_redirected, FL_VIF), VEC_NONE, 0, "vme-int-redirected");
     check_eq(fault.ebx & 0xffff, FL_IF | FL_IOPL | 2, "vme-int-pushes-vif");
-    check_eq(fault.ebp - fault.esi, 6, "vme-int-pushes-6");
+    check_eq((fault.ebp - fault.esi) & 0xffff, 6, "vme-int-pushes-6");
     check_eq(fault.ecx & 0xffff, 4, "vme-int-ip");
     check_eq(fault.edx & 0xffff, V86_CS, "vme-int-cs");
     check_eq(fault.edi & 0xffff, V86_SP, "vme-iret-sp");
