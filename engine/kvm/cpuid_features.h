@@ -31,10 +31,10 @@ enum { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
     (CPUID_BIT(0) /* FPU */ | CPUID_BIT(8) /* CX8 */ | CPUID_BIT(15) /* CMOV */ | CPUID_BIT(19) /* CLFSH */ |          \
      CPUID_BIT(23) /* MMX */ | CPUID_BIT(24) /* FXSR */ | CPUID_BIT(25) /* SSE */ | CPUID_BIT(26) /* SSE2 */)
 #define CPUID_1_EDX_ALWAYS                                                                                             \
-    (CPUID_BIT(2) /* DE */ | CPUID_BIT(3) /* PSE */ | CPUID_BIT(4) /* TSC */ | CPUID_BIT(5) /* MSR */ |                \
-     CPUID_BIT(6) /* PAE */ | CPUID_BIT(7) /* MCE */ | CPUID_BIT(9) /* APIC */ | CPUID_BIT(11) /* SEP */ |             \
-     CPUID_BIT(12) /* MTRR */ | CPUID_BIT(13) /* PGE */ | CPUID_BIT(14) /* MCA */ | CPUID_BIT(16) /* PAT */ |          \
-     CPUID_BIT(17) /* PSE-36 */)
+    (CPUID_BIT(1) /* VME */ | CPUID_BIT(2) /* DE */ | CPUID_BIT(3) /* PSE */ | CPUID_BIT(4) /* TSC */ |                \
+     CPUID_BIT(5) /* MSR */ | CPUID_BIT(6) /* PAE */ | CPUID_BIT(7) /* MCE */ | CPUID_BIT(9) /* APIC */ |              \
+     CPUID_BIT(11) /* SEP */ | CPUID_BIT(12) /* MTRR */ | CPUID_BIT(13) /* PGE */ | CPUID_BIT(14) /* MCA */ |          \
+     CPUID_BIT(16) /* PAT */ | CPUID_BIT(17) /* PSE-36 */)
 #define CPUID_1_EDX_APIC CPUID_BIT(9)
 
 /* 7.0.EBX; bits that need the ZMM state in XCR0 apart */

@@ -164,6 +164,13 @@ bool is_amd(void);
 #define MSR_EFER 0xc0000080u
 #define MSR_STAR 0xc0000081u
 
+/* Memory at a low address, 0 too, which the compiler must not take for a null pointer. */
+static inline volatile uint16_t *low_words(uint32_t address)
+{
+    asm("" : "+r"(address));
+    return (volatile uint16_t *)address;
+}
+
 void *memcpy(void *dst, const void *src, size_t n);
 void *memset(void *dst, int c, size_t n);
 

@@ -237,8 +237,8 @@ unsigned run_v86(const uint8_t *code, const uint8_t *end, uint32_t arg, uint32_t
 
 unsigned run_real(const uint8_t *code, const uint8_t *end)
 {
-    uint16_t *const volatile ivt = 0;
-    struct real_regs *const volatile low_regs = (void *)0x1000;
+    volatile uint16_t *const ivt = low_words(0);
+    void *const low_regs = (void *)low_words(0x1000);
     memcpy((void *)0x10000, code, (size_t)(end - code));
     memcpy((void *)0x2000, low_start, (size_t)(low_end - low_start));
     for (unsigned i = 0; i < 64; i++) {
