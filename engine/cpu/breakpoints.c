@@ -38,7 +38,7 @@ bool cpu_stopped_by_breakpoint(struct cpu *cpu)
         return false;
     }
     for (unsigned i = 0; i < 4; i++) {
-        if (breakpoint_get(cpu, i, &b) && b.kind == DR7_EXECUTE && b.address == cpu->rip) {
+        if (breakpoint_get(cpu, i, &b) && b.kind == DR7_EXECUTE && b.address == cpu_code_va(cpu)) {
             hit |= 1ull << i;
         }
     }

@@ -86,7 +86,7 @@ static void inject_exception(struct kvm_vcpu *vcpu)
     if (soft && !vcpu->event_insn_len)
         vcpu->event_insn_len = 1;
     inject(vcpu, soft ? VMX_EVENT_SW_EXCEPTION : VMX_EVENT_HW_EXCEPTION, exception->nr);
-    if (exception->has_error) {
+    if (exception->has_error && (vmcs->guest_cr0 & X86_CR0_PE)) { /* real mode pushes none (SDM 3C 27.2.1.3) */
         vmcs->entry_intr_info |= VMX_INFO_ERROR_CODE;
         vmcs->entry_exception_error_code = exception->error;
     }

@@ -47,10 +47,6 @@ static const char *unsupported_text(const struct kvm_vcpu *vcpu)
     };
     uint64_t qualification = vcpu->cpu->vmcs.exit_qualification;
 
-    if (!cpu_in_long_mode(vcpu->cpu))
-        return "the guest is in 16- or 32-bit mode, which this engine does not run yet";
-    if (!(vcpu->cpu->vmcs.guest_seg[X86_CS].access_rights & X86_AR_L))
-        return "the guest is in compatibility mode, which this engine does not run yet";
     if (qualification < KAGE_ARRAY_SIZE(by_qualification) && by_qualification[qualification])
         return by_qualification[qualification];
     return "the guest met an instruction that this engine does not run";
@@ -276,8 +272,6 @@ static int exit_entry_failure(struct kvm_vcpu *vcpu)
 {
     const struct vmcs *vmcs = &vcpu->cpu->vmcs;
 
-    if (!cpu_in_long_mode(vcpu->cpu))
-        return exit_unsupported(vcpu);
     kvm_error_set(&vcpu->error, "vCPU %u: VM entry failed, invalid guest state (qualification %llu)", vcpu->id,
                   (unsigned long long)vmcs->exit_qualification);
     vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;

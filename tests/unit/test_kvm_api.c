@@ -461,19 +461,109 @@ static void test_run_is_interrupted(void **state)
     assert_int_equal(f->run->exit_reason, KVM_EXIT_INTR);
 }
 
-/* 16-bit code, as after reset: refused, with a message. */
-static void test_real_mode_is_refused(void **state)
+/* The state after reset runs: 16-bit code at the top of 4 GiB. Where there is no memory the run ends with a text. */
+static void test_reset_vector(void **state)
 {
+    static const uint8_t code[] = { 0xb0, 0x5a, 0xe6, 0x80, 0xf4 }; /* mov al, 5ah; out 80h, al; hlt */
     struct fixture *f = *state;
     char buffer[sizeof(struct kage_text) + 256];
     struct kage_text *text = (struct kage_text *)(void *)buffer;
+    uint8_t *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region slot = { .slot = 0, .guest_phys_addr = 0xffff0000, .memory_size = 0x10000,
+                                                .userspace_addr = (uintptr_t)memory };
+    struct kvm_regs regs;
 
     text->bytes = 256;
     assert_int_equal(ask(f->vcpu, KVM_RUN, NULL), 0);
     assert_int_equal(f->run->exit_reason, KVM_EXIT_INTERNAL_ERROR);
     assert_int_equal(f->run->internal.suberror, KVM_INTERNAL_ERROR_EMULATION);
     assert_true(ask(f->vcpu, KAGE_GET_ERROR, text) > 0);
-    assert_non_null(strstr(text->text, "16- or 32-bit"));
+    assert_non_null(strstr(text->text, "device memory"));
+
+    memcpy(memory + 0xfff0, code, sizeof(code));
+    assert_int_equal(ask(f->vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+    assert_int_equal(ask(f->vcpu, KVM_RUN, NULL), 0);
+    assert_int_equal(f->run->exit_reason, KVM_EXIT_IO);
+    assert_int_equal(f->run->io.port, 0x80);
+    assert_int_equal(*((uint8_t *)f->run + f->run->io.data_offset), 0x5a);
+    assert_int_equal(ask(f->vcpu, KVM_GET_REGS, &regs), 0);
+    assert_int_equal(regs.rax & 0xff, 0x5a);
+    munmap(memory, 0x10000);
+}
+
+/* What the kernel refuses of KVM_SET_SREGS, and PAE's page-directory pointers in KVM_GET/SET_SREGS2 and KVM_TRANSLATE. */
+static void test_legacy_sregs(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t *memory = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region slot = { .slot = 0, .memory_size = 0x10000, .userspace_addr = (uintptr_t)memory };
+    struct kvm_sregs good, bad;
+    struct kvm_sregs2 sregs2;
+    struct kvm_translation where = { .linear_address = 0xc0123456 };
+
+    assert_int_equal(ask(f->vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+    assert_int_equal(ask(f->vcpu, KVM_GET_SREGS, &good), 0);
+    static const struct {
+        uint64_t cr0, cr4, efer;
+    } refused[] = {
+        { 0x80000010, 0, 0 }, { 0x20000011, 0, 0 }, { 0x100000011, 0, 0 }, /* PG without PE, NW without CD, bit 32 */
+        { 0x11, 0, 0x400 }, { 0x80000011, 0x20, 0x400 },                   /* LMA without LME and paging */
+    };
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        bad = good;
+        bad.cr0 = refused[i].cr0;
+        bad.cr4 = refused[i].cr4;
+        bad.efer = refused[i].efer;
+        assert_int_equal(ask(f->vcpu, KVM_SET_SREGS, &bad), -EINVAL);
+    }
+    bad = good;
+    bad.cs.l = 1; /* outside IA-32e mode */
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS, &bad), -EINVAL);
+
+    /* "Accessed" is set for the client, as with unrestricted guest; but not for the LDT. */
+    good.ds.type = 2;
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS, &good), 0);
+    assert_int_equal(ask(f->vcpu, KVM_GET_SREGS, &good), 0);
+    assert_int_equal(good.ds.type, 3);
+    assert_int_equal(good.ldt.type, 2);
+
+    assert_int_equal(ask(f->vcpu, KVM_TRANSLATE, &where), 0); /* no paging */
+    assert_true(where.valid && where.physical_address == 0xc0123456);
+
+    /* Two levels at 1000h: a 4 MiB page. */
+    ((uint32_t *)(void *)memory)[0x1000 / 4 + 0x300] = 0x00800083;
+    good.cr0 = 0x80000011;
+    good.cr3 = 0x1000;
+    good.cr4 = 0x10;
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS, &good), 0);
+    assert_int_equal(ask(f->vcpu, KVM_TRANSLATE, &where), 0);
+    assert_true(where.valid && where.physical_address == 0x923456 && !where.usermode);
+    assert_int_equal(ask(f->vcpu, KVM_GET_SREGS2, &sregs2), 0);
+    assert_int_equal(sregs2.flags, 0);
+
+    /* PAE at 2020h: a 2 MiB page by the fourth pointer, loaded from memory, then the client's own pointers. */
+    memory[0x2020 / 8 + 3] = 0x3001;
+    memory[0x3000 / 8] = 0x00a000e3;
+    good.cr3 = 0x2020;
+    good.cr4 = 0x20;
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS, &good), 0);
+    assert_int_equal(ask(f->vcpu, KVM_TRANSLATE, &where), 0);
+    assert_true(where.valid && where.physical_address == 0xb23456);
+    assert_int_equal(ask(f->vcpu, KVM_GET_SREGS2, &sregs2), 0);
+    assert_int_equal(sregs2.flags, KVM_SREGS2_FLAGS_PDPTRS_VALID);
+    assert_int_equal(sregs2.pdptrs[3], 0x3001);
+    sregs2.pdptrs[3] = 0;
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS2, &sregs2), 0);
+    assert_int_equal(ask(f->vcpu, KVM_TRANSLATE, &where), 0);
+    assert_false(where.valid);
+    sregs2.flags = 0;
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS2, &sregs2), 0); /* from memory again */
+    assert_int_equal(ask(f->vcpu, KVM_TRANSLATE, &where), 0);
+    assert_true(where.valid);
+    sregs2.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+    sregs2.cr4 = 0x10; /* no PAE, no pointers */
+    assert_int_equal(ask(f->vcpu, KVM_SET_SREGS2, &sregs2), -EINVAL);
+    munmap(memory, 0x10000);
 }
 
 static void test_clock(void **state)
@@ -517,7 +607,7 @@ int main(void)
         TEST(test_handles), TEST(test_fork), cmocka_unit_test(test_vm_outlives_handle), TEST(test_regs),
         TEST(test_reset_state), TEST(test_sregs), TEST(test_fpu), TEST(test_cpuid), TEST(test_xcrs),
         TEST(test_msr_list), TEST(test_msrs_of_clients), TEST(test_memory_slots), TEST(test_events),
-        TEST(test_run_is_interrupted), TEST(test_real_mode_is_refused), TEST(test_clock), TEST(test_extensions),
+        TEST(test_run_is_interrupted), TEST(test_reset_vector), TEST(test_legacy_sregs), TEST(test_clock), TEST(test_extensions),
         cmocka_unit_test_setup_teardown(test_without_irqchip, setup_without_irqchip, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

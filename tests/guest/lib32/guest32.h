@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Code and data in pages of their own, for tests that map those for CPL 3. */
+#define USER_TEXT __attribute__((section(".user.text"), noinline))
+#define USER_DATA __attribute__((section(".user.data")))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* ---- selectors of the GDT that start32.S loads ---- */
@@ -61,6 +64,8 @@ extern irq_fn *volatile irq_handlers[256];
 unsigned run_catch(const void *entry, uint32_t arg);
 /* Enters ring 3 at entry with EAX = arg, flags user_eflags; HLT ends it (VEC_NONE), and any exception. */
 unsigned run_user(const void *entry, uint32_t arg);
+/* Calls fn(arg) in ring 3, on a stack in USER_DATA. */
+unsigned call_user(void (*fn)(uint32_t), uint32_t arg);
 extern uint32_t user_eflags, user_cs, user_ss, user_esp;
 extern uint8_t user_stack[4096], ring0_stack[8192];
 
@@ -120,7 +125,35 @@ extern struct real_regs real; /* in: eax to ebp; out: all */
 /* Runs a copy of the code at REAL_CS:0 until it returns by RETF or faults; gives real.vector. */
 unsigned run_real(const uint8_t *code, const uint8_t *end);
 
+/* ---- paging ---- */
+#define PTE_P 1u
+#define PTE_W 2u
+#define PTE_U 4u
+#define PTE_A 0x20u
+#define PTE_D 0x40u
+#define PTE_PS 0x80u
+#define PTE_G 0x100u
+#define PTE_NX (1ull << 63)
+#define PF_P 1u
+#define PF_W 2u
+#define PF_U 4u
+#define PF_RSVD 8u
+#define PF_I 16u
+void *page_alloc(void); /* a zeroed page, from 2 MiB up */
+
+/* ---- runner services (see ../runner.c) ---- */
+#define PORT_TEST 0x500    /* 16 ports that log */
+#define PORT_LOG_CTRL 0x510 /* out32: 0 clear log */
+#define PORT_LOG_DATA 0x514 /* in32: next word of the log */
+
 /* ---- CPU ---- */
+static inline void outl(uint16_t p, uint32_t v) { asm volatile("outl %0, %1" ::"a"(v), "Nd"(p) : "memory"); }
+static inline uint32_t inl(uint16_t p) { uint32_t v; asm volatile("inl %1, %0" : "=a"(v) : "Nd"(p) : "memory"); return v; }
+static inline void write_cr2(uint32_t v) { asm volatile("mov %0, %%cr2" ::"r"(v)); }
+static inline unsigned try_write_cr0(uint32_t v) { return TRY("mov %0, %%cr0", ::"r"(v) : "memory"); }
+static inline unsigned try_write_cr3(uint32_t v) { return TRY("mov %0, %%cr3", ::"r"(v) : "memory"); }
+static inline unsigned try_write_cr4(uint32_t v) { return TRY("mov %0, %%cr4", ::"r"(v) : "memory"); }
+static inline void invlpg(uint32_t va) { asm volatile("invlpg (%0)" ::"r"(va) : "memory"); }
 static inline void outb(uint16_t p, uint8_t v) { asm volatile("outb %0, %1" ::"a"(v), "Nd"(p) : "memory"); }
 static inline uint32_t read_cr0(void) { uint32_t v; asm volatile("mov %%cr0, %0" : "=r"(v)); return v; }
 static inline void write_cr0(uint32_t v) { asm volatile("mov %0, %%cr0" ::"r"(v) : "memory"); }
@@ -139,13 +172,35 @@ static inline uint64_t rdmsr(uint32_t m) { uint64_t v; asm volatile("rdmsr" : "=
 static inline void wrmsr(uint32_t m, uint64_t v) { asm volatile("wrmsr" ::"c"(m), "A"(v) : "memory"); }
 void cpuid(uint32_t leaf, uint32_t r[4]);
 bool is_amd(void);
+bool has_feature(uint32_t leaf, unsigned reg, unsigned bit); /* reg: 0 eax … 3 edx; false above the maximum leaf */
+#define HAS_XSAVE has_feature(1, 2, 26)
+#define HAS_SMEP has_feature(7, 1, 7)
+#define HAS_SMAP has_feature(7, 1, 20)
+#define HAS_UMIP has_feature(7, 2, 2)
+#define HAS_NX has_feature(0x80000001u, 3, 20)
 
 #define CR0_PE 1u
+#define CR0_MP (1u << 1)
+#define CR0_EM (1u << 2)
 #define CR0_TS (1u << 3)
+#define CR0_NE (1u << 5)
+#define CR0_WP (1u << 16)
+#define CR0_AM (1u << 18)
+#define CR0_NW (1u << 29)
+#define CR0_CD (1u << 30)
 #define CR0_PG (1u << 31)
 #define CR4_VME 1u
 #define CR4_PVI 2u
+#define CR4_DE (1u << 3)
+#define CR4_PSE (1u << 4)
 #define CR4_PAE (1u << 5)
+#define CR4_PGE (1u << 7)
+#define CR4_OSFXSR (1u << 9)
+#define CR4_UMIP (1u << 11)
+#define CR4_PCIDE (1u << 17)
+#define CR4_OSXSAVE (1u << 18)
+#define CR4_SMEP (1u << 20)
+#define CR4_SMAP (1u << 21)
 #define FL_CF 1u
 #define FL_ZF (1u << 6)
 #define FL_TF (1u << 8)
@@ -162,6 +217,9 @@ bool is_amd(void);
 #define MSR_SYSENTER_ESP 0x175u
 #define MSR_SYSENTER_EIP 0x176u
 #define MSR_EFER 0xc0000080u
+#define EFER_LME (1u << 8)
+#define EFER_LMA (1u << 10)
+#define EFER_NX (1u << 11)
 #define MSR_STAR 0xc0000081u
 
 /* Memory at a low address, 0 too, which the compiler must not take for a null pointer. */
@@ -173,6 +231,7 @@ static inline volatile uint16_t *low_words(uint32_t address)
 
 void *memcpy(void *dst, const void *src, size_t n);
 void *memset(void *dst, int c, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
 
 void test_main(void); /* the test */
 

@@ -48,6 +48,15 @@ void *memset(void *dst, int c, size_t n)
     return dst;
 }
 
+int memcmp(const void *a, const void *b, size_t n)
+{
+    const uint8_t *x = a, *y = b;
+    for (; n; n--, x++, y++)
+        if (*x != *y)
+            return *x < *y ? -1 : 1;
+    return 0;
+}
+
 static void put(char c)
 {
     outb(PORT_CONSOLE, (uint8_t)c);
@@ -206,6 +215,21 @@ void idt_reset(void)
     idt[DF] = gate(0, SEL_DF_TSS, 0x85, 0);
 }
 
+USER_DATA static uint32_t call_stack[1024];
+extern const uint8_t user_call[];
+asm(".pushsection .user.text, \"ax\"\nuser_call: pop %eax\n call *%eax\n hlt\n.popsection");
+
+unsigned call_user(void (*fn)(uint32_t), uint32_t arg)
+{
+    const uint32_t old = user_esp;
+    call_stack[ARRAY_SIZE(call_stack) - 2] = (uint32_t)fn;
+    call_stack[ARRAY_SIZE(call_stack) - 1] = arg;
+    user_esp = (uint32_t)&call_stack[ARRAY_SIZE(call_stack) - 2];
+    run_user(user_call, 0);
+    user_esp = old;
+    return fault.vector;
+}
+
 /* The double fault's task. */
 static void double_fault(void)
 {
@@ -261,6 +285,24 @@ bool is_amd(void)
     uint32_t r[4];
     cpuid(0, r);
     return r[2] == 0x444d4163; /* "cAMD" */
+}
+
+bool has_feature(uint32_t leaf, unsigned reg, unsigned bit)
+{
+    uint32_t r[4];
+    cpuid(leaf & 0x80000000u, r);
+    if (r[0] < leaf)
+        return false;
+    cpuid(leaf, r);
+    return r[reg] >> bit & 1;
+}
+
+void *page_alloc(void)
+{
+    static uint32_t next_page = 0x200000;
+    void *p = (void *)next_page;
+    next_page += 4096;
+    return memset(p, 0, 4096);
 }
 
 void guest_start(void)
