@@ -91,6 +91,20 @@ static bool ignores_w(const ZydisDecodedInstruction *z)
     }
 }
 
+/* Bits 7:4 of the last byte name a register (SDM 2A 2.3.8, APM 3 1.6.4). */
+static bool names_register_last(const ZydisDecodedInstruction *z)
+{
+    unsigned op = z->opcode;
+
+    if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP) {
+        return z->opcode_map == ZYDIS_OPCODE_MAP_XOP8 && op < 0xc0;
+    }
+    if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || z->opcode_map != ZYDIS_OPCODE_MAP_0F3A) {
+        return false;
+    }
+    return (op >= 0x48 && op <= 0x4c) || (op >= 0x5c && op <= 0x5f) || (op & 0xe8) == 0x68;
+}
+
 /* ModRM, displacement and immediates of a rewritten instruction. */
 static void emit_operands(struct emit *e, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw,
                           unsigned reg)
@@ -148,6 +162,9 @@ static void emit_vex(struct trans *t, const struct insn *in, const uint8_t *byte
     e_b(e, byte_w | v << 3 | lpp);
     e_b(e, z->opcode);
     emit_operands(e, in, bytes, rw, reg);
+    if (t->legacy && names_register_last(z) && !e->overflow) {
+        e->p[-1] &= 0x7f; /* of eight registers: the upper bit does not count */
+    }
 }
 
 static void emit_evex(struct trans *t, const struct insn *in, const uint8_t *bytes, const struct rewrite *rw)

@@ -172,14 +172,12 @@ enum cpu_result sys_arpl(struct cpu *cpu, uint32_t arg, uint32_t len)
     if ((cpu->mode & CPU_MODE_PROTECTED) == 0) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
+    gva_t offset = cpu->ea;
     if (mem) {
-        /* A read-modify-write: it must be allowed to write even if it will not. */
-        enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_WRITE);
+        /* It is written only if it changes, and need not be writable before: so the host's processor has it. */
+        enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_READ);
         if (r == CPU_NEXT) {
             r = cpu_check_aligned(cpu, cpu->ea, 2);
-        }
-        if (r == CPU_NEXT) {
-            r = cpu_probe(cpu, cpu->ea, 2, MMU_WRITE, cpu_mmu_idx(cpu));
         }
         if (r == CPU_NEXT) {
             r = cpu_read(cpu, cpu->ea, &dest, 2, cpu_mmu_idx(cpu));
@@ -199,7 +197,11 @@ enum cpu_result sys_arpl(struct cpu *cpu, uint32_t arg, uint32_t len)
         cpu_set_gpr(cpu, HELPER_ARG_RM(arg), 2, dest);
         return CPU_NEXT;
     }
-    enum cpu_result r = cpu_write_last(cpu, cpu->ea, &dest, 2, len);
+    cpu->ea = offset;
+    enum cpu_result r = cpu_operand(cpu, arg, 2, MMU_WRITE);
+    if (r == CPU_NEXT) {
+        r = cpu_write_last(cpu, cpu->ea, &dest, 2, len);
+    }
     if (r != CPU_NEXT && !(r == CPU_EXIT && cpu_mmio_posted(cpu))) {
         cpu->rflags = old;
     }

@@ -378,6 +378,7 @@ enum cpu_result sys_gather(struct cpu *cpu, uint32_t arg, uint32_t len)
  */
 struct masked_operand {
     uint64_t at;
+    uint64_t mask; /* of the address size: each element's offset is cut to it, as the host's processor does */
     unsigned seg;
     bool linear;
 };
@@ -389,7 +390,7 @@ static enum cpu_result masked_address(struct cpu *cpu, const struct masked_opera
         *va = cpu_va_add(cpu, m->at, i * bytes);
         return CPU_NEXT;
     }
-    return cpu_linear(cpu, m->seg, m->at + i * bytes, bytes, access, va);
+    return cpu_linear(cpu, m->seg, (m->at + i * bytes) & m->mask, bytes, access, va);
 }
 
 /* Stores the elements whose mask sign is set: all of them are checked before one is written. */
@@ -435,7 +436,7 @@ static enum cpu_result masked_store(struct cpu *cpu, const struct masked_operand
 /* VMASKMOVPS/PD, VPMASKMOVD/Q: op0, op1, op2 are destination, mask, source. */
 static enum cpu_result masked_move(struct cpu *cpu, const struct decoded *d, uint32_t arg, uint32_t len)
 {
-    struct masked_operand m = {.at = cpu->ea, .seg = HELPER_ARG_SEG(arg)};
+    struct masked_operand m = {.at = cpu->ea, .mask = cpu_size_mask(d->insn.address_width / 8u), .seg = HELPER_ARG_SEG(arg)};
     bool wide = d->insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || d->insn.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
     unsigned bytes = wide ? 8 : 4, count = d->insn.avx.vector_length / 8u / bytes;
     bool to_memory = d->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
@@ -528,7 +529,8 @@ static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, ui
 {
     bool mmx = d->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
     unsigned a = 0, b = 0, found = 0;
-    struct masked_operand m = {.at = cpu->gpr[X86_RDI] & cpu_size_mask(d->insn.address_width / 8u), .seg = X86_DS};
+    uint64_t size_mask = cpu_size_mask(d->insn.address_width / 8u);
+    struct masked_operand m = {.at = cpu->gpr[X86_RDI] & size_mask, .mask = size_mask, .seg = X86_DS};
     struct vec data, mask;
 
     for (unsigned i = 0; i < d->insn.operand_count; i++) {

@@ -253,6 +253,52 @@ static void same_below_stack(struct diff_outcome *same, const struct diff_outcom
     }
 }
 
+static bool is_access_fault(uint32_t vector)
+{
+    return vector == EXC_PF || vector == EXC_GP || vector == EXC_SS;
+}
+
+/*
+ * More of them, in 16- and 32-bit code, where a host's processor does what others do not, or may do it in its own order:
+ * which of two operands is looked at first; whether what is misaligned is so before it is beyond the limit; whether a long
+ * operand is one access or several, each cut to 16 bits of address.
+ */
+static bool legacy_differs_rightly(const struct diff_outcome *host, const struct diff_outcome *guest, const ZydisDecodedInstruction *insn)
+{
+    bool both = is_access_fault(host->vector) && is_access_fault(guest->vector) && host->out.rip == guest->out.rip;
+    bool wraps = insn->address_width == 16 && (guest->vector == EXC_GP || guest->vector == EXC_SS);
+
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD: /* the string instruction */
+        return both && insn->meta.category == ZYDIS_CATEGORY_STRINGOP;
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_BOUND:
+        return both || wraps;
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        return both;
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+        return both && (insn->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || insn->mnemonic == ZYDIS_MNEMONIC_IRET || insn->mnemonic == ZYDIS_MNEMONIC_IRETD);
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+        return both || wraps;
+    default: /* misaligned, and beyond the end of the stack's segment */
+        return host->vector == EXC_GP && guest->vector == EXC_SS && !guest->error && host->out.rip == guest->out.rip &&
+               (insn->meta.isa_ext != ZYDIS_ISA_EXT_BASE && insn->meta.isa_ext != ZYDIS_ISA_EXT_X87);
+    }
+}
+
 /*
  * Differences that are right. INT1 is a trap, RIP is the next instruction's (SDM 2A INT n, APM 3 INT1),
  * but a hypervisor that intercepts #DB may report the instruction's own. A near CALL of a
@@ -263,6 +309,10 @@ static void same_below_stack(struct diff_outcome *same, const struct diff_outcom
 static bool differs_rightly(const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest, struct diff_outcome *same)
 {
     ZydisDecodedInstruction insn;
+    if (diff_arch->bits != 64 && (stopped_at(c, host->vector == EXC_BP ? guest : host, &insn)) && legacy_differs_rightly(host, guest, &insn)) {
+        *same = *guest;
+        return true;
+    }
     uint64_t slot = host->out.gpr[4] - 8 - DIFF_DATA;
 
     if (host->vector == EXC_BP || !stopped_at(c, host, &insn))

@@ -166,9 +166,10 @@ static void vary_prefix(uint8_t *b, size_t *head, const struct diff_form *form)
     switch (form->encoding) {
     case ZYDIS_INSTRUCTION_ENCODING_VEX:
     case ZYDIS_INSTRUCTION_ENCODING_XOP:
-        if (diff_arch->bits != 64) { /* R and X tell it from LES, LDS and POP; eight registers */
+        if (diff_arch->bits != 64) { /* R and X tell it from LES, LDS and POP; fourth bits of registers do not count */
+            b[i + 1] = (uint8_t)((b[i + 1] & 0xdf) | (r & 0x20));
             if ((b[i + 2] & 0x78) != 0x78)
-                b[i + 2] = (uint8_t)((b[i + 2] & 0x87) | 0x40 | (diff_random() & 0x38));
+                b[i + 2] = (uint8_t)((b[i + 2] & 0x87) | (diff_random() & 0x78));
             return;
         }
         b[i + 1] = (uint8_t)((b[i + 1] & 0x1f) | (r & 0xe0));

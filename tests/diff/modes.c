@@ -411,6 +411,9 @@ bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, 
         return false;
     if (host->out.cs == DIFF_SEL_USER_CS && mode->env != DIFF_COMPAT) /* it went to 64-bit code */
         return false;
+    for (unsigned i = 0; i < c->insns; i++) /* EFER.SCE is clear, and there is no 64-bit code to return to */
+        if ((c->mnemonic[i] == ZYDIS_MNEMONIC_SYSRET || c->mnemonic[i] == ZYDIS_MNEMONIC_SYSCALL) && mode->env != DIFF_COMPAT)
+            return false;
     if (mode->env == DIFF_V86 || mode->env == DIFF_VME)
         for (unsigned i = 0; i < c->insns; i++)
             if (is_iopl_sensitive(c->mnemonic[i]))

@@ -169,7 +169,7 @@ void diff_seg_pick(struct diff_case *c)
         else
             c->sel[s] = selector_of(s, choices[which][s].others[(k >> 8) % choices[which][s].other_count]);
         if (!plain && k >> 59 == 0 && s != DIFF_CS && s != DIFF_SS)
-            c->sel[s] = (uint16_t)(k >> 50 & 3);
+            c->sel[s] = 0; /* not 1 to 3: the host's IRET makes them 0 */
     }
 }
 
@@ -185,9 +185,9 @@ uint16_t diff_seg_random(void)
 
     switch (r % 8) {
     case 0:
-        return (uint16_t)(r >> 8 & 3);
+        return 0; /* not 1 to 3: the host's IRET from an interrupt makes them 0 */
     case 1:
-        return (uint16_t)(r >> 16);
+        return (uint16_t)(r >> 16 | 4);
     case 2:
         return r & 256 ? DIFF_SEL_USER_DS : DIFF_SEL_USER_CS32;
     default:

@@ -142,6 +142,25 @@ CASE "arpl"
     mov word ptr [ebx], 1
     arpl [ebx], cx
 END
+CASE "arpl without a change of a read-only page"
+    xor ecx, ecx
+    arpl [ebx + 0x2c00], cx
+    setz al
+END
+CASE "arpl with a change of a read-only page"
+    mov cl, 3
+    arpl [ebx + 0x2c00], cx
+    arpl [ebx + 0x2c02], cx
+    arpl [ebx + 0x2c04], cx
+    arpl [ebx + 0x2c06], cx
+    arpl [ebx + 0x2c10], cx
+END
+CASE "arpl without a change of a read-only segment"
+    mov eax, READ_ONLY
+    mov ds, eax
+    xor ecx, ecx
+    arpl [0x400], cx
+END
 CASE "opcode 82"
     .byte 0x82, 0xc0, 0x7f # add al, 0x7f
     .byte 0x82, 0x03, 0xff # add byte ptr [ebx], -1
