@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dispatch by ranges: the range hit last, else a binary search. An access that no single range holds
- * goes to the floating bus, which is a device too: all ones, and a line in the log.
+ * Dispatch by ranges, by binary search. An access that no single range holds goes to the floating bus,
+ * which is a device too: all ones, and a line in the log.
  */
 #include "bus/bus.h"
 
@@ -31,45 +31,17 @@ void bus_init(struct bus *bus, const char *name, uint64_t limit)
     memset(bus, 0, sizeof(*bus));
     bus->name = name;
     bus->limit = limit;
-    atomic_init(&bus->last, NULL);
+    pthread_rwlock_init(&bus->lock, NULL);
 }
 
-int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct device_ops *ops, void *device)
+void bus_fini(struct bus *bus)
 {
-    if (size == 0 || base > bus->limit || size - 1 > bus->limit - base) {
-        return -EINVAL;
-    }
-    if (bus->count == BUS_RANGES_MAX) {
-        return -ENOSPC;
-    }
-    unsigned at = 0;
-    while (at < bus->count && bus->ranges[at].base < base) {
-        at++;
-    }
-    bool before = at > 0 && base - bus->ranges[at - 1].base < bus->ranges[at - 1].size;
-    bool behind = at < bus->count && bus->ranges[at].base - base < size;
-    if (before || behind) {
-        return -EEXIST;
-    }
-    memmove(&bus->ranges[at + 1], &bus->ranges[at], (bus->count - at) * sizeof(bus->ranges[0]));
-    bus->ranges[at] = (struct bus_range){.base = base, .size = size, .ops = ops, .device = device};
-    bus->count++;
-    atomic_store_explicit(&bus->last, NULL, memory_order_relaxed);
-    return 0;
+    pthread_rwlock_destroy(&bus->lock);
 }
 
-static bool bus_range_holds(const struct bus_range *range, uint64_t address, unsigned size)
+/* Index of the first range that begins above `address`. Lock held. */
+static unsigned bus_above(const struct bus *bus, uint64_t address)
 {
-    uint64_t offset = address - range->base;
-    return address >= range->base && offset < range->size && size <= range->size - offset;
-}
-
-const struct bus_range *bus_find(struct bus *bus, uint64_t address, unsigned size)
-{
-    const struct bus_range *range = atomic_load_explicit(&bus->last, memory_order_relaxed);
-    if (range != NULL && bus_range_holds(range, address, size)) {
-        return range;
-    }
     unsigned low = 0;
     unsigned high = bus->count;
     while (low < high) {
@@ -80,27 +52,76 @@ const struct bus_range *bus_find(struct bus *bus, uint64_t address, unsigned siz
             high = middle;
         }
     }
-    if (low == 0 || !bus_range_holds(&bus->ranges[low - 1], address, size)) {
-        return NULL;
+    return low;
+}
+
+static int bus_insert(struct bus *bus, const struct bus_range *range)
+{
+    unsigned at = bus_above(bus, range->base);
+    bool before = at > 0 && range->base - bus->ranges[at - 1].base < bus->ranges[at - 1].size;
+    bool behind = at < bus->count && bus->ranges[at].base - range->base < range->size;
+    if (before || behind) {
+        return -EEXIST;
     }
-    range = &bus->ranges[low - 1];
-    atomic_store_explicit(&bus->last, range, memory_order_relaxed);
-    return range;
+    if (bus->count == BUS_RANGES_MAX) {
+        return -ENOSPC;
+    }
+    memmove(&bus->ranges[at + 1], &bus->ranges[at], (bus->count - at) * sizeof(bus->ranges[0]));
+    bus->ranges[at] = *range;
+    bus->count++;
+    return 0;
+}
+
+int bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct device_ops *ops, void *device)
+{
+    if (size == 0 || base > bus->limit || size - 1 > bus->limit - base) {
+        return -EINVAL;
+    }
+    struct bus_range range = {.base = base, .size = size, .ops = ops, .device = device};
+    pthread_rwlock_wrlock(&bus->lock);
+    int result = bus_insert(bus, &range);
+    pthread_rwlock_unlock(&bus->lock);
+    return result;
+}
+
+void bus_remove(struct bus *bus, uint64_t base)
+{
+    pthread_rwlock_wrlock(&bus->lock);
+    unsigned above = bus_above(bus, base);
+    if (above > 0 && bus->ranges[above - 1].base == base) {
+        bus->count--;
+        memmove(&bus->ranges[above - 1], &bus->ranges[above], (bus->count - (above - 1)) * sizeof(bus->ranges[0]));
+    }
+    pthread_rwlock_unlock(&bus->lock);
+}
+
+bool bus_find(struct bus *bus, uint64_t address, unsigned size, struct bus_range *found)
+{
+    pthread_rwlock_rdlock(&bus->lock);
+    unsigned above = bus_above(bus, address);
+    const struct bus_range *range = &bus->ranges[above > 0 ? above - 1 : 0];
+    uint64_t offset = address - range->base;
+    bool holds = above > 0 && offset < range->size && size <= range->size - offset;
+    if (holds) {
+        *found = *range;
+    }
+    pthread_rwlock_unlock(&bus->lock);
+    return holds;
 }
 
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
 {
-    const struct bus_range *range = bus_find(bus, address, size);
-    uint64_t value = range != NULL ? range->ops->read(range->device, address - range->base, size)
-                                   : bus_float_ops.read(bus, address, size);
+    struct bus_range range;
+    bool found = bus_find(bus, address, size, &range);
+    uint64_t value = found ? range.ops->read(range.device, address - range.base, size) : bus_float_ops.read(bus, address, size);
     return size >= 8 ? value : value & ((UINT64_C(1) << size * 8) - 1);
 }
 
 void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
 {
-    const struct bus_range *range = bus_find(bus, address, size);
-    if (range != NULL) {
-        range->ops->write(range->device, address - range->base, size, value);
+    struct bus_range range;
+    if (bus_find(bus, address, size, &range)) {
+        range.ops->write(range.device, address - range.base, size, value);
     } else {
         bus_float_ops.write(bus, address, size, value);
     }

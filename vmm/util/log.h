@@ -17,6 +17,7 @@
     X(UNASSIGNED, "unimp", "accesses to ports and addresses where nobody is home") \
     X(GUEST, "guest_errors", "what a guest does that no device allows")            \
     X(LOADER, "loader", "where the kernel, its data and the tables are put")       \
+    X(FIRMWARE, "firmware", "what firmware and test kernels say on the debug port")  \
     X(RESET, "cpu_reset", "registers when a processor resets or gives up")        \
     X(ENGINE, "engine", "messages of the soft back end")                          \
     X(STATS, "stats", "statistics of the soft back end, when the VM ends")
