@@ -12,10 +12,13 @@
 #include <string.h>
 
 #include "chardev/chardev.h"
+#include "machine/machine.h"
 #include "util/log.h"
 
 #define OPTIONS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define OPTIONS_WORD_MAX 256u
+#define OPTIONS_DEBUGCON_PORT 0x402u
+#define OPTIONS_PVPANIC_PORT 0x505u
 #define OPTIONS_RAM_DEFAULT (UINT64_C(128) << 20)
 #define OPTIONS_PAGE UINT64_C(4096)
 
@@ -173,11 +176,19 @@ static int options_enable_kvm(struct options *options, const char *value, struct
 static int options_set_board(struct options *options, const char *value, struct error *error)
 {
     if (strcmp(value, "help") == 0) {
-        puts("Machines:\n  microvm  a PC without PCI (default)");
+        puts("Machines:");
+        for (const struct board *board = machine_boards; board->name != NULL; board++) {
+            printf("  %-8s %s\n", board->name, board->help);
+        }
         options->action = OPTIONS_DONE;
         return 0;
     }
-    return strcmp(value, "microvm") == 0 ? 0 : error_set(error, "-machine %s: no such machine; microvm is there", value);
+    const struct board *board = machine_find_board(value);
+    if (board == NULL) {
+        return error_set(error, "-machine %s: no such machine; '-machine help' lists them", value);
+    }
+    options->machine = board->name;
+    return 0;
 }
 
 static int options_set_acpi(struct options *options, const char *value, struct error *error)
@@ -296,14 +307,19 @@ static int options_apply_smp(struct options *options, const char *argument, stru
 
 /* ---- -device ---- */
 
-static int options_set_iobase(struct options *options, const char *value, struct error *error)
+static int options_set_port(const char *device, const char *value, uint16_t *port, struct error *error)
 {
-    uint64_t port;
-    if (options_parse_number(value, 0xffff, &port) != 0) {
-        return error_set(error, "-device isa-debug-exit: iobase=%s: must be a port, 0 to 0xffff", value);
+    uint64_t number;
+    if (options_parse_number(value, 0xffff, &number) != 0) {
+        return error_set(error, "-device %s: %s: must be a port, 0 to 0xffff", device, value);
     }
-    options->debug_exit_port = (uint16_t)port;
+    *port = (uint16_t)number;
     return 0;
+}
+
+static int options_set_exit_port(struct options *options, const char *value, struct error *error)
+{
+    return options_set_port("isa-debug-exit,iobase", value, &options->debug_exit_port, error);
 }
 
 static int options_set_iosize(struct options *options, const char *value, struct error *error)
@@ -316,37 +332,120 @@ static int options_set_iosize(struct options *options, const char *value, struct
     return 0;
 }
 
-static int options_add_debug_exit(struct options *options, const char *list, struct error *error)
+static int options_add_debug_exit(struct options *options, struct error *error)
 {
-    static const struct options_row rows[] = {{"iobase", options_set_iobase, NULL}, {"iosize", options_set_iosize, NULL}};
     if (options->debug_exit) {
         return error_set(error, "-device isa-debug-exit: there can be only one");
     }
     options->debug_exit = true;
-    if (options_apply_list(options, "-device isa-debug-exit", NULL, list, rows, OPTIONS_ARRAY_SIZE(rows), error) != 0) {
-        return -1;
-    }
+    return 0;
+}
+
+static int options_check_debug_exit(struct options *options, struct error *error)
+{
     if (options->debug_exit_port + options->debug_exit_bytes > 0x10000) {
         return error_set(error, "-device isa-debug-exit: its ports end beyond 0xffff");
     }
     return 0;
 }
 
-/* Everything that a user can name in -device. */
+static int options_set_debugcon_port(struct options *options, const char *value, struct error *error)
+{
+    return options_set_port("isa-debugcon,iobase", value, &options->debugcon_port, error);
+}
+
+static int options_set_debugcon(struct options *options, const char *value, struct error *error)
+{
+    if (!chardev_spec_valid(value) && strcmp(value, "none") != 0) {
+        return error_set(error, "-debugcon %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", value);
+    }
+    options->debugcon = value;
+    return 0;
+}
+
+static int options_add_debugcon(struct options *options, struct error *error)
+{
+    (void)error;
+    if (options->debugcon == NULL) {
+        options->debugcon = "none";
+    }
+    return 0;
+}
+
+static int options_set_pvpanic_port(struct options *options, const char *value, struct error *error)
+{
+    return options_set_port("pvpanic,ioport", value, &options->pvpanic_port, error);
+}
+
+static int options_add_pvpanic(struct options *options, struct error *error)
+{
+    (void)error;
+    options->pvpanic_port = OPTIONS_PVPANIC_PORT;
+    return 0;
+}
+
+static int options_add_testdev(struct options *options, struct error *error)
+{
+    (void)error;
+    options->testdev = true;
+    return 0;
+}
+
+/* Everything that a user can name in -device: what it is, its properties, and what it does to the options. */
+#define OPTIONS_PROPERTIES_MAX 3u
 static const struct options_device {
     const char *name;
     const char *help;
-    int (*add)(struct options *options, const char *list, struct error *error);
+    int (*add)(struct options *options, struct error *error);
+    int (*check)(struct options *options, struct error *error); /* once all properties are known, or NULL */
+    struct {
+        struct options_row row;
+        const char *help;
+    } properties[OPTIONS_PROPERTIES_MAX];
 } options_devices[] = {
-    {"isa-debug-exit", "iobase=PORT (0x501), iosize=BYTES (2): a write of V ends kage with status (V << 1) | 1", options_add_debug_exit},
+    {"isa-debug-exit", "a port that ends kage: a write of V gives status (V << 1) | 1", options_add_debug_exit, options_check_debug_exit,
+     {{{"iobase", options_set_exit_port, NULL}, "PORT (0x501)"}, {{"iosize", options_set_iosize, NULL}, "BYTES (2)"}}},
+    {"isa-debugcon", "a port whose bytes go to a character backend and to the log (-d firmware)", options_add_debugcon, NULL,
+     {{{"iobase", options_set_debugcon_port, NULL}, "PORT (0x402)"}, {{"chardev", options_set_debugcon, NULL}, "BACKEND (none)"}}},
+    {"pvpanic", "a port by which a guest says that it has panicked", options_add_pvpanic, NULL,
+     {{{"ioport", options_set_pvpanic_port, NULL}, "PORT (0x505)"}}},
+    {"pc-testdev", "ports 0xe0 to 0xeb and 0x2000 to 0x2017, and 64 KiB at 0xff000000, for test kernels", options_add_testdev, NULL, {{{0}, NULL}}},
 };
+
+static void options_print_device(const struct options_device *device)
+{
+    for (unsigned i = 0; i < OPTIONS_PROPERTIES_MAX && device->properties[i].row.name != NULL; i++) {
+        printf("  %s=%s\n", device->properties[i].row.name, device->properties[i].help);
+    }
+}
+
+static int options_add_device(struct options *options, const struct options_device *device, const char *list, struct error *error)
+{
+    struct options_row rows[OPTIONS_PROPERTIES_MAX];
+    char what[64];
+    unsigned count = 0;
+    if (strcmp(list, "help") == 0) {
+        printf("%s: %s\n", device->name, device->help);
+        options_print_device(device);
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    for (; count < OPTIONS_PROPERTIES_MAX && device->properties[count].row.name != NULL; count++) {
+        rows[count] = device->properties[count].row;
+    }
+    snprintf(what, sizeof(what), "-device %s", device->name);
+    if (device->add(options, error) != 0 || options_apply_list(options, what, NULL, list, rows, count, error) != 0) {
+        return -1;
+    }
+    return device->check != NULL ? device->check(options, error) : 0;
+}
 
 static int options_apply_device(struct options *options, const char *argument, struct error *error)
 {
     if (strcmp(argument, "help") == 0) {
-        puts("Devices:");
+        puts("Devices ('-device NAME,help' lists properties):");
         for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
-            printf("  %s,%s\n", options_devices[i].name, options_devices[i].help);
+            printf("  %-15s %s\n", options_devices[i].name, options_devices[i].help);
         }
         options->action = OPTIONS_DONE;
         return 0;
@@ -356,10 +455,22 @@ static int options_apply_device(struct options *options, const char *argument, s
     for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
         const struct options_device *device = &options_devices[i];
         if (strlen(device->name) == length && memcmp(device->name, name, length) == 0) {
-            return device->add(options, name + length + (name[length] == ','), error);
+            return options_add_device(options, device, name + length + (name[length] == ','), error);
         }
     }
     return error_set(error, "-device %.*s: no such device; '-device help' lists them", (int)length, name);
+}
+
+static int options_apply_debugcon(struct options *options, const char *argument, struct error *error)
+{
+    return options_set_debugcon(options, argument, error);
+}
+
+static int options_apply_bios(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->bios = argument;
+    return 0;
 }
 
 /* ---- The rest ---- */
@@ -486,6 +597,8 @@ static const struct options_option {
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
     {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor: host or max; '-cpu help' lists features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
+    {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
+    {"debugcon", "BACKEND", "a debug port, 0x402: -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
     {"kernel", "FILE", "the kernel: bzImage, vmlinux or another ELF file", options_apply_kernel},
     {"initrd", "FILE", "the initial RAM disk", options_apply_initrd},
@@ -536,8 +649,12 @@ static const struct options_option *options_find(const char *name)
 /* What holds for the options together, and what stands where none was given. */
 static int options_complete(struct options *options, struct error *error)
 {
-    if (options->kernel == NULL) {
+    bool has_firmware = strcmp(options->machine, "pc") == 0;
+    if (options->kernel == NULL && !has_firmware) {
         return error_set(error, "no kernel to boot; name one with -kernel FILE");
+    }
+    if (options->bios != NULL && !has_firmware) {
+        return error_set(error, "-bios: the machine %s has no firmware; pc has", options->machine);
     }
     if (topology_complete(&options->smp, error) != 0) {
         return -1;
@@ -554,6 +671,8 @@ int options_parse(struct options *options, int count, char **words, struct error
         .accel = "auto",
         .ram_bytes = OPTIONS_RAM_DEFAULT,
         .append = "",
+        .machine = "microvm",
+        .debugcon_port = OPTIONS_DEBUGCON_PORT,
         .acpi = true,
         .debug_exit_port = 0x501,
         .debug_exit_bytes = 2,

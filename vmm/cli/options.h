@@ -41,6 +41,12 @@ struct options {
     bool debug_exit;
     uint16_t debug_exit_port;
     uint16_t debug_exit_bytes;
+    const char *machine; /* name of a board */
+    const char *bios;    /* NULL: the board's own */
+    const char *debugcon; /* NULL: none asked for */
+    uint16_t debugcon_port;
+    uint16_t pvpanic_port; /* 0: none */
+    bool testdev;
     const char *log_file;
     const char *log_items;
 };

@@ -136,6 +136,16 @@ static int run_init_serials(struct run *run, struct error *error)
     return 0;
 }
 
+static int run_init_debugcon(struct run *run, struct error *error)
+{
+    const char *spec = run->options->debugcon;
+    if (spec == NULL || strcmp(spec, "none") == 0) {
+        return 0;
+    }
+    run->config.debugcon = chardev_new(spec, &run->loop, error);
+    return run->config.debugcon != NULL ? 0 : -1;
+}
+
 static void run_take_terminal(const struct options *options)
 {
     for (unsigned i = 0; i < options->serial_count; i++) {
@@ -150,6 +160,7 @@ static void run_fini(struct run *run)
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         chardev_free(run->config.serial[i]);
     }
+    chardev_free(run->config.debugcon);
     if (run->signals.fd >= 0) {
         loop_remove(&run->loop, &run->signals);
         close(run->signals.fd);
@@ -163,7 +174,7 @@ static void run_fini(struct run *run)
 /* One machine, from power on to whatever ends it. */
 static enum power_event run_once(struct run *run, bool first, int *status, struct error *error)
 {
-    if (microvm_init(&run->machine, &run->config, error) != 0) {
+    if (machine_init(&run->machine, &run->config, error) != 0) {
         return POWER_ERROR;
     }
     if (first) {
@@ -205,6 +216,11 @@ int run_machine(const struct options *options, struct error *error)
                 .debug_exit = options->debug_exit,
                 .debug_exit_port = options->debug_exit_port,
                 .debug_exit_bytes = options->debug_exit_bytes,
+                .board = machine_find_board(options->machine),
+                .bios = options->bios,
+                .debugcon_port = options->debugcon != NULL ? options->debugcon_port : 0,
+                .pvpanic_port = options->pvpanic_port,
+                .testdev = options->testdev,
             },
     };
     run.config.loop = &run.loop;
@@ -221,6 +237,9 @@ int run_machine(const struct options *options, struct error *error)
     result = run_choose_backend(&run, error);
     if (result == 0) {
         result = run_init_serials(&run, error);
+    }
+    if (result == 0) {
+        result = run_init_debugcon(&run, error);
     }
     if (result == 0) {
         result = run_init_signals(&run, error);

@@ -168,7 +168,30 @@ struct acpi_madt_lapic_nmi {
 struct acpi_area {
     struct aml out; /* any bytes, not only AML */
     uint8_t *base;
+    uint64_t gpa;          /* of its first byte */
+    struct acpi_blob *blob; /* NULL: what is written is final */
+    const char *table_id;
 };
+
+/* The field of `size` bytes at offset `at` holds an address in the area. */
+static void acpi_note_pointer(struct acpi_area *area, size_t at, uint8_t size)
+{
+    struct acpi_blob *blob = area->blob;
+    if (blob != NULL && blob->pointer_count < ACPI_FIXUPS_MAX) {
+        blob->pointers[blob->pointer_count].offset = (uint32_t)at;
+        blob->pointers[blob->pointer_count++].size = size;
+    }
+}
+
+static void acpi_note_checksum(struct acpi_area *area, size_t start, size_t bytes)
+{
+    struct acpi_blob *blob = area->blob;
+    if (blob != NULL && blob->checksum_count < ACPI_FIXUPS_MAX) {
+        blob->checksums[blob->checksum_count].at = (uint32_t)(start + offsetof(struct acpi_header, checksum));
+        blob->checksums[blob->checksum_count].start = (uint32_t)start;
+        blob->checksums[blob->checksum_count++].bytes = (uint32_t)bytes;
+    }
+}
 
 static uint8_t acpi_checksum(const void *bytes, size_t count)
 {
@@ -186,12 +209,12 @@ static void acpi_align(struct acpi_area *area)
     }
 }
 
-static struct acpi_header acpi_make_header(const char *signature, uint8_t revision)
+static struct acpi_header acpi_make_header(const struct acpi_area *area, const char *signature, uint8_t revision)
 {
     struct acpi_header header = {.revision = revision, .oem_revision = 1, .creator_revision = 1};
     memcpy(header.signature, signature, sizeof(header.signature));
     memcpy(header.oem_id, "KAGE  ", sizeof(header.oem_id));
-    memcpy(header.oem_table_id, "MICROVM ", sizeof(header.oem_table_id));
+    memcpy(header.oem_table_id, area->table_id, sizeof(header.oem_table_id));
     memcpy(header.creator_id, "KAGE", sizeof(header.creator_id));
     return header;
 }
@@ -206,16 +229,37 @@ static uint64_t acpi_finish(struct acpi_area *area, size_t start)
         memcpy(area->base + start, &header, sizeof(header));
         header.checksum = acpi_checksum(area->base + start, header.length);
         memcpy(area->base + start, &header, sizeof(header));
+        acpi_note_checksum(area, start, header.length);
     }
     acpi_align(area);
-    return LAYOUT_ACPI_GPA + start;
+    return area->gpa + start;
+}
+
+/* The host bridge and what it forwards: bus 0, ports, memory from the end of low RAM's place to the I/O APIC. */
+static void acpi_write_pci(struct aml *aml)
+{
+    size_t device = aml_open_device(aml, "PCI0");
+    aml_name(aml, "_HID");
+    aml_eisa_id(aml, "PNP0A03");
+    aml_name(aml, "_UID");
+    aml_integer(aml, 0);
+    aml_name(aml, "_CRS");
+    size_t resources = aml_open_resources(aml);
+    aml_bus_numbers(aml, 0, 0xff);
+    aml_io(aml, 0xcf8, 8);
+    aml_io_window(aml, 0, 0xcf7);
+    aml_io_window(aml, 0xd00, 0xffff);
+    aml_memory_window(aml, 0xa0000, 0xbffff);
+    aml_memory_window(aml, (uint32_t)RAM_HOLE_GPA, LAYOUT_IOAPIC_GPA - 1);
+    aml_close_resources(aml, resources);
+    aml_close(aml, device);
 }
 
 static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config *config)
 {
     struct aml *aml = &area->out;
     size_t start = aml->used;
-    struct acpi_header header = acpi_make_header("DSDT", 2);
+    struct acpi_header header = acpi_make_header(area, "DSDT", 2);
     aml_raw(aml, &header, sizeof(header));
 
     aml_name(aml, "\\_S5_");
@@ -250,6 +294,19 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
         aml_close_resources(aml, resources);
         aml_close(aml, device);
     }
+    if (config->pvpanic_port != 0) {
+        size_t device = aml_open_device(aml, "PEVT");
+        aml_name(aml, "_HID");
+        aml_string(aml, "QEMU0001");
+        aml_name(aml, "_CRS");
+        size_t resources = aml_open_resources(aml);
+        aml_io(aml, config->pvpanic_port, 1);
+        aml_close_resources(aml, resources);
+        aml_close(aml, device);
+    }
+    if (config->pci) {
+        acpi_write_pci(aml);
+    }
     aml_close(aml, scope);
     return acpi_finish(area, start);
 }
@@ -276,7 +333,7 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
 {
     size_t start = area->out.used;
     struct acpi_fadt fadt = {
-        .header = acpi_make_header("FACP", 6),
+        .header = acpi_make_header(area, "FACP", 6),
         .facs32 = (uint32_t)facs_gpa,
         .sci_int = config->sci,
         .pm1a_evt_blk = config->pm_port,
@@ -296,6 +353,9 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
         .x_pm1a_evt_blk = acpi_io(config->pm_port, ACPI_PM_EVT_BYTES, 2),
         .x_pm1a_cnt_blk = acpi_io(config->pm_port + ACPI_PM_CNT_AT, ACPI_PM_CNT_BYTES, 2),
     };
+    acpi_note_pointer(area, start + offsetof(struct acpi_fadt, facs32), 4);
+    acpi_note_pointer(area, start + offsetof(struct acpi_fadt, dsdt32), 4);
+    acpi_note_pointer(area, start + offsetof(struct acpi_fadt, dsdt), 8);
     aml_raw(&area->out, &fadt, sizeof(fadt));
     return acpi_finish(area, start);
 }
@@ -303,7 +363,7 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
 static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config *config)
 {
     size_t start = area->out.used;
-    struct acpi_madt madt = {.header = acpi_make_header("APIC", 5), .lapic_gpa = LAYOUT_LAPIC_GPA, .flags = 1};
+    struct acpi_madt madt = {.header = acpi_make_header(area, "APIC", 5), .lapic_gpa = LAYOUT_LAPIC_GPA, .flags = 1};
     aml_raw(&area->out, &madt, sizeof(madt));
     for (unsigned i = 0; i < config->topology->cpus; i++) {
         uint32_t apic_id = topology_apic_id(config->topology, i);
@@ -327,32 +387,65 @@ static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config
     return acpi_finish(area, start);
 }
 
+static uint64_t acpi_write_xsdt(struct acpi_area *area, const uint64_t *tables, unsigned count)
+{
+    size_t start = area->out.used;
+    struct acpi_header header = acpi_make_header(area, "XSDT", 1);
+    aml_raw(&area->out, &header, sizeof(header));
+    for (unsigned i = 0; i < count; i++) {
+        acpi_note_pointer(area, area->out.used, 8);
+        aml_raw(&area->out, &tables[i], sizeof(tables[i]));
+    }
+    return acpi_finish(area, start);
+}
+
+/* All tables but the RSDP; returns the XSDT's address. */
+static uint64_t acpi_write_tables(struct acpi_area *area, const struct acpi_config *config)
+{
+    uint64_t dsdt_gpa = acpi_write_dsdt(area, config);
+    uint64_t facs_gpa = acpi_write_facs(area);
+    uint64_t tables[] = {acpi_write_fadt(area, config, dsdt_gpa, facs_gpa), acpi_write_madt(area, config)};
+    return acpi_write_xsdt(area, tables, sizeof(tables) / sizeof(tables[0]));
+}
+
+static void acpi_make_rsdp(struct acpi_rsdp *rsdp, uint64_t xsdt)
+{
+    *rsdp = (struct acpi_rsdp){.revision = 2, .length = sizeof(*rsdp), .xsdt = xsdt};
+    memcpy(rsdp->signature, "RSD PTR ", sizeof(rsdp->signature));
+    memcpy(rsdp->oem_id, "KAGE  ", sizeof(rsdp->oem_id));
+    rsdp->checksum = acpi_checksum(rsdp, 20);
+    rsdp->extended_checksum = acpi_checksum(rsdp, sizeof(*rsdp));
+}
+
 uint64_t acpi_write(const struct ram *ram, const struct acpi_config *config)
 {
-    struct acpi_area area = {.base = ram_at(ram, LAYOUT_ACPI_GPA, LAYOUT_ACPI_BYTES)};
+    struct acpi_area area = {
+        .base = ram_at(ram, LAYOUT_ACPI_GPA, LAYOUT_ACPI_BYTES), .gpa = LAYOUT_ACPI_GPA, .table_id = "MICROVM "};
     if (area.base == NULL) {
         return 0;
     }
     aml_init(&area.out, area.base, LAYOUT_ACPI_BYTES);
 
     /* The RSDP stands first, where a guest that is not told searches; it is filled in last. */
-    struct acpi_rsdp rsdp = {.revision = 2, .length = sizeof(rsdp)};
+    struct acpi_rsdp rsdp = {.revision = 0};
     aml_raw(&area.out, &rsdp, sizeof(rsdp));
     acpi_align(&area);
-
-    uint64_t dsdt_gpa = acpi_write_dsdt(&area, config);
-    uint64_t facs_gpa = acpi_write_facs(&area);
-    uint64_t tables[] = {acpi_write_fadt(&area, config, dsdt_gpa, facs_gpa), acpi_write_madt(&area, config)};
-    size_t xsdt = area.out.used;
-    struct acpi_header header = acpi_make_header("XSDT", 1);
-    aml_raw(&area.out, &header, sizeof(header));
-    aml_raw(&area.out, tables, sizeof(tables));
-    rsdp.xsdt = acpi_finish(&area, xsdt);
-
-    memcpy(rsdp.signature, "RSD PTR ", sizeof(rsdp.signature));
-    memcpy(rsdp.oem_id, "KAGE  ", sizeof(rsdp.oem_id));
-    rsdp.checksum = acpi_checksum(&rsdp, 20);
-    rsdp.extended_checksum = acpi_checksum(&rsdp, sizeof(rsdp));
+    acpi_make_rsdp(&rsdp, acpi_write_tables(&area, config));
     memcpy(area.base, &rsdp, sizeof(rsdp));
     return area.out.overflow ? 0 : LAYOUT_ACPI_GPA;
+}
+
+_Static_assert(sizeof(struct acpi_rsdp) == ACPI_RSDP_BYTES, "ACPI 6.4, table 5.3");
+
+bool acpi_write_blob(struct acpi_blob *blob, const struct acpi_config *config)
+{
+    struct acpi_area area = {.base = blob->tables, .blob = blob, .table_id = "PC      "};
+    struct acpi_rsdp rsdp;
+
+    blob->pointer_count = blob->checksum_count = 0;
+    aml_init(&area.out, area.base, blob->room);
+    acpi_make_rsdp(&rsdp, acpi_write_tables(&area, config));
+    memcpy(blob->rsdp, &rsdp, sizeof(rsdp));
+    blob->bytes = area.out.used;
+    return !area.out.overflow;
 }

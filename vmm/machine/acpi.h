@@ -25,11 +25,37 @@ struct acpi_config {
     uint8_t sci;
     uint16_t reset_port;
     uint8_t reset_value;
+    uint16_t pvpanic_port; /* 0: none */
+    bool pci;              /* a host bridge with configuration mechanism #1; its windows are the board pc's */
     unsigned serial_count;
     struct acpi_serial serial[ACPI_SERIAL_MAX];
 };
 
 /* Writes the tables to LAYOUT_ACPI_GPA. Returns the RSDP's address; 0: there is no room. */
 uint64_t acpi_write(const struct ram *ram, const struct acpi_config *config);
+
+#define ACPI_FIXUPS_MAX 32u
+#define ACPI_RSDP_BYTES 36u
+
+/*
+ * The same tables for firmware to place: addresses in them count from the first byte of `tables`, and
+ * each field with an address, and each checksum, is listed.
+ */
+struct acpi_blob {
+    uint8_t *tables; /* in: room for them */
+    size_t room, bytes;
+    uint8_t rsdp[ACPI_RSDP_BYTES]; /* points to the XSDT, at offset 24 */
+    unsigned pointer_count, checksum_count;
+    struct {
+        uint32_t offset;
+        uint8_t size;
+    } pointers[ACPI_FIXUPS_MAX];
+    struct {
+        uint32_t at, start, bytes;
+    } checksums[ACPI_FIXUPS_MAX];
+};
+
+/* False: there is no room. */
+bool acpi_write_blob(struct acpi_blob *blob, const struct acpi_config *config);
 
 #endif

@@ -17,6 +17,7 @@ enum aml_op {
     AML_BYTE = 0x0a,
     AML_WORD = 0x0b,
     AML_DWORD = 0x0c,
+    AML_STRING = 0x0d,
     AML_QWORD = 0x0e,
     AML_SCOPE = 0x10,
     AML_BUFFER = 0x11,
@@ -29,6 +30,8 @@ enum aml_op {
 #define AML_PKG_LENGTH_BYTES 2u
 
 #define RESOURCE_IRQ_NO_FLAGS 0x22u /* two bytes of mask */
+#define RESOURCE_WORD_SPACE 0x88u
+#define RESOURCE_DWORD_SPACE 0x87u
 #define RESOURCE_IO 0x47u           /* seven bytes */
 #define RESOURCE_END 0x79u          /* one byte of checksum; 0: not used */
 #define RESOURCE_IO_DECODE16 0x01u
@@ -163,6 +166,43 @@ void aml_io(struct aml *aml, uint16_t port, uint8_t count)
     uint8_t high = (uint8_t)(port >> 8);
     uint8_t descriptor[] = {RESOURCE_IO, RESOURCE_IO_DECODE16, low, high, low, high, 1, count};
     aml_raw(aml, descriptor, sizeof(descriptor));
+}
+
+void aml_string(struct aml *aml, const char *text)
+{
+    aml_byte(aml, AML_STRING);
+    aml_raw(aml, text, strlen(text) + 1);
+}
+
+#define WINDOW_FIXED 0x0cu /* both ends are */
+enum { WINDOW_MEMORY = 0, WINDOW_IO = 1, WINDOW_BUS = 2 };
+
+/* Word address space descriptor (ACPI 6.4, 6.4.3.5.3) */
+static void aml_word_window(struct aml *aml, uint8_t type, uint8_t type_flags, uint16_t first, uint16_t last)
+{
+    const uint16_t words[] = {0, first, last, 0, (uint16_t)(last - first + 1)}; /* granularity, ends, translation, length */
+    const uint8_t head[] = {RESOURCE_WORD_SPACE, 13, 0, type, WINDOW_FIXED, type_flags};
+    aml_raw(aml, head, sizeof(head));
+    aml_raw(aml, words, sizeof(words));
+}
+
+void aml_bus_numbers(struct aml *aml, uint16_t first, uint16_t last)
+{
+    aml_word_window(aml, WINDOW_BUS, 0, first, last);
+}
+
+void aml_io_window(struct aml *aml, uint16_t first, uint16_t last)
+{
+    aml_word_window(aml, WINDOW_IO, 3 /* all of it */, first, last);
+}
+
+/* Double-word address space descriptor (ACPI 6.4, 6.4.3.5.2) */
+void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last)
+{
+    const uint32_t words[] = {0, first, last, 0, last - first + 1};
+    const uint8_t head[] = {RESOURCE_DWORD_SPACE, 23, 0, WINDOW_MEMORY, WINDOW_FIXED, 1 /* writable */};
+    aml_raw(aml, head, sizeof(head));
+    aml_raw(aml, words, sizeof(words));
 }
 
 void aml_irq(struct aml *aml, uint8_t irq)

@@ -25,6 +25,7 @@ void aml_byte(struct aml *aml, uint8_t value);
 /* Name (NAME, ...): what is written next is its value. `name` has four characters, perhaps after a '\'. */
 void aml_name(struct aml *aml, const char *name);
 void aml_integer(struct aml *aml, uint64_t value);
+void aml_string(struct aml *aml, const char *text);
 /* A compressed EISA id, as of "PNP0501". */
 void aml_eisa_id(struct aml *aml, const char *id);
 
@@ -37,6 +38,10 @@ void aml_close(struct aml *aml, size_t mark);
 /* A resource template; descriptors come between the two. */
 size_t aml_open_resources(struct aml *aml);
 void aml_io(struct aml *aml, uint16_t port, uint8_t count);
+/* What a bridge forwards: bus numbers, ports, memory below 4 GiB; last included. */
+void aml_bus_numbers(struct aml *aml, uint16_t first, uint16_t last);
+void aml_io_window(struct aml *aml, uint16_t first, uint16_t last);
+void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last);
 void aml_irq(struct aml *aml, uint8_t irq);
 void aml_close_resources(struct aml *aml, size_t mark);
 

@@ -15,6 +15,7 @@
 
 #include "machine/elf.h"
 #include "machine/layout.h"
+#include "machine/multiboot.h"
 #include "util/log.h"
 
 #define BOOT_PAGE UINT64_C(0x1000)
@@ -157,7 +158,9 @@ int boot_load(const struct ram *ram, const struct boot_request *request, struct 
         return -1;
     }
     bool is_elf = file.size >= 4 && memcmp(file.bytes, "\x7f" "ELF", 4) == 0;
-    int result = is_elf ? boot_load_elf(ram, &file, request, start, &reason) : bzimage_load(ram, &file, request, start, &reason);
+    int result = multiboot_is(&file)
+                     ? multiboot_load(ram, &file, request, start, &reason)
+                     : is_elf ? boot_load_elf(ram, &file, request, start, &reason) : bzimage_load(ram, &file, request, start, &reason);
     boot_file_unmap(&file);
     if (result != 0) {
         /* An option's own message stands by itself; a message about the file gets its name. */

@@ -94,6 +94,45 @@ enum power_event machine_run(struct machine *machine, int *status, struct error 
     return (enum power_event)(outcome & 0xff);
 }
 
+static void machine_power_request(void *opaque, enum power_event event, int status)
+{
+    machine_request(opaque, event, status);
+}
+
+const struct board machine_boards[] = {
+    {"microvm", "a PC without PCI and firmware (default)", microvm_init},
+    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init},
+    {NULL, NULL, NULL},
+};
+
+const struct board *machine_find_board(const char *name)
+{
+    if (strcmp(name, "pc-i440fx") == 0) {
+        name = "pc";
+    }
+    for (const struct board *board = machine_boards; board->name != NULL; board++) {
+        if (strcmp(board->name, name) == 0) {
+            return board;
+        }
+    }
+    return NULL;
+}
+
+int machine_init(struct machine *machine, const struct machine_config *config, struct error *error)
+{
+    memset(machine, 0, sizeof(*machine));
+    machine->config = config;
+    machine->system_fd = machine->vm_fd = -1;
+    machine->power = (struct power){.request = machine_power_request, .opaque = machine};
+    bus_init(&machine->pio, "port", 0xffff);
+    bus_init(&machine->mmio, "memory", UINT64_MAX);
+    if (config->board->init(machine, error) != 0) {
+        machine_fini(machine);
+        return -1;
+    }
+    return 0;
+}
+
 void machine_fini(struct machine *machine)
 {
     const struct kvm_backend *backend = machine->config->backend;
@@ -115,6 +154,16 @@ void machine_fini(struct machine *machine)
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         vcpu_fini(&machine->vcpus[i]);
     }
+    if (machine->debugcon_present) {
+        debugcon_fini(&machine->debugcon);
+    }
+    if (machine->testdev != NULL) {
+        testdev_fini(machine->testdev);
+        free(machine->testdev);
+    }
+    pc_fini(machine);
+    bus_fini(&machine->pio);
+    bus_fini(&machine->mmio);
     free(machine->vcpus);
     machine->vcpus = NULL;
     machine->vcpu_count = 0;

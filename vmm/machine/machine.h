@@ -20,6 +20,8 @@
 #include "dev/powerctl.h"
 #include "dev/rtc.h"
 #include "dev/serial.h"
+#include "dev/testdev.h"
+#include "machine/acpi.h"
 #include "machine/boot.h"
 #include "machine/ram.h"
 #include "util/error.h"
@@ -29,7 +31,20 @@
 
 #define MACHINE_SERIALS_MAX 2u
 
+struct machine;
+struct pc;
+
+/* A board: one function that builds a machine; what it leaves undone after a failure machine_fini() undoes. */
+struct board {
+    const char *name;
+    const char *help;
+    int (*init)(struct machine *machine, struct error *error);
+};
+extern const struct board machine_boards[]; /* ends with a name of NULL */
+const struct board *machine_find_board(const char *name);
+
 struct machine_config {
+    const struct board *board;
     const struct kvm_backend *backend;
     struct loop *loop; /* stopped when the machine's power goes */
     uint64_t ram_bytes;
@@ -45,6 +60,11 @@ struct machine_config {
     bool debug_exit;
     uint16_t debug_exit_port;
     uint16_t debug_exit_bytes;
+    const char *bios; /* NULL: the board's own choice */
+    uint16_t debugcon_port; /* 0: none */
+    struct chardev *debugcon; /* NULL: its bytes go to the log only */
+    uint16_t pvpanic_port; /* 0: none */
+    bool testdev;
 };
 
 struct machine {
@@ -67,13 +87,18 @@ struct machine {
     struct powerctl reset;
     struct powerctl port92;
     struct powerctl debug_exit;
+    struct debugcon debugcon;
+    bool debugcon_present;
+    struct pvpanic pvpanic;
+    struct testdev *testdev; /* NULL: none */
+    struct pc *pc;           /* what only board pc has (pc.c) */
     struct power power;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };
 
-/* Builds the board, ready to start; `config` outlives it. On failure everything is undone. */
-int microvm_init(struct machine *machine, const struct machine_config *config, struct error *error);
+/* Builds the machine, ready to start; `config` outlives it. On failure everything is undone. */
+int machine_init(struct machine *machine, const struct machine_config *config, struct error *error);
 void machine_fini(struct machine *machine);
 
 /* Runs until the power goes, serving the loop. The outcome and the exit status that came with it. */
@@ -81,5 +106,10 @@ enum power_event machine_run(struct machine *machine, int *status, struct error 
 
 /* Ends machine_run() from any thread: the first request counts. */
 void machine_request(struct machine *machine, enum power_event event, int status);
+
+/* The boards. */
+int microvm_init(struct machine *machine, struct error *error);
+int pc_init(struct machine *machine, struct error *error);
+void pc_fini(struct machine *machine);
 
 #endif

@@ -130,7 +130,7 @@ int vcpu_set_start(const struct kvm_backend *backend, int vcpu_fd, const struct 
 {
     struct kvm_sregs sregs;
     struct kvm_lapic_state lapic;
-    struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rbx = start->rbx, .rsi = start->rsi, .rflags = 2};
+    struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rax = start->rax, .rbx = start->rbx, .rsi = start->rsi, .rflags = 2};
     struct kvm_fpu fpu = {.fcw = 0x37f, .mxcsr = 0x1f80};
 
     if (backend->ioctl(vcpu_fd, KVM_GET_SREGS, &sregs) != 0) {

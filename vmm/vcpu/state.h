@@ -20,6 +20,7 @@ struct vcpu_start {
     enum vcpu_mode mode;
     uint64_t rip;
     uint64_t rsp;
+    uint64_t rax;
     uint64_t rbx;
     uint64_t rsi;
     uint64_t cr3;     /* long mode: the guest's page tables */
