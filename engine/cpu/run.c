@@ -18,16 +18,19 @@ static unsigned jump_index(gva_t rip)
     return (unsigned)(rip >> 1) & (JUMP_CACHE_SIZE - 1);
 }
 
-/* Interrupt- or NMI-window exiting wants to know about the very next boundary. */
-static bool window_wanted(const struct cpu *cpu)
+/* No event may come before the instruction at RIP has taken the bytes that MMIO gave it: no window is open. */
+static bool is_bound_to_mmio(const struct cpu *cpu)
 {
-    return (cpu->vmcs.proc_based_ctls & (VMX_PROC_INTR_WINDOW_EXITING | VMX_PROC_NMI_WINDOW_EXITING)) != 0;
+    return cpu->mmio[0].state == CPU_MMIO_DONE || cpu->mmio[1].state == CPU_MMIO_DONE;
 }
 
 static uint32_t open_window(const struct cpu *cpu)
 {
     uint32_t ctls = cpu->vmcs.proc_based_ctls;
 
+    if (is_bound_to_mmio(cpu)) {
+        return NO_EXIT;
+    }
     if ((ctls & VMX_PROC_NMI_WINDOW_EXITING) != 0 && !cpu->nmi_blocked && cpu->intr_shadow == 0) {
         return VMX_EXIT_NMI_WINDOW;
     }
@@ -45,7 +48,7 @@ static bool trap_wanted(const struct cpu *cpu)
 /* An interrupt shadow that nobody waits for the end of needs no single step. */
 static void end_idle_shadow(struct cpu *cpu)
 {
-    if (cpu->intr_shadow != 0 && !window_wanted(cpu) && !trap_wanted(cpu) && (cpu->mode & CPU_MODE_BREAK) == 0) {
+    if (cpu->intr_shadow != 0 && !cpu_window_wanted(cpu) && !trap_wanted(cpu) && (cpu->mode & CPU_MODE_BREAK) == 0) {
         cpu->intr_shadow = 0;
         cpu_update_mode(cpu);
     }
@@ -65,7 +68,7 @@ static const void *code_if_cached(struct cpu *cpu)
     const struct jump_cache_entry *e = &cpu->jump_cache[idx][jump_index(cpu->rip)];
 
     if (atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0 || cpu->event.valid ||
-        cpu->intr_shadow != 0 || window_wanted(cpu) || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 ||
+        cpu->intr_shadow != 0 || cpu_window_wanted(cpu) || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 ||
         cpu->jump_mode[idx] != cpu->mode || !has_flat_code(cpu) || e->neg_rip + cpu->rip != 0) {
         return NULL;
     }
@@ -564,7 +567,7 @@ void cpu_run(struct cpu *cpu)
     uint32_t link = 0;
 
     cpu->vmcs.exit_reason = NO_EXIT;
-    cpu->sti_slow = window_wanted(cpu);
+    cpu->sti_slow = cpu_window_wanted(cpu);
     enter_guest(cpu);
     __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
     __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");
@@ -583,7 +586,7 @@ void cpu_run(struct cpu *cpu)
             }
             continue;
         }
-        if (window_wanted(cpu)) {
+        if (cpu_window_wanted(cpu)) {
             uint32_t reason = open_window(cpu);
             if (reason != NO_EXIT) {
                 cpu_vmexit(cpu, reason, 0, 0);

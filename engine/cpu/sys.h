@@ -149,6 +149,12 @@ static inline bool cpu_proc_ctl(const struct cpu *cpu, uint32_t bit)
     return (cpu->vmcs.proc_based_ctls & bit) != 0;
 }
 
+/* Interrupt- or NMI-window exiting wants to know about the very next boundary. */
+static inline bool cpu_window_wanted(const struct cpu *cpu)
+{
+    return cpu_proc_ctl(cpu, VMX_PROC_INTR_WINDOW_EXITING | VMX_PROC_NMI_WINDOW_EXITING);
+}
+
 static inline bool cpu_proc_ctl2(const struct cpu *cpu, uint32_t bit)
 {
     return (cpu->vmcs.proc_based_ctls & VMX_PROC_SECONDARY) != 0 && (cpu->vmcs.proc_based_ctls2 & bit) != 0;

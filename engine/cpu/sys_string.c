@@ -365,7 +365,7 @@ static enum cpu_result run_string(struct cpu *cpu, uint32_t arg, uint32_t len, e
             return r; /* flags stay as they were (SDM 2B REP) */
         }
         bool finished = account(cpu, &op, n);
-        bool pause = posted || (cpu->mode & CPU_MODE_STEP) != 0 ||
+        bool pause = posted || (cpu->mode & CPU_MODE_STEP) != 0 || cpu_window_wanted(cpu) ||
                      atomic_load_explicit(&cpu->pending, memory_order_relaxed) != 0;
         if (!finished && !pause) {
             continue;

@@ -319,7 +319,7 @@ static uint64_t acpi_write_facs(struct acpi_area *area)
     while (area->out.used % FACS_ALIGNMENT != 0 && !area->out.overflow) {
         aml_byte(&area->out, 0);
     }
-    uint64_t gpa = LAYOUT_ACPI_GPA + area->out.used;
+    uint64_t gpa = area->gpa + area->out.used;
     aml_raw(&area->out, facs, sizeof(facs));
     return gpa;
 }
