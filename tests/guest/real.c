@@ -50,10 +50,6 @@ R(r_unreal, "mov %cr0, %eax; or $1, %al; mov %eax, %cr0; mov $0x10, %bx; mov %bx
 /* A limit of 255 bytes stays, too. */
 R(r_small, "mov %cr0, %eax; or $1, %al; mov %eax, %cr0; mov $0x50, %bx; mov %bx, %fs; and $0xfe, %al; mov %eax, %cr0\n"
            "mov $0x4000, %bx; mov %bx, %fs; mov %fs:0xff, %al; mov $7, %si; mov %fs:0x100, %al; mov $8, %si");
-/* A null selector leaves nothing to keep: what is loaded next has 64 KiB. */
-R(r_null, "mov %cr0, %eax; or $1, %al; mov %eax, %cr0; xor %bx, %bx; mov %bx, %fs; and $0xfe, %al; mov %eax, %cr0\n"
-          "mov $0x4000, %bx; mov %bx, %fs; mov %fs:0x10, %ax");
-
 static void unreal(void)
 {
     *(volatile uint32_t *)0x150000 = 0xcafe0001;
@@ -64,9 +60,6 @@ static void unreal(void)
     gdt[SEL_FREE / 8] = descriptor(0, 0xff, 0x92, 0);
     check_eq(RUN(r_small), GP, "small-limit");
     check_eq(real.esi & 0xffff, 7, "small-limit-last-byte");
-    *(volatile uint16_t *)0x40010 = 0x5a5a;
-    check_eq(RUN(r_null), VEC_NONE, "null-selector");
-    check_eq(real.eax & 0xffff, 0x5a5a, "null-selector-then-loaded");
 }
 
 /* ---- interrupts ---- */
