@@ -68,9 +68,12 @@ struct frame_piece {
 static enum cpu_result frame_pieces(struct cpu *cpu, const struct cpu_stack *st, uint64_t offset, unsigned n,
                                     unsigned bytes, struct frame_piece p[2])
 {
-    uint64_t mask = cpu_size_mask(st->bytes), fit = (mask - offset) / bytes + 1;
+    uint64_t mask = cpu_size_mask(st->bytes);
 
-    p[0].words = st->bytes == 8 || fit >= n ? n : (unsigned)fit;
+    p[0].words = n;
+    if (st->bytes != 8 && (mask - offset) / bytes + 1 < n) {
+        p[0].words = (unsigned)((mask - offset) / bytes) + 1;
+    }
     p[1].words = n - p[0].words;
     enum cpu_result r = stack_linear(cpu, st, offset, p[0].words * bytes, &p[0].va);
     if (r == CPU_NEXT && p[1].words != 0) {
@@ -147,6 +150,9 @@ enum cpu_result cpu_stack_read(struct cpu *cpu, const struct cpu_stack *st, uint
     struct frame_piece p[2];
 
     enum cpu_result r = frame_pieces(cpu, st, cpu_stack_above(st, skip), n, bytes, p);
+    if (r == CPU_NEXT && bytes == 8) { /* as they are, and in one piece: only 64-bit stacks have such words */
+        return stack_fault(cpu, st, cpu_read(cpu, p[0].va, words, n * 8, st->idx));
+    }
     if (r == CPU_NEXT) {
         r = cpu_read(cpu, p[0].va, raw, p[0].words * bytes, st->idx);
     }
