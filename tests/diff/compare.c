@@ -46,8 +46,10 @@ bool diff_case_analyse(struct diff_case *c)
     ZydisDecodedInstruction insn[DIFF_INSNS_MAX];
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     unsigned n = 0;
+    bool no_such = false, any_such = false;
 
-    c->reads_undefined = c->not_real = false;
+    c->ud_real = false;
+    c->reads_undefined = c->not_real = c->not_v86 = false;
     memset(c->flags_undefined, 0, sizeof(c->flags_undefined));
     for (size_t at = 0; at < c->code_len; n++) {
         if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops))) {
@@ -61,7 +63,10 @@ bool diff_case_analyse(struct diff_case *c)
         if (diff_user_only(c->mnemonic[n], (uint8_t)insn[n].meta.category) || (insn[n].attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
             insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
             c->user_only = true;
-        c->not_real |= diff_not_real(&insn[n]) || insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        no_such = diff_not_real(&insn[n]);
+        c->ud_real = n == 0 && no_such;
+        any_such |= no_such;
+        c->not_real |= insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
         for (unsigned i = 0; i < insn[n].operand_count; i++) /* real mode writes to code segments */
             if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && ops[i].mem.segment == ZYDIS_REGISTER_CS && (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
                 c->not_real = true;
@@ -71,8 +76,12 @@ bool diff_case_analyse(struct diff_case *c)
         at += insn[n].length;
     }
     c->insns = (uint8_t)n;
+    c->not_real |= n > 1 && any_such;
     for (unsigned i = 0; i < DIFF_SREGS; i++)
-        c->not_real |= !diff_seg_real(c->sel[i]);
+        if (!diff_seg_v86(c->sel[i])) {
+            c->not_v86 = true;
+            c->not_real |= i == DIFF_CS || i == DIFF_SS || !diff_seg_real(c->sel[i]);
+        }
 
     for (unsigned i = 0; i < n; i++) {
         const ZydisAccessedFlags *f = insn[i].cpu_flags;
