@@ -62,7 +62,8 @@ static bool has_operand_size(const ZydisDecodedInstruction *z)
 /* VEX and EVEX instructions with general registers ignore W outside 64-bit code, where it would mean 64 bits. */
 static bool ignores_w(const ZydisDecodedInstruction *z)
 {
-    if (z->meta.isa_ext == ZYDIS_ISA_EXT_BMI1 || z->meta.isa_ext == ZYDIS_ISA_EXT_BMI2) {
+    if (z->meta.isa_ext == ZYDIS_ISA_EXT_BMI1 || z->meta.isa_ext == ZYDIS_ISA_EXT_BMI2 ||
+        z->meta.isa_ext == ZYDIS_ISA_EXT_TBM) {
         return true;
     }
     switch (z->mnemonic) {
@@ -85,6 +86,9 @@ static bool ignores_w(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_VCVTSD2USI:
     case ZYDIS_MNEMONIC_VCVTTSS2USI:
     case ZYDIS_MNEMONIC_VCVTTSD2USI:
+    case ZYDIS_MNEMONIC_VPBROADCASTD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI: /* lengths in EAX and EDX */
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
         return true;
     default:
         return false;

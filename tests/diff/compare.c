@@ -289,6 +289,12 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
     case ZYDIS_MNEMONIC_LSS:
     case ZYDIS_MNEMONIC_BOUND:
         return both || wraps;
+    case ZYDIS_MNEMONIC_FLD: /* of 80 bits */
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FBLD:
+    case ZYDIS_MNEMONIC_FBSTP:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
