@@ -396,7 +396,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
     uint32_t access = (in->mem_read ? ACCESS_READ : 0) | (in->mem_write ? ACCESS_WRITE : 0);
 
     assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
-    access |= locked_access(in) | (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
+    access |= locked_access(in) | (in->line ? ACCESS_LINE : 0) | (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
     rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */

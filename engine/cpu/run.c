@@ -181,7 +181,8 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         cpu_raise(cpu, X86_EXC_MF);
         return NULL;
     }
-    if (!check_segment(cpu, d, (d->info & ACCESS_WRITE) != 0 ? MMU_WRITE : MMU_READ, len)) {
+    enum mmu_access access = (d->info & ACCESS_WRITE) != 0 ? MMU_WRITE : (d->info & ACCESS_LINE) != 0 ? MMU_FETCH : MMU_READ;
+    if (!check_segment(cpu, d, access, len)) {
         return NULL;
     }
     if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {

@@ -157,6 +157,7 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op, bool l
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: /* of the byte's line, on no other page */
         in->mem_bytes = 1;
+        in->line = true;
         break;
     default:
         break;

@@ -275,7 +275,7 @@ static bool is_access_fault(uint32_t vector)
 static bool legacy_differs_rightly(const struct diff_outcome *host, const struct diff_outcome *guest, const ZydisDecodedInstruction *insn)
 {
     bool both = is_access_fault(host->vector) && is_access_fault(guest->vector) && host->out.rip == guest->out.rip;
-    bool wraps = insn->address_width == 16 && (guest->vector == EXC_GP || guest->vector == EXC_SS);
+    bool wraps = insn->address_width == 16 && (guest->vector == EXC_GP || guest->vector == EXC_SS || host->vector == EXC_GP || host->vector == EXC_SS);
 
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_CMPSB:
@@ -288,13 +288,15 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
     case ZYDIS_MNEMONIC_BOUND:
-        return both || wraps;
     case ZYDIS_MNEMONIC_FLD: /* of 80 bits */
     case ZYDIS_MNEMONIC_FSTP:
     case ZYDIS_MNEMONIC_FBLD:
     case ZYDIS_MNEMONIC_FBSTP:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR:
+        return both || wraps;
+    case ZYDIS_MNEMONIC_POPA: /* some registers are popped, or none */
+    case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:

@@ -237,6 +237,19 @@ CASE "ds of an execute-only segment"
     mov eax, CODE_EXEC_ONLY
     mov ds, eax
 END
+CASE "clflush of an execute-only segment"
+    jmp 1f
+1:  push CODE_EXEC_ONLY
+    call 2f
+2:  pop eax
+    .byte 0x83, 0xc0, 3f - 2b # add eax, 3f - 2b
+    and eax, 0xffff
+    push eax
+    retf
+3:  clflush cs:[0x100]
+    clflushopt cs:[0x100]
+    mov al, cs:[0x100]
+END
 CASE "a write to a read-only segment"
     mov eax, READ_ONLY
     mov ds, eax
