@@ -339,7 +339,7 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         same->out.rip = guest->out.rip;
         return true;
     }
-    if (host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL && slot <= DIFF_DATA_RW_BYTES - 8) {
+    if (diff_arch->bits == 64 && host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL && slot <= DIFF_DATA_RW_BYTES - 8) {
         *same = *host;
         memcpy(same->mem + slot, guest->mem + slot, 8);
         return true;
@@ -350,6 +350,12 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         same->vector = guest->vector;
         same->error = guest->error;
         same->cr2 = guest->cr2;
+        return true;
+    }
+    /* outside 64-bit code too, a CALL beyond the segment has pushed or not */
+    if (diff_arch->bits != 64 && host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        *same = *host;
+        same_below_stack(same, guest, 4);
         return true;
     }
     /* PUSHA that faults has pushed some registers, or none: that is below the stack pointer */

@@ -1042,6 +1042,19 @@ CASE "16: call through memory"
     ret
 3:  nop
 END
+CASE "16: call through ds by bp"
+    mov bp, 0x400
+    call 1f
+1:  pop ax
+    .byte 0x83, 0xc0, 2f - 1b # add ax, 2f - 1b
+    mov [bx], ax
+    .byte 0x3e, 0xff, 0x56, 0x00 # call ds:[bp]
+    .byte 0x3e, 0x8b, 0x46, 0x00 # mov ax, ds:[bp]
+    jmp 3f
+2:  inc cx
+    ret
+3:  nop
+END
 CASE "16: far"
     push cs
     call 1f
