@@ -81,6 +81,8 @@ bool diff_case_analyse(struct diff_case *c)
         if (!diff_seg_v86(c->sel[i])) {
             c->not_v86 = true;
             c->not_real |= i == DIFF_CS || i == DIFF_SS || !diff_seg_real(c->sel[i]);
+        } else if (i != DIFF_CS) { /* code segments can be written there */
+            c->not_real |= diff_seg_find(c->sel[i])->code;
         }
 
     for (unsigned i = 0; i < n; i++) {
@@ -294,12 +296,12 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
     case ZYDIS_MNEMONIC_FBSTP:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR:
-        return both || wraps;
-    case ZYDIS_MNEMONIC_POPA: /* some registers are popped, or none */
-    case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        return both || wraps;
+    case ZYDIS_MNEMONIC_POPA: /* some registers are popped, or none */
+    case ZYDIS_MNEMONIC_POPAD:
         return both;
     case ZYDIS_MNEMONIC_CALL:
     case ZYDIS_MNEMONIC_JMP:

@@ -259,6 +259,21 @@ END
 CASE "a write through cs"
     mov cs:[ebx], eax
 END
+CASE "a write through cs after one through ds"
+    mov [ebx], eax
+    mov [ebx + 4], ecx
+    mov cs:[ebx], edx
+END
+CASE "a write through cs at the head of a group"
+    inc dword ptr [ebx + 0x80]
+    mov dword ptr cs:[ebx], edx
+    mov [ebx], eax
+    mov [ebx + 4], ecx
+END
+CASE "a write through cs to a constant address"
+    inc dword ptr [ebx]
+    mov dword ptr cs:[0x10010400], edx
+END
 CASE "an access through a null selector"
     xor eax, eax
     mov es, eax
