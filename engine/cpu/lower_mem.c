@@ -212,6 +212,12 @@ static uint8_t *emit_probe_constant(struct trans *t, uint32_t entry_off, gva_t p
     return field;
 }
 
+/* As lower_is_flat(), and the access needs no check of the segment's type: code is read, not written. */
+static bool is_flat_for(const struct trans *t, unsigned seg, uint32_t access)
+{
+    return lower_is_flat(t, seg) && !(t->legacy && seg == X86_CS && (access & ACCESS_WRITE) != 0);
+}
+
 /* The note of this access: made in the dry run, looked up in the other. NULL: too many. */
 static const struct access_note *note_access(struct trans *t, unsigned i, uint32_t access, unsigned bytes,
                                              unsigned base, unsigned index, unsigned scale_log2, int64_t disp,
@@ -225,7 +231,7 @@ static const struct access_note *note_access(struct trans *t, unsigned i, uint32
         return n;
     }
     bool has_index = index != EMIT_NO_REG;
-    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && lower_is_flat(t, seg) &&
+    bool can = base < 16 && base != R10 && base != R11 && index != R10 && index != R11 && is_flat_for(t, seg, access) &&
                addr_bytes == (t->legacy ? 4 : 8) && !rip_relative && !t->insns[i].high_byte &&
                (t->mode & (CPU_MODE_AC | CPU_MODE_BREAK)) == 0;
     *n = (struct access_note){
@@ -287,7 +293,7 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
 {
     unsigned rw = (access & ACCESS_WRITE) != 0 ? 1 : 0;
     uint32_t tlb_off = OFF_TLB(t->idx, rw);
-    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && lower_is_flat(t, seg);
+    bool constant = (rip_relative || (base == EMIT_NO_REG && index == EMIT_NO_REG)) && is_flat_for(t, seg, access);
     struct mem_operand m = {.base = R10, .index = EMIT_NO_REG, .disp = 0};
     uint64_t va = cut_address(disp, addr_bytes);
 
@@ -323,7 +329,7 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);
     } else {
-        bool segmented = t->legacy && !lower_is_flat(t, seg);
+        bool segmented = t->legacy && !is_flat_for(t, seg, access);
         lower_address(t, base, index, scale_log2, disp, seg, addr_bytes, rip_relative, flags_live);
         if (segmented) {
             c->from2 = emit_segment(t, seg, rw, bytes, flags_live);

@@ -157,12 +157,16 @@ static void sum_up_memory(struct insn *in, const ZydisDecodedOperand *op, bool l
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
     case ZYDIS_MNEMONIC_CLWB: /* of the byte's line, on no other page */
         in->mem_bytes = 1;
+        in->line = true;
         break;
     default:
         break;
     }
     in->aligned = wants_alignment(in);
     in->seg = segment_number(op->mem.segment);
+    if (legacy && (in->z.attributes & ZYDIS_ATTRIB_HAS_NOTRACK) != 0) {
+        in->seg = X86_DS; /* 3E is the override that it always was: Zydis takes it for another prefix */
+    }
     in->stack_seg = in->seg == X86_SS;
     if (!legacy && in->seg != X86_FS && in->seg != X86_GS) {
         in->seg = X86_DS;

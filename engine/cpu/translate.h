@@ -42,6 +42,7 @@ struct insn {
     uint8_t cls;            /* enum insn_class */
     uint8_t offset;         /* from the block's first byte */
     bool has_mem;
+    bool line;              /* CLFLUSH and its like */
     bool aligned;           /* its memory operand must be: ACCESS_VECTOR */
     bool mem_read, mem_write;
     uint16_t mem_bytes;
@@ -132,6 +133,8 @@ struct slow_desc {
 #define ACCESS_X87 (1u << 16)       /* an x87 error that waits is #MF before any fault of the operand */
 #define ACCESS_SEGMENTED (1u << 17) /* not 64-bit code: `ea` is an offset in the segment of bits 20:18 */
 #define ACCESS_SEG_SHIFT 18
+#define ACCESS_LINE (1u << 22)      /* CLFLUSH and its like: execute-only segments too */
+#define ACCESS_LOCKED (1u << 21)    /* LOCK, or XCHG: one step for all vCPUs */
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 

@@ -46,8 +46,10 @@ bool diff_case_analyse(struct diff_case *c)
     ZydisDecodedInstruction insn[DIFF_INSNS_MAX];
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     unsigned n = 0;
+    bool no_such = false, any_such = false;
 
-    c->reads_undefined = c->not_real = false;
+    c->ud_real = false;
+    c->reads_undefined = c->not_real = c->not_v86 = false;
     memset(c->flags_undefined, 0, sizeof(c->flags_undefined));
     for (size_t at = 0; at < c->code_len; n++) {
         if (n == DIFF_INSNS_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&diff_decoder, c->code + at, c->code_len - at, &insn[n], ops))) {
@@ -61,7 +63,10 @@ bool diff_case_analyse(struct diff_case *c)
         if (diff_user_only(c->mnemonic[n], (uint8_t)insn[n].meta.category) || (insn[n].attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
             insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
             c->user_only = true;
-        c->not_real |= diff_not_real(&insn[n]) || insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        no_such = diff_not_real(&insn[n]);
+        c->ud_real = n == 0 && no_such;
+        any_such |= no_such;
+        c->not_real |= insn[n].meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
         for (unsigned i = 0; i < insn[n].operand_count; i++) /* real mode writes to code segments */
             if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && ops[i].mem.segment == ZYDIS_REGISTER_CS && (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
                 c->not_real = true;
@@ -71,8 +76,14 @@ bool diff_case_analyse(struct diff_case *c)
         at += insn[n].length;
     }
     c->insns = (uint8_t)n;
+    c->not_real |= n > 1 && any_such;
     for (unsigned i = 0; i < DIFF_SREGS; i++)
-        c->not_real |= !diff_seg_real(c->sel[i]);
+        if (!diff_seg_v86(c->sel[i])) {
+            c->not_v86 = true;
+            c->not_real |= i == DIFF_CS || i == DIFF_SS || !diff_seg_real(c->sel[i]);
+        } else if (i != DIFF_CS) { /* code segments can be written there */
+            c->not_real |= diff_seg_find(c->sel[i])->code;
+        }
 
     for (unsigned i = 0; i < n; i++) {
         const ZydisAccessedFlags *f = insn[i].cpu_flags;
@@ -266,7 +277,7 @@ static bool is_access_fault(uint32_t vector)
 static bool legacy_differs_rightly(const struct diff_outcome *host, const struct diff_outcome *guest, const ZydisDecodedInstruction *insn)
 {
     bool both = is_access_fault(host->vector) && is_access_fault(guest->vector) && host->out.rip == guest->out.rip;
-    bool wraps = insn->address_width == 16 && (guest->vector == EXC_GP || guest->vector == EXC_SS);
+    bool wraps = insn->address_width == 16 && (guest->vector == EXC_GP || guest->vector == EXC_SS || host->vector == EXC_GP || host->vector == EXC_SS);
 
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_CMPSB:
@@ -279,10 +290,18 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
     case ZYDIS_MNEMONIC_BOUND:
-        return both || wraps;
+    case ZYDIS_MNEMONIC_FLD: /* of 80 bits */
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FBLD:
+    case ZYDIS_MNEMONIC_FBSTP:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        return both || wraps;
+    case ZYDIS_MNEMONIC_POPA: /* some registers are popped, or none */
+    case ZYDIS_MNEMONIC_POPAD:
         return both;
     case ZYDIS_MNEMONIC_CALL:
     case ZYDIS_MNEMONIC_JMP:
@@ -322,7 +341,7 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         same->out.rip = guest->out.rip;
         return true;
     }
-    if (host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL && slot <= DIFF_DATA_RW_BYTES - 8) {
+    if (diff_arch->bits == 64 && host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL && slot <= DIFF_DATA_RW_BYTES - 8) {
         *same = *host;
         memcpy(same->mem + slot, guest->mem + slot, 8);
         return true;
@@ -333,6 +352,12 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         same->vector = guest->vector;
         same->error = guest->error;
         same->cr2 = guest->cr2;
+        return true;
+    }
+    /* outside 64-bit code too, a CALL beyond the segment has pushed or not */
+    if (diff_arch->bits != 64 && host->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        *same = *host;
+        same_below_stack(same, guest, 4);
         return true;
     }
     /* PUSHA that faults has pushed some registers, or none: that is below the stack pointer */

@@ -109,6 +109,8 @@ struct diff_case {
     uint8_t mem_template;
     bool user_only; /* means something else at CPL 0 */
     bool not_real;  /* 16-bit: means something else in real mode */
+    bool ud_real;   /* 16-bit: one instruction, which real and virtual-8086 mode do not have */
+    bool not_v86;   /* ... or in virtual-8086 mode only: its segments are larger */
     struct diff_patch patch[DIFF_PATCHES];
     struct diff_regs in; /* rip: where it starts; 16- and 32-bit: from its segment's base */
     uint16_t sel[DIFF_SREGS]; /* 16- and 32-bit; 64-bit: nulls */
@@ -164,6 +166,7 @@ struct diff_mode {
     bool guest;     /* in a VM; else on the host */
     bool kernel;    /* on the kernel's KVM, not on libkage */
     bool cpl0;
+    bool part;      /* of all #UD, some are enough */
     bool strict;    /* arithmetic flags are compared at faults even where they are dead */
     unsigned flags; /* KAGE_TEST_* */
 };
@@ -177,7 +180,8 @@ int diff_seg_host_init(void); /* the same for this process */
 void diff_seg_pick(struct diff_case *c); /* segments for a case, by chance */
 void diff_seg_usual(struct diff_case *c);
 uint16_t diff_seg_random(void);          /* some selector, mostly good */
-bool diff_seg_real(uint16_t selector);   /* a segment as real mode has them */
+bool diff_seg_v86(uint16_t selector);    /* a segment as virtual-8086 mode has them */
+bool diff_seg_real(uint16_t selector);   /* or as protected mode may have left it to real mode */
 
 /* state.c: memory templates and the conversion of XSAVE images. */
 extern uint8_t (*diff_templates)[DIFF_DATA_BYTES];
@@ -197,6 +201,9 @@ uint64_t diff_random(void);
  * case at batch->current brought it down.
  */
 _Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first);
+/* What is expected of a case in this mode: the host's outcome, or, where the mode has no such instruction, #UD, made in *room. */
+const struct diff_outcome *diff_modes_expected(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode,
+                                               struct diff_outcome *room);
 /* True if the way in which the guest takes an exception can be seen through: see modes.c. */
 bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode);
 _Noreturn void diff_modes_run(struct diff_batch *batch, uint32_t first, const struct diff_mode *mode); /* 16- and 32-bit code */

@@ -241,6 +241,7 @@ static struct kvm_segment case_segment(const struct modes *g, uint16_t selector,
         s.selector = ldt ? selector & 0xfffc : seg->code ? SEL_KERNEL_CS32 : DIFF_SEL_KERNEL_DS;
     if (g->mode->env >= DIFF_REAL) {
         s.selector = (uint16_t)(seg->base >> 4);
+        s.dpl = g->mode->env == DIFF_REAL ? 0 : 3;
         s.type = code && g->mode->env == DIFF_REAL ? 11 : 3;
     }
     return s;
@@ -402,12 +403,28 @@ static bool is_iopl_sensitive(uint16_t mnemonic)
            mnemonic == ZYDIS_MNEMONIC_IRETD || mnemonic == ZYDIS_MNEMONIC_CLI || mnemonic == ZYDIS_MNEMONIC_STI;
 }
 
+const struct diff_outcome *diff_modes_expected(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode,
+                                               struct diff_outcome *room)
+{
+    if (!mode->guest || mode->env < DIFF_REAL || !c->ud_real)
+        return host;
+    memset(room, 0, sizeof(*room));
+    room->status = DIFF_DONE;
+    room->vector = 6;
+    room->out = c->in;
+    room->out.cs = c->sel[DIFF_CS];
+    room->out.ss = c->sel[DIFF_SS];
+    room->vec = c->vec;
+    diff_case_memory(c, room->mem);
+    return room;
+}
+
 bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode)
 {
     const struct diff_seg *ss = diff_seg_find(c->sel[DIFF_SS]);
     bool page_fault = host->vector == 14;
 
-    if (mode->env >= DIFF_REAL && c->not_real)
+    if ((mode->env >= DIFF_REAL && c->not_real) || (mode->env > DIFF_REAL && c->not_v86))
         return false;
     if (host->out.cs == DIFF_SEL_USER_CS && mode->env != DIFF_COMPAT) /* it went to 64-bit code */
         return false;

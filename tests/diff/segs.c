@@ -122,6 +122,12 @@ uint32_t diff_seg_base(const struct diff_case *c, unsigned sreg)
 bool diff_seg_real(uint16_t selector)
 {
     const struct diff_seg *seg = diff_seg_find(selector);
+    return seg && !seg->code && !seg->down && !seg->no_write && (selector & 4);
+}
+
+bool diff_seg_v86(uint16_t selector)
+{
+    const struct diff_seg *seg = diff_seg_find(selector);
     return seg && seg->limit == 0xffff && !seg->pages && !seg->big && !seg->down && !seg->no_write && (seg->base & 15) == 0 && seg->base < 0x100000;
 }
 

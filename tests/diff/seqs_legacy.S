@@ -237,6 +237,19 @@ CASE "ds of an execute-only segment"
     mov eax, CODE_EXEC_ONLY
     mov ds, eax
 END
+CASE "clflush of an execute-only segment"
+    jmp 1f
+1:  push CODE_EXEC_ONLY
+    call 2f
+2:  pop eax
+    .byte 0x83, 0xc0, 3f - 2b # add eax, 3f - 2b
+    and eax, 0xffff
+    push eax
+    retf
+3:  clflush cs:[0x100]
+    clflushopt cs:[0x100]
+    mov al, cs:[0x100]
+END
 CASE "a write to a read-only segment"
     mov eax, READ_ONLY
     mov ds, eax
@@ -245,6 +258,21 @@ CASE "a write to a read-only segment"
 END
 CASE "a write through cs"
     mov cs:[ebx], eax
+END
+CASE "a write through cs after one through ds"
+    mov [ebx], eax
+    mov [ebx + 4], ecx
+    mov cs:[ebx], edx
+END
+CASE "a write through cs at the head of a group"
+    inc dword ptr [ebx + 0x80]
+    mov dword ptr cs:[ebx], edx
+    mov [ebx], eax
+    mov [ebx + 4], ecx
+END
+CASE "a write through cs to a constant address"
+    inc dword ptr [ebx]
+    mov dword ptr cs:[0x10010400], edx
 END
 CASE "an access through a null selector"
     xor eax, eax
@@ -696,6 +724,104 @@ CASE "fnstenv of 16 and 32 bits"
     .byte 0x66
     fldenv [ebx]
 END
+CASE "fxsave leaves the part of xmm8 to xmm15"
+    fxsave [ebx]
+    xor eax, eax
+    mov [ebx + 6], ax
+    mov [ebx + 8], eax
+    mov [ebx + 12], eax
+    mov [ebx + 16], eax
+    mov [ebx + 20], eax
+END
+CASE "fxrstor leaves xmm8 to xmm15"
+    fxsave [ebx]
+    xor eax, eax
+    mov [ebx + 6], ax
+    mov [ebx + 8], eax
+    mov [ebx + 12], eax
+    mov [ebx + 16], eax
+    mov [ebx + 20], eax
+    dec eax
+    mov [ebx + 0x120], eax
+    mov [ebx + 0x194], eax
+    mov [ebx + 0xa4], eax
+    fxrstor [ebx]
+END
+CASE "xsave and xrstor leave ymm8 to ymm15"
+    mov eax, 7
+    xor edx, edx
+    mov [ebx + 512], edx
+    mov [ebx + 516], edx
+    mov [ebx + 520], edx
+    mov [ebx + 524], edx
+    mov [ebx + 528], edx
+    mov [ebx + 532], edx
+    xsave [ebx]
+    xor eax, eax
+    mov [ebx + 6], ax
+    mov [ebx + 8], eax
+    mov [ebx + 12], eax
+    mov [ebx + 16], eax
+    mov [ebx + 20], eax
+    dec eax
+    mov [ebx + 0x120], eax
+    mov [ebx + 0x2c4], eax
+    mov [ebx + 0x244], eax
+    mov eax, 7
+    xrstor [ebx]
+END
+CASE "xrstor of initial states leaves ymm8 to ymm15"
+    mov eax, 7
+    xor edx, edx
+    xor ecx, ecx
+    mov [ebx + 512], ecx
+    mov [ebx + 516], edx
+    mov [ebx + 520], edx
+    mov [ebx + 524], edx
+    mov [ebx + 528], edx
+    mov [ebx + 532], edx
+    mov dword ptr [ebx + 24], 0x1f80
+    xrstor [ebx]
+END
+CASE "xsaveopt and xsavec of sse"
+    mov eax, 2
+    xor edx, edx
+    mov [ebx + 512], edx
+    mov [ebx + 516], edx
+    mov [ebx + 520], edx
+    mov [ebx + 524], edx
+    mov [ebx + 528], edx
+    mov [ebx + 532], edx
+    xsavec [ebx]
+    pxor xmm0, xmm0
+    xrstor [ebx]
+    mov [ebx + 512], edx
+    mov [ebx + 520], edx
+    mov [ebx + 524], edx
+END
+CASE "fnsave and frstor of 32 bits"
+    fninit
+    fldpi
+    fld1
+    fnsave [ebx]
+    xor eax, eax
+    mov [ebx + 12], eax
+    mov [ebx + 16], eax
+    mov [ebx + 20], eax
+    mov [ebx + 24], eax
+    frstor [ebx]
+END
+CASE "fnsave and frstor of 16 bits"
+    fninit
+    fldpi
+    .byte 0x66
+    fnsave [ebx]
+    xor eax, eax
+    mov [ebx + 6], eax
+    mov [ebx + 10], eax
+    .byte 0x66
+    frstor [ebx]
+END
 CASE "sysexit is the kernel's"
     sysexit
 END
@@ -931,6 +1057,19 @@ CASE "16: call through memory"
     ret
 3:  nop
 END
+CASE "16: call through ds by bp"
+    mov bp, 0x400
+    call 1f
+1:  pop ax
+    .byte 0x83, 0xc0, 2f - 1b # add ax, 2f - 1b
+    mov [bx], ax
+    .byte 0x3e, 0xff, 0x56, 0x00 # call ds:[bp]
+    .byte 0x3e, 0x8b, 0x46, 0x00 # mov ax, ds:[bp]
+    jmp 3f
+2:  inc cx
+    ret
+3:  nop
+END
 CASE "16: far"
     push cs
     call 1f
@@ -1088,6 +1227,30 @@ CASE "16: x87 sse"
     paddd xmm0, xmm1
     movups [di], xmm0
     cvtsi2sd xmm2, dword ptr [bx]
+END
+CASE "16: fnstenv fnsave of real mode's layout"
+    fninit
+    fld1
+    fnstenv [bx]
+    xor eax, eax
+    mov [bx + 6], eax
+    mov [bx + 10], eax
+    fldenv [bx]
+    .byte 0x66
+    fnstenv [si]
+    mov [si + 12], eax
+    mov [si + 16], eax
+    mov [si + 20], eax
+    mov [si + 24], eax
+END
+CASE "16: fxsave"
+    fxsave [bx]
+    xor eax, eax
+    mov [bx + 6], ax
+    mov [bx + 8], eax
+    mov [bx + 12], eax
+    mov [bx + 16], eax
+    mov [bx + 20], eax
 END
 CASE "16: vex"
     vaddps xmm0, xmm1, xmm2

@@ -8,11 +8,15 @@
 #include "litmus.h"
 
 #include <string.h>
+#include <time.h>
 
 #define PAGE 4096u
 #define CODE_BYTES 1024u
 #define REPEATS 400u
+#define REPEATS_PAGES 60u /* across pages the others are stopped for each */
+#define ROUNDS_LEAST 2u
 #define SITES 4u
+#define TESTS_ABOUT 300
 
 /* Registers of the emitted code: RSI the bytes, RBP repeats, R12 errors, R13 the processor's number, R14 a value of its own. */
 enum check {
@@ -36,6 +40,13 @@ struct operation {
 struct atomic_args {
     uint64_t at, meet, repeats, errors, value, guarded;
 };
+
+static double now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
 
 static bool wide(unsigned size)
 {
@@ -355,7 +366,7 @@ static uint64_t load(const uint8_t *p, unsigned size)
 
 /* What the operation left, against what it must have; NULL, or what is wrong. */
 static const char *verify(const struct operation *op, const struct memory *mem, const uint8_t *at, unsigned size, unsigned cpus, const uint64_t value[],
-                          uint64_t before)
+                          uint64_t before, unsigned repeats)
 {
     uint64_t mask = size >= 8 ? ~0ull : (1ull << size * 8) - 1, now = load(at, size) & mask, want = before;
 
@@ -365,9 +376,9 @@ static const char *verify(const struct operation *op, const struct memory *mem, 
     switch (op->check) {
     case CHECK_SUM:
         for (unsigned i = 0; i < cpus; i++)
-            want += REPEATS * (op->adds ? op->adds : value[i]);
+            want += repeats * (op->adds ? op->adds : value[i]);
         return ((now ^ want) & mask) == 0 ? NULL : "the sum is wrong";
-    case CHECK_PARITY: /* REPEATS + 1 by the first, so that the whole is odd */
+    case CHECK_PARITY: /* one more by the first, so that the whole is odd */
         want = op->emit == emit_not ? ~before : -before;
         return ((now ^ want) & mask) == 0 ? NULL : "an inversion was lost";
     case CHECK_TOKENS:
@@ -378,14 +389,14 @@ static const char *verify(const struct operation *op, const struct memory *mem, 
         return ((now ^ want) & mask) == 0 ? NULL : "a token was lost or made";
     case CHECK_PAIR:
         for (unsigned i = 0; i < cpus; i++)
-            want += REPEATS * value[i];
+            want += repeats * value[i];
         if (size == 8)
             return (uint32_t)now == (uint32_t)want && (uint32_t)(now >> 32) == -(uint32_t)want ? NULL : "the pair is wrong";
         return now == want && load(at + 8, 8) == -want ? NULL : "the pair is wrong";
     case CHECK_GUARD:
         want = 0;
         for (unsigned i = 0; i < cpus; i++)
-            want += REPEATS * value[i];
+            want += repeats * value[i];
         return *mem->guarded == want ? NULL : "two held the lock";
     default:
         return NULL;
@@ -394,12 +405,13 @@ static const char *verify(const struct operation *op, const struct memory *mem, 
 
 /* One operation at one site by so many processors, `rounds` times. */
 static void run_operation(struct machine *m, struct memory *mem, const struct operation *op, unsigned size, const struct site *site, unsigned cpus,
-                          unsigned rounds, struct totals *totals)
+                          double seconds, struct totals *totals)
 {
     static char name[96];
     uint64_t entry[CPUS_MAX], arg[CPUS_MAX], value[CPUS_MAX];
     const char *wrong = NULL;
-    unsigned failures = 0;
+    unsigned failures = 0, round = 0, usual = site->boundary == PAGE ? REPEATS_PAGES : REPEATS;
+    double end = now() + seconds;
 
     snprintf(name, sizeof(name), "%s of %u bytes, %s, %u processors", op->name, size, site->name, cpus);
     running = name;
@@ -409,7 +421,7 @@ static void run_operation(struct machine *m, struct memory *mem, const struct op
             totals->failed++;
             return;
         }
-    for (unsigned round = 0; round < rounds; round++) {
+    for (; round < ROUNDS_LEAST || now() < end; round++) {
         /* the boundary is at the end of the first page of three; which part is on which side changes */
         uint8_t *at = site->code ? mem->code + 256 : site->boundary == PAGE ? mem->data + PAGE : mem->data + 1024;
         if (site->boundary)
@@ -421,7 +433,7 @@ static void run_operation(struct machine *m, struct memory *mem, const struct op
         *mem->guarded = 0;
         for (unsigned i = 0; i < cpus; i++) {
             value[i] = op->check == CHECK_SUM || op->check == CHECK_TOKENS ? litmus_random() : 3 + 2 * i;
-            unsigned repeats = op->check == CHECK_PARITY && i == 0 ? REPEATS + 1 : REPEATS;
+            unsigned repeats = op->check == CHECK_PARITY && i == 0 ? usual + 1 : usual;
             mem->args[i] = (struct atomic_args){machine_va(m, at), machine_va(m, mem->meet), repeats, 0, value[i], machine_va(m, mem->guarded)};
             arg[i] = machine_va(m, &mem->args[i]);
         }
@@ -430,14 +442,14 @@ static void run_operation(struct machine *m, struct memory *mem, const struct op
             failures++;
             break;
         }
-        const char *why = verify(op, mem, at, size, cpus, value, before);
+        const char *why = verify(op, mem, at, size, cpus, value, before, usual);
         if (why) {
             wrong = why;
             failures++;
         }
     }
     if (failures)
-        printf("FAIL %s: lock %s: %s, in %u of %u rounds\n", m->mode->name, name, wrong, failures, rounds);
+        printf("FAIL %s: lock %s: %s, in %u of %u rounds\n", m->mode->name, name, wrong, failures, round);
     totals->passed += !failures;
     totals->failed += failures != 0;
 }
@@ -472,7 +484,7 @@ static bool host_minds_splits(void)
     return minds;
 }
 
-void atomic_tests(struct machine *m, unsigned rounds, const char *filter, struct totals *totals)
+void atomic_tests(struct machine *m, double seconds, const char *filter, struct totals *totals)
 {
     static const uint8_t processors[] = {2, 3, 4};
     struct memory mem;
@@ -497,6 +509,6 @@ void atomic_tests(struct machine *m, unsigned rounds, const char *filter, struct
                 }
                 if (op->check == CHECK_GUARD && cpus > 2)
                     cpus = 2; /* on few cores the holder would not run, for long */
-                run_operation(m, &mem, op, size, &sites[s], cpus, (splits ? 4 : 8) * rounds, totals);
+                run_operation(m, &mem, op, size, &sites[s], cpus, seconds / TESTS_ABOUT, totals);
             }
 }

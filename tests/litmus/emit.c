@@ -57,16 +57,15 @@ void emit_mov_imm(struct emit *e, unsigned reg, uint64_t value)
 void emit_meet(struct emit *e, unsigned cpus)
 {
     /* where processors take turns on fewer cores, the others are not there to be waited for */
-    uint32_t spins = (long)cpus > sysconf(_SC_NPROCESSORS_ONLN) ? 100 : 400;
+    uint32_t spins = (long)cpus > sysconf(_SC_NPROCESSORS_ONLN) ? 100 : 1000;
 
     emit_rm(e, true, 4, 0xff, 0, R15); /* lock inc dword [r15] */
     EMIT(e, 0xb9);                     /* mov ecx, spins */
     emit_u32(e, spins);
     uint8_t *again = e->at;
     EMIT(e, 0x41, 0x83, 0x3f, (uint8_t)cpus); /* cmp dword [r15], cpus */
-    EMIT(e, 0x73, 0x06);                      /* jae over */
-    EMIT(e, 0xf3, 0x90);                      /* pause */
-    EMIT(e, 0xff, 0xc9);                      /* dec ecx */
+    EMIT(e, 0x73, 0x04);                      /* jae over */
+    EMIT(e, 0xff, 0xc9);                      /* dec ecx: no PAUSE, a hypervisor may yield at it */
     EMIT(e, 0x75, (uint8_t)(again - e->at - 2));
 }
 

@@ -128,6 +128,6 @@ extern const char *running; /* for the message of a run that hangs */
 uint64_t litmus_random(void);
 /* One test for about `seconds`. */
 void order_test(struct machine *m, struct litmus *t, double seconds, struct totals *totals);
-void atomic_tests(struct machine *m, unsigned rounds, const char *filter, struct totals *totals);
+void atomic_tests(struct machine *m, double seconds, const char *filter, struct totals *totals);
 
 #endif

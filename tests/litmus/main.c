@@ -14,7 +14,7 @@
 
 #include "kage.h"
 
-#define DEFAULT_SECONDS 12.0
+#define DEFAULT_SECONDS 15.0
 #define PATIENCE_S 120 /* for one machine, beside the time it was given */
 
 static const struct machine_mode modes[] = {
@@ -99,8 +99,8 @@ int main(int argc, char **argv)
         }
         for (size_t k = 0; k < litmus_count; k++)
             if (wanted(filter, litmus_table[k].name))
-                order_test(&machine, &litmus_table[k], seconds * shares / SHARES / (double)tests, &totals);
-        atomic_tests(&machine, shares, filter, &totals);
+                order_test(&machine, &litmus_table[k], seconds / 2 * shares / SHARES / (double)tests, &totals);
+        atomic_tests(&machine, seconds / 2 * shares / SHARES, filter, &totals);
         machine_fini(&machine);
     }
     printf("%lu passed, %lu failed, %lu skipped\n", totals.passed, totals.failed, totals.skipped);

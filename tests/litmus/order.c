@@ -19,7 +19,7 @@
 #define CODE_BYTES 1024u
 #define TORN 15u
 #define HISTOGRAM_ROOM 512u
-#define BATCHES_LEAST 4u
+#define BATCHES_LEAST 2u
 
 enum place {
     PLACE_LINES, /* a cache line each */
