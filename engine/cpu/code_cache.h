@@ -118,6 +118,7 @@ struct cpu_vm {
     unsigned cpu_count;
     struct cpu *exclusive_owner;
     bool exclusive;
+    bool exclusive_from_guest; /* its owner goes on in guest code */
     _Atomic uint64_t flush_wanted;
 };
 

@@ -193,6 +193,7 @@ struct cpu {
     uint8_t bounce[128] __attribute__((aligned(64))); /* operand copy for accesses that no single host pointer serves */
     uint64_t bounce_va;
     uint32_t bounce_len, bounce_state;
+    bool bounce_alone; /* the other vCPUs stand still until its commit */
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
     uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, see sys_fpu.c */
@@ -393,6 +394,9 @@ static inline void cpu_request(struct cpu *cpu, uint32_t bits)
  * runs fn, lets them go on. For changes that no cached translation may survive.
  */
 void cpu_vm_exclusive(struct cpu_vm *vm, struct cpu *self, void (*fn)(void *), void *arg);
+/* The same in two halves. Between them self may not ask for another. */
+void cpu_vm_exclusive_begin(struct cpu_vm *vm, struct cpu *self);
+void cpu_vm_exclusive_end(struct cpu_vm *vm, struct cpu *self);
 
 /* True if translated code came from the guest page at gpa: writes to it must go through cpu_code_written(). */
 bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa);

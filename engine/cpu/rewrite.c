@@ -376,6 +376,13 @@ static bool waits_for_x87(const ZydisDecodedInstruction *z)
            z->meta.isa_set == ZYDIS_ISA_SET_SSE2MMX;
 }
 
+/* XCHG with memory locks without the prefix (SDM 3A 8.1.2.1). */
+static uint32_t locked_access(const struct insn *in)
+{
+    bool locked = (in->z.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0 || in->z.mnemonic == ZYDIS_MNEMONIC_XCHG;
+    return locked && in->mem_write ? ACCESS_LOCKED : 0;
+}
+
 static void copy_with_memory(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
@@ -385,7 +392,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
     uint32_t access = (in->mem_read ? ACCESS_READ : 0) | (in->mem_write ? ACCESS_WRITE : 0);
 
     assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
-    access |= (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
+    access |= locked_access(in) | (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
     rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */
@@ -518,7 +525,7 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     unsigned bytes = z->operand_width / 8u;
     unsigned log2_bits = bytes == 8 ? 6 : bytes == 4 ? 5 : 4;
     unsigned reg = z->raw.modrm.reg | ((z->attributes & ZYDIS_ATTRIB_HAS_REX) && z->raw.rex.R ? 8u : 0u);
-    uint32_t access = ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0);
+    uint32_t access = ACCESS_READ | (in->mem_write ? ACCESS_WRITE : 0) | locked_access(in);
     unsigned src = reg;
 
     /* The bit offset moves the address, which is cut to its size, before the segment's base is added. */

@@ -193,7 +193,7 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         return NULL;
     }
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
-                                           (d->info & ACCESS_WRITE) != 0, idx, &host);
+                                           (d->info & ACCESS_WRITE) != 0, (d->info & ACCESS_LOCKED) != 0, idx, &host);
     if (r != CPU_NEXT) {
         if (r == CPU_FAULT && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
             cpu->event.vector = X86_EXC_SS; /* SDM 3A 6.15, interrupt 12 */
@@ -571,6 +571,7 @@ void cpu_run(struct cpu *cpu)
     cpu_signal_enter(cpu);
 
     while (cpu->vmcs.exit_reason == NO_EXIT) {
+        cpu_access_abandon(cpu); /* of an instruction that the host's processor refused */
         if (cpu->event.valid) {
             link = 0;
             cpu_deliver_event(cpu);
@@ -604,57 +605,9 @@ void cpu_run(struct cpu *cpu)
         run_block(cpu, &link);
     }
     cpu->run_unshared = false;
+    cpu_access_abandon(cpu);
     cpu_fpu_save(cpu);
     cpu_signal_leave(cpu);
     __asm__ volatile("wrgsbase %0" : : "r"(host_gs) : "memory");
     leave_guest(cpu);
 }
-
-/* ---- stopping everybody ---- */
-
-void cpu_vm_exclusive(struct cpu_vm *vm, struct cpu *self, void (*fn)(void *), void *arg)
-{
-    bool self_in_guest = self != NULL && self->in_guest;
-
-    if (self != NULL) {
-        cpu_fpu_save(self);
-    }
-    pthread_mutex_lock(&vm->sync_lock);
-    if (self_in_guest) {
-        self->in_guest = 0; /* whoever is exclusive now need not wait for us */
-        pthread_cond_broadcast(&vm->sync_cond);
-    }
-    while (vm->exclusive) {
-        pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
-    }
-    vm->exclusive = true;
-    vm->exclusive_owner = self;
-    for (unsigned i = 0; i < vm->cpu_count; i++) {
-        if (vm->cpus[i] != self) {
-            cpu_request(vm->cpus[i], CPU_REQ_SYNC);
-        }
-    }
-    for (unsigned i = 0; i < vm->cpu_count; i++) {
-        while (vm->cpus[i] != self && vm->cpus[i]->in_guest) {
-            pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
-        }
-    }
-    pthread_mutex_unlock(&vm->sync_lock);
-
-    fn(arg);
-
-    pthread_mutex_lock(&vm->sync_lock);
-    vm->exclusive = false;
-    vm->exclusive_owner = NULL;
-    for (unsigned i = 0; i < vm->cpu_count; i++) {
-        if (vm->cpus[i] != self) {
-            atomic_fetch_and(&vm->cpus[i]->pending, ~CPU_REQ_SYNC);
-        }
-    }
-    if (self_in_guest) {
-        self->in_guest = 1;
-    }
-    pthread_cond_broadcast(&vm->sync_cond);
-    pthread_mutex_unlock(&vm->sync_lock);
-}
-

@@ -70,9 +70,11 @@ void cpu_fpu_probe_host(struct cpu *cpu); /* sys_fpu.c: layout of the host's XSA
  * it returns CPU_NEXT or CPU_EXIT, and never faults on RAM. cpu->rip must have moved behind the
  * instruction before commit.
  */
-KAGE_MUST_CHECK enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool read, bool write,
+KAGE_MUST_CHECK enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool read, bool write, bool locked,
                                                    enum mmu_idx idx, uint8_t **host);
 KAGE_MUST_CHECK enum cpu_result cpu_access_commit(struct cpu *cpu);
+/* Lets the other vCPUs go on, if a locked access that has not come to its commit holds them. */
+void cpu_access_abandon(struct cpu *cpu);
 
 /* True if the CPU_EXIT that a write just returned is a posted MMIO write: complete the instruction, then return CPU_EXIT. */
 bool cpu_mmio_posted(const struct cpu *cpu);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "cpu/code_cache.h"
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
@@ -344,7 +345,26 @@ static enum cpu_result bounce_load(struct cpu *cpu, gva_t va, enum mmu_idx idx, 
     return r;
 }
 
-enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool read, bool write, enum mmu_idx idx,
+void cpu_access_abandon(struct cpu *cpu)
+{
+    if (cpu->bounce_alone) {
+        cpu->bounce_alone = false;
+        cpu_vm_exclusive_end(cpu->vm, cpu);
+    }
+}
+
+/*
+ * A locked operation across two pages of memory: there is no host address for all of it, and no host instruction that does it in
+ * one step. The other vCPUs stop until its commit. The translation is made again: they may have changed it before they did.
+ */
+static enum cpu_result lock_two_pages(struct cpu *cpu, gva_t va, unsigned len, enum mmu_idx idx, unsigned *n)
+{
+    cpu_vm_exclusive_begin(cpu->vm, cpu);
+    cpu->bounce_alone = true;
+    return pieces_translate(cpu, va, len, MMU_WRITE, idx, cpu->bounce_piece, n);
+}
+
+enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool read, bool write, bool locked, enum mmu_idx idx,
                                    uint8_t **host)
 {
     struct cpu_piece *p = cpu->bounce_piece;
@@ -352,7 +372,11 @@ enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool
 
     cpu->bounce_state = BOUNCE_NONE;
     enum cpu_result r = pieces_translate(cpu, va, len, write ? MMU_WRITE : MMU_READ, idx, p, &n);
+    if (r == CPU_NEXT && locked && n == 2 && p[0].host != NULL && p[1].host != NULL && cpu->vm->cpu_count > 1) {
+        r = lock_two_pages(cpu, va, len, idx, &n);
+    }
     if (r != CPU_NEXT) {
+        cpu_access_abandon(cpu);
         return r;
     }
     if (n == 1 && p[0].host != NULL) {
@@ -367,6 +391,7 @@ enum cpu_result cpu_access_prepare(struct cpu *cpu, gva_t va, unsigned len, bool
     if (read) {
         r = bounce_load(cpu, va, idx, n, buf);
         if (r != CPU_NEXT) {
+            cpu_access_abandon(cpu);
             return r;
         }
     }
@@ -385,8 +410,12 @@ enum cpu_result cpu_access_commit(struct cpu *cpu)
     cpu->bounce_state = BOUNCE_NONE;
     if (state == BOUNCE_DIRECT_CODE) {
         cpu_code_written(cpu, p[0].gpa, p[0].len);
-    } else if (state == BOUNCE_COPY) {
-        return pieces_store(cpu, p, p[0].len == cpu->bounce_len ? 1 : 2, cpu->bounce + (cpu->bounce_va & 63));
+        return CPU_NEXT;
     }
-    return CPU_NEXT;
+    enum cpu_result r = CPU_NEXT;
+    if (state == BOUNCE_COPY) {
+        r = pieces_store(cpu, p, p[0].len == cpu->bounce_len ? 1 : 2, cpu->bounce + (cpu->bounce_va & 63));
+    }
+    cpu_access_abandon(cpu);
+    return r;
 }

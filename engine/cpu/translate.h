@@ -132,6 +132,7 @@ struct slow_desc {
 #define ACCESS_X87 (1u << 16)       /* an x87 error that waits is #MF before any fault of the operand */
 #define ACCESS_SEGMENTED (1u << 17) /* not 64-bit code: `ea` is an offset in the segment of bits 20:18 */
 #define ACCESS_SEG_SHIFT 18
+#define ACCESS_LOCKED (1u << 21)    /* LOCK, or XCHG: one step for all vCPUs */
 #define ACCESS_IDX_SHIFT 4
 #define ACCESS_BYTES_SHIFT 8
 

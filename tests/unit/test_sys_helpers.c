@@ -187,13 +187,13 @@ static void test_mmio_read_then_posted_write(void **state)
 {
     struct cpu *cpu = *state;
     uint8_t *host;
-    assert_int_equal(cpu_access_prepare(cpu, MMIO + 4, 4, true, true, MMU_IDX_KERNEL, &host), CPU_EXIT);
+    assert_int_equal(cpu_access_prepare(cpu, MMIO + 4, 4, true, true, false, MMU_IDX_KERNEL, &host), CPU_EXIT);
     assert_int_equal(cpu->vmcs.exit_reason, VMX_EXIT_EPT_MISCONFIG);
     assert_int_equal(cpu->mmio[0].state, CPU_MMIO_WANTED);
     assert_false(cpu->mmio[0].is_write);
     cpu->mmio[0].state = CPU_MMIO_DONE;
     memcpy(cpu->mmio[0].data, "\1\2\3\4", 4);
-    assert_int_equal(cpu_access_prepare(cpu, MMIO + 4, 4, true, true, MMU_IDX_KERNEL, &host), CPU_NEXT);
+    assert_int_equal(cpu_access_prepare(cpu, MMIO + 4, 4, true, true, false, MMU_IDX_KERNEL, &host), CPU_NEXT);
     assert_memory_equal(host, "\1\2\3\4", 4);
     host[0] = 9;
     assert_int_equal(cpu_access_commit(cpu), CPU_EXIT);
