@@ -110,10 +110,11 @@ static uint32_t hash_block(gva_t va, gpa_t gpa, uint32_t mode)
 
 struct block *code_find(struct cpu_vm *vm, const struct code_key *key)
 {
-    for (uint32_t i = vm->hash[hash_block(key->va, key->gpa, key->mode)]; i != 0; i = vm->blocks[i].next_hash) {
+    for (uint32_t i = atomic_load_explicit(&vm->hash[hash_block(key->va, key->gpa, key->mode)], memory_order_acquire); i != 0;
+         i = atomic_load_explicit(&vm->blocks[i].next_hash, memory_order_acquire)) {
         struct block *b = &vm->blocks[i];
         if (b->gpa == key->gpa && b->va == key->va && b->mode == key->mode && b->cs_base == key->cs_base &&
-            b->cs_limit == key->cs_limit && b->valid) {
+            b->cs_limit == key->cs_limit && atomic_load_explicit(&b->valid, memory_order_acquire)) {
             return b;
         }
     }
@@ -127,7 +128,7 @@ struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc)
     }
     uint32_t off = (uint32_t)(pc - vm->rx);
     bool cold = off >= vm->cold_start;
-    uint32_t lo = 1, hi = vm->block_count;
+    uint32_t lo = 1, count = atomic_load_explicit(&vm->block_count, memory_order_acquire), hi = count;
 
     /* Blocks are allocated in the order of their host addresses, bodies and stubs alike. */
     while (lo < hi) {
@@ -139,7 +140,7 @@ struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc)
             hi = mid;
         }
     }
-    if (lo == vm->block_count) {
+    if (lo == count) {
         return NULL;
     }
     struct block *b = &vm->blocks[lo];
@@ -202,16 +203,28 @@ static struct code_page *page_get(struct cpu_vm *vm, gpa_t gpa)
     return p;
 }
 
+bool code_page_is_ready(const struct cpu_vm *vm, gpa_t gpa)
+{
+    const struct code_page *p = code_page_at(vm, gpa);
+    return p != NULL && atomic_load_explicit(&p->ready, memory_order_acquire);
+}
+
 struct protect_request {
     struct cpu_vm *vm;
+    gpa_t gpa;
     const uint8_t *host_page;
 };
 
 static void protect_all(void *arg)
 {
     struct protect_request *r = arg;
+    struct code_page *p = code_page_at(r->vm, r->gpa); /* none if the cache was emptied while we waited for our turn */
+
     for (unsigned i = 0; i < r->vm->cpu_count; i++) {
         mmu_protect_host_page(r->vm->cpus[i], r->host_page);
+    }
+    if (p != NULL) {
+        atomic_store_explicit(&p->ready, true, memory_order_release);
     }
 }
 
@@ -219,7 +232,7 @@ int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
 {
     struct cpu_vm *vm = cpu->vm;
 
-    if (code_page_at(vm, gpa) != NULL) {
+    if (code_page_is_ready(vm, gpa)) {
         return 0;
     }
     if ((gpa >> KAGE_PAGE_SHIFT) >= vm->max_gfn) {
@@ -235,13 +248,13 @@ int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
         return -ENOSPC;
     }
     /* From here on new first-level write entries are refused; the old ones go now. */
+    struct protect_request r = {.vm = vm, .gpa = gpa, .host_page = host_page};
     if (vm->cpu_count == 1) {
-        mmu_protect_host_page(cpu, host_page);
-    } else {
-        struct protect_request r = {.vm = vm, .host_page = host_page};
-        cpu_vm_exclusive(vm, cpu, protect_all, &r);
+        protect_all(&r);
+        return 0;
     }
-    return 0;
+    cpu_vm_exclusive(vm, cpu, protect_all, &r);
+    return -EAGAIN;
 }
 
 static uint64_t lines_of(uint64_t first, uint64_t last)
@@ -258,9 +271,8 @@ void code_publish(struct cpu *cpu, struct block *b)
     struct code_page *page = page_get(vm, b->gpa);
     gpa_t last = b->gpa + b->guest_len - 1;
 
-    b->valid = true;
-    b->next_hash = vm->hash[h];
-    vm->hash[h] = index;
+    atomic_store_explicit(&b->valid, true, memory_order_relaxed);
+    atomic_store_explicit(&b->next_hash, vm->hash[h], memory_order_relaxed);
     b->next_page = page->blocks;
     page->blocks = index;
     if (b->gpa2 != 0) {
@@ -272,7 +284,9 @@ void code_publish(struct cpu *cpu, struct block *b)
     } else {
         page->lines |= lines_of(b->gpa, last);
     }
-    vm->block_count++;
+    /* Others find it from here on. */
+    atomic_store_explicit(&vm->block_count, index + 1, memory_order_release);
+    atomic_store_explicit(&vm->hash[h], index, memory_order_release);
 }
 
 /* Atomically points the rel32 at cache offset `site` to cache offset `to`. */
@@ -326,7 +340,7 @@ static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b
 
     uint32_t h = hash_block(b->va, b->gpa, b->mode);
     uint32_t index = (uint32_t)(b - vm->blocks);
-    uint32_t *at = &vm->hash[h];
+    _Atomic uint32_t *at = &vm->hash[h];
     while (*at != 0 && *at != index) {
         at = &vm->blocks[*at].next_hash;
     }
@@ -336,6 +350,11 @@ static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b
     if (cpu != NULL) {
         cpu->stats[CPU_STAT_SMC_INVALIDATIONS]++;
     }
+}
+
+void code_drop(struct cpu *cpu, struct block *b)
+{
+    invalidate_block(cpu, cpu->vm, b);
 }
 
 /* Drops the blocks of one page that overlap [first, last] (offsets in the page). Lock held. */
@@ -378,6 +397,7 @@ void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
     gpa_t last = gpa + len - 1;
     unsigned end = (last & KAGE_PAGE_MASK) == (gpa & KAGE_PAGE_MASK) ? (unsigned)(last & 4095) : 4095;
 
+    atomic_thread_fence(memory_order_seq_cst); /* the store, then the look at what was made from its bytes */
     if ((page->lines & lines_of(gpa, end)) != 0) {
         pthread_mutex_lock(&vm->lock);
         invalidate_in_page(cpu, vm, page, (unsigned)(gpa & 4095), end);
@@ -445,8 +465,15 @@ void code_flush(struct cpu_vm *vm)
     memset(vm->unshared, 0, sizeof(vm->unshared));
     vm->generation++;
     for (unsigned i = 0; i < vm->cpu_count; i++) {
-        /* Jump caches and code TLBs hold addresses and tokens of the old contents. */
-        mmu_flush_all(vm->cpus[i]);
+        /*
+         * Jump caches and code TLBs hold addresses and tokens of the old contents. Others flush by themselves before they run on:
+         * one outside guest mode may be in the middle of a flush of its own.
+         */
+        if (vm->cpus[i] == vm->exclusive_owner) {
+            mmu_flush_all(vm->cpus[i]);
+        } else {
+            cpu_request(vm->cpus[i], CPU_REQ_TLB_FLUSH);
+        }
         vm->cpus[i]->stats[CPU_STAT_CODE_FLUSHES]++;
     }
 }

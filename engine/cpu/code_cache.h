@@ -7,6 +7,10 @@
  * Executable memory is one memfd seen twice: `rx` is what runs, `rw` is where it is written
  * (law: never writable and executable through the same mapping). When the cache is full it is
  * emptied as a whole with every vCPU stopped.
+ *
+ * A store against a translation that is under way on another vCPU: the translator publishes (sets `lines`), then compares the
+ * bytes that it has decoded with memory; the store is done, then looks at `lines`. Each has a full fence between its two steps, so
+ * at least one of them sees the other.
  */
 #ifndef KAGE_CPU_CODE_CACHE_H
 #define KAGE_CPU_CODE_CACHE_H
@@ -53,10 +57,11 @@ struct block {
     uint32_t map;     /* index of its first insn_map; those of the stubs follow those of the body */
     uint16_t map_len, cold_map_len;
     uint16_t guest_len;
-    bool valid;
+    _Atomic bool valid;
     bool flags_in;    /* reads arithmetic flags before it writes them */
     bool no_link;     /* of a mode that must pass through the run loop */
-    uint32_t next_hash, next_page, next_page2;
+    _Atomic uint32_t next_hash; /* stays when the block is dropped: somebody may be on his way past it */
+    uint32_t next_page, next_page2;
     uint32_t links_in, links_out;
     uint32_t share_misses;
     uint64_t share_tick; /* when they were last counted from zero */
@@ -73,8 +78,9 @@ static inline gva_t block_next_page(const struct block *b)
 struct code_page {
     gpa_t gpa;
     uint32_t blocks;     /* list by next_page / next_page2 */
-    uint64_t lines;      /* bit n: bytes [64n, 64n+64) have code */
+    _Atomic uint64_t lines; /* bit n: bytes [64n, 64n+64) have code */
     uint32_t invalidations;
+    _Atomic bool ready;  /* no vCPU has a write entry for it any more: its bytes may be read */
 };
 
 struct code_token {
@@ -93,7 +99,8 @@ struct cpu_vm {
     size_t cold_start, cold_used; /* stubs from here: what is run often stays dense */
 
     struct block *blocks;
-    uint32_t block_count, block_max;
+    _Atomic uint32_t block_count; /* grows when a block is whole */
+    uint32_t block_max;
     struct link *links;
     uint32_t link_count, link_max;
     struct insn_map *maps;
@@ -102,7 +109,7 @@ struct cpu_vm {
     uint32_t page_count, page_max;
     struct code_token *tokens;
     uint32_t token_count, token_max;
-    uint32_t *hash;       /* blocks by (gpa, va, mode) */
+    _Atomic uint32_t *hash; /* blocks by (gpa, va, mode); read without the lock */
     uint32_t *token_hash;
     _Atomic uint32_t *page_index; /* by gfn: index into pages, 0: none */
     uint64_t max_gfn;
@@ -117,7 +124,7 @@ struct cpu_vm {
     struct cpu *cpus[256];
     unsigned cpu_count;
     struct cpu *exclusive_owner;
-    bool exclusive;
+    _Atomic bool exclusive;
     bool exclusive_from_guest; /* its owner goes on in guest code */
     _Atomic uint64_t flush_wanted;
 };
@@ -135,7 +142,7 @@ struct code_key {
     gpa_t gpa;
     uint32_t mode, cs_base, cs_limit;
 };
-/* The block made from that code, or NULL. Lock held. */
+/* The block made from that code, or NULL. Needs no lock: blocks and their chains go away only while no vCPU runs. */
 struct block *code_find(struct cpu_vm *vm, const struct code_key *key);
 /* The block whose host code holds `pc` (an address in rx), or NULL. Safe in a signal handler. */
 struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc);
@@ -148,9 +155,16 @@ uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa);
 bool code_has_room(const struct cpu_vm *vm);
 /* Adds block number vm->block_count, filled in by the caller, to the indexes. Lock held. */
 void code_publish(struct cpu *cpu, struct block *b);
+/* Drops a block. Lock held. */
+void code_drop(struct cpu *cpu, struct block *b);
+/* True if the page is a code page, and writes to it are noticed. Lock held. */
+bool code_page_is_ready(const struct cpu_vm *vm, gpa_t gpa);
 /* Leads a link to its target block. Lock held. */
 void code_link(struct cpu *cpu, struct link *l, struct block *to);
-/* Makes `gpa` a code page before its bytes are read: from then on writes to it are noticed. 0, -ENOSPC (flush first) or -ERANGE. */
+/*
+ * Makes `gpa` a code page before its bytes are read: from then on writes to it are noticed. 0, -ENOSPC (flush first), -ERANGE, or
+ * -EAGAIN: it is one now, but other vCPUs were waited for, and what the caller has translated may no longer hold.
+ */
 int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page);
 /* Emits the check that the pages of a link's target are still mapped, and the jump; returns its offset, or 0. Lock held (lower_branch.c). */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,

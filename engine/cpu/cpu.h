@@ -151,7 +151,7 @@ struct cpu {
     uint8_t intr_shadow; /* VMX_INTR_STI or VMX_INTR_MOV_SS: interrupts wait for one instruction */
     uint8_t fpu_live; /* guest vector state is in the host's registers */
     uint8_t sti_slow; /* somebody waits for the end of STI's interrupt shadow */
-    uint8_t in_guest; /* inside cpu_run(): requests must be kicked */
+    _Atomic uint8_t in_guest; /* inside cpu_run(), or in guest memory: whoever wants the VM to himself waits */
     _Atomic uint32_t pending; /* CPU_REQ_* */
     uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */
     uint64_t ea;              /* operand address for helpers: linear in 64-bit code, else an offset: cpu_operand() */
@@ -397,6 +397,9 @@ void cpu_vm_exclusive(struct cpu_vm *vm, struct cpu *self, void (*fn)(void *), v
 /* The same in two halves. Between them self may not ask for another. */
 void cpu_vm_exclusive_begin(struct cpu_vm *vm, struct cpu *self);
 void cpu_vm_exclusive_end(struct cpu_vm *vm, struct cpu *self);
+/* Around uses of guest memory by the vCPU's thread that may be outside cpu_run(): meanwhile nobody is exclusive. Nests. */
+bool cpu_hold_memory(struct cpu *cpu);
+void cpu_release_memory(struct cpu *cpu, bool held);
 
 /* True if translated code came from the guest page at gpa: writes to it must go through cpu_code_written(). */
 bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa);

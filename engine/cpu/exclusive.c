@@ -4,7 +4,17 @@
  * has the other side: where a vCPU waits.
  */
 #include "cpu/code_cache.h"
+#include "cpu/run.h"
 #include "cpu/sys.h"
+#include "mmu/mmu.h"
+
+void cpu_flush_if_asked(struct cpu *cpu)
+{
+    if (atomic_load_explicit(&cpu->pending, memory_order_acquire) & CPU_REQ_TLB_FLUSH) {
+        atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
+        mmu_flush_all(cpu);
+    }
+}
 
 void cpu_vm_exclusive_begin(struct cpu_vm *vm, struct cpu *self)
 {
@@ -35,6 +45,9 @@ void cpu_vm_exclusive_begin(struct cpu_vm *vm, struct cpu *self)
         }
     }
     pthread_mutex_unlock(&vm->sync_lock);
+    if (self_in_guest) {
+        cpu_flush_if_asked(self); /* whoever was exclusive before may have taken memory away */
+    }
 }
 
 void cpu_vm_exclusive_end(struct cpu_vm *vm, struct cpu *self)

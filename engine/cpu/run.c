@@ -214,13 +214,17 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
 const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d)
 {
     uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
+    bool was_alone = cpu->bounce_alone;
 
     cpu->rip = d->next_rip != 0 ? d->next_rip : d->rip;
     if (cpu_access_commit(cpu) != CPU_NEXT) {
         return NULL;
     }
-    /* The store may have changed this very block: look the next instruction up anew. */
-    if (cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations && d->next_rip != 0) {
+    /*
+     * The store may have changed this very block: look the next instruction up anew. And where others were waited for, the host
+     * addresses that the block's shared checks have found may be gone.
+     */
+    if ((was_alone || cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations) && d->next_rip != 0) {
         return NULL;
     }
     cpu_fpu_load(cpu);
@@ -366,14 +370,15 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
         const uint8_t *host_page = (const uint8_t *)((uintptr_t)map.hva & ~(uintptr_t)4095);
         int err = code_page_prepare(cpu, map.gpa, host_page);
         struct block *b = NULL;
+        if (err == -EAGAIN) {
+            continue;
+        }
         if (err == -ERANGE) {
             *result = cpu_vmexit(cpu, VMX_EXIT_KAGE_UNSUPPORTED, 2, 0);
             return NULL;
         }
         if (err == 0) {
-            pthread_mutex_lock(&vm->lock);
             b = code_find(vm, &key);
-            pthread_mutex_unlock(&vm->lock);
             *result = CPU_NEXT;
             if (b != NULL && !straddle_still_mapped(cpu, b, idx, result)) {
                 if (*result != CPU_NEXT) {
@@ -384,6 +389,9 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
             }
             if (b == NULL) {
                 b = translate(cpu, &key, map.hva, result);
+            }
+            if (b == NULL && *result == CPU_JUMP) {
+                continue; /* the code changed meanwhile */
             }
             if (b != NULL || *result != CPU_NEXT) {
                 return b;
@@ -436,16 +444,25 @@ static void link_blocks(struct cpu *cpu, uint32_t index, struct block *to)
 
 /* ---- the loop ---- */
 
-/* A vCPU comes into guest mode only while nobody is exclusive. */
+/*
+ * A vCPU comes into guest mode only while nobody is exclusive. It sets in_guest, then looks at `exclusive`; who wants to be exclusive
+ * sets that, then looks at in_guest: at least one sees the other, so that neither takes a lock where nobody wants to.
+ */
 static void enter_guest(struct cpu *cpu)
 {
     struct cpu_vm *vm = cpu->vm;
 
+    atomic_store(&cpu->in_guest, 1);
+    if (!atomic_load(&vm->exclusive)) {
+        return;
+    }
     pthread_mutex_lock(&vm->sync_lock);
+    atomic_store(&cpu->in_guest, 0);
+    pthread_cond_broadcast(&vm->sync_cond);
     while (vm->exclusive) {
         pthread_cond_wait(&vm->sync_cond, &vm->sync_lock);
     }
-    cpu->in_guest = 1;
+    atomic_store(&cpu->in_guest, 1);
     pthread_mutex_unlock(&vm->sync_lock);
 }
 
@@ -453,10 +470,28 @@ static void leave_guest(struct cpu *cpu)
 {
     struct cpu_vm *vm = cpu->vm;
 
-    pthread_mutex_lock(&vm->sync_lock);
-    cpu->in_guest = 0;
-    pthread_cond_broadcast(&vm->sync_cond);
-    pthread_mutex_unlock(&vm->sync_lock);
+    atomic_store(&cpu->in_guest, 0);
+    if (atomic_load(&vm->exclusive)) {
+        pthread_mutex_lock(&vm->sync_lock);
+        pthread_cond_broadcast(&vm->sync_cond);
+        pthread_mutex_unlock(&vm->sync_lock);
+    }
+}
+
+bool cpu_hold_memory(struct cpu *cpu)
+{
+    if (cpu->in_guest || cpu->vm->exclusive_owner == cpu) {
+        return false;
+    }
+    enter_guest(cpu);
+    return true;
+}
+
+void cpu_release_memory(struct cpu *cpu, bool held)
+{
+    if (held) {
+        leave_guest(cpu);
+    }
 }
 
 /* Waits at a safe point while another thread has the VM to itself. */
@@ -484,10 +519,7 @@ static bool honour_requests(struct cpu *cpu)
         cpu_fpu_save(cpu);
         park(cpu);
     }
-    if (req & CPU_REQ_TLB_FLUSH) {
-        atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
-        mmu_flush_all(cpu);
-    }
+    cpu_flush_if_asked(cpu);
     if (req & CPU_REQ_KICK) {
         atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK);
         cpu_vmexit(cpu, VMX_EXIT_EXT_INTR, 0, 0);
@@ -570,6 +602,7 @@ void cpu_run(struct cpu *cpu)
     cpu->vmcs.exit_reason = NO_EXIT;
     cpu->sti_slow = cpu_window_wanted(cpu);
     enter_guest(cpu);
+    cpu_flush_if_asked(cpu); /* memory may have changed on the way here, and the event below is delivered first */
     __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
     __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");
     cpu_signal_enter(cpu);

@@ -23,6 +23,9 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s);
 
 void cpu_leave_after_fault(void);
 
+/* Does what CPU_REQ_TLB_FLUSH asks for, by the vCPU's own thread. */
+void cpu_flush_if_asked(struct cpu *cpu);
+
 /* breakpoints.c: true if an instruction breakpoint stops the instruction at RIP; #DB is recorded */
 bool cpu_stopped_by_breakpoint(struct cpu *cpu);
 

@@ -5,6 +5,8 @@
  */
 #include "cpu/translate.h"
 
+#include <errno.h>
+
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
@@ -475,13 +477,18 @@ static enum scan_result scan_straddling(struct trans *t, struct insn *in, gva_t 
     if (r == MMU_FAULT) {
         return SCAN_FAULT;
     }
-    if (r != MMU_OK || code_page_prepare(cpu, map.gpa, map.hva) != 0) {
+    int err = r == MMU_OK ? code_page_prepare(cpu, map.gpa, map.hva) : 0;
+    if (err == -EAGAIN) {
+        return SCAN_AGAIN;
+    }
+    if (r != MMU_OK || err != 0) {
         return SCAN_EXIT;
     }
     __builtin_memcpy(t->bytes + page_left, map.hva, 15);
     *decoded = decode(t, in, t->bytes, avail, &too_short, too_long);
     if (*decoded && in->z.length > page_left) {
         t->b->gpa2 = map.gpa & KAGE_PAGE_MASK;
+        t->second_page = map.hva;
     }
     return SCAN_OK;
 }
@@ -505,6 +512,7 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
     t->code = code;
     t->count = 0;
     t->b->gpa2 = 0;
+    t->second_page = NULL;
 
     while (t->count < max && off < SCAN_MAX_BYTES) {
         struct insn *in = &t->insns[t->count];

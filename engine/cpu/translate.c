@@ -272,6 +272,17 @@ static void set_tokens(struct cpu_vm *vm, struct block *b)
     b->token2 = b->gpa2 != 0 ? code_token(vm, block_next_page(b), b->gpa2) : 0;
 }
 
+/* The block is published: whoever changes its bytes from here on drops it (code_cache.h). Those that were decoded may be older. */
+static bool bytes_still_hold(const struct trans *t, const struct block *b, const uint8_t *host)
+{
+    unsigned left = (unsigned)(KAGE_PAGE_SIZE - (b->va & (KAGE_PAGE_SIZE - 1)));
+    unsigned first = b->guest_len < left ? b->guest_len : left;
+
+    atomic_thread_fence(memory_order_seq_cst);
+    return memcmp(t->bytes, host, first) == 0 &&
+           (t->second_page == NULL || memcmp(t->bytes + first, t->second_page, b->guest_len - first) == 0);
+}
+
 struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8_t *host, enum cpu_result *result)
 {
     struct cpu_vm *vm = cpu->vm;
@@ -296,7 +307,7 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
     cpu_fpu_save(cpu); /* Zydis uses vector registers */
     enum scan_result s = scan_block(t, key->va, key->gpa, host);
     if (s != SCAN_OK) {
-        *result = s == SCAN_FAULT ? CPU_FAULT : CPU_EXIT;
+        *result = s == SCAN_FAULT ? CPU_FAULT : s == SCAN_AGAIN ? CPU_JUMP : CPU_EXIT;
         return NULL;
     }
     t->unshared = (cpu->mode & CPU_MODE_UNSHARED) != 0 || code_is_unshared(vm, key->va) ||
@@ -304,7 +315,17 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
     draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
 
     pthread_mutex_lock(&vm->lock);
-    struct block *b = NULL;
+    struct block *b = code_find(vm, key);
+    if (b != NULL && b->gpa2 == draft.gpa2) {
+        pthread_mutex_unlock(&vm->lock);
+        return b; /* another vCPU was faster */
+    }
+    if (!code_page_is_ready(vm, draft.gpa) || (draft.gpa2 != 0 && !code_page_is_ready(vm, draft.gpa2))) {
+        pthread_mutex_unlock(&vm->lock);
+        *result = CPU_JUMP;
+        return NULL;
+    }
+    b = NULL;
     if (code_has_room(vm)) {
         uint32_t links = vm->link_count;
         b = &vm->blocks[vm->block_count];
@@ -332,9 +353,12 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
             vm->link_count = links;
         }
     }
-    pthread_mutex_unlock(&vm->lock);
-    if (b == NULL) {
-        *result = CPU_NEXT; /* the cache must be flushed */
+    *result = CPU_NEXT; /* without a block: the cache must be flushed */
+    if (b != NULL && !bytes_still_hold(t, b, host)) {
+        code_drop(cpu, b);
+        b = NULL;
+        *result = CPU_JUMP;
     }
+    pthread_mutex_unlock(&vm->lock);
     return b;
 }

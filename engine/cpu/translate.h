@@ -173,6 +173,7 @@ struct trans {
     unsigned map_count, hot_map_count;
     uint8_t *section; /* where insn_map offsets count from: the body, then the stubs */
     const uint8_t *code;  /* guest bytes of the block: bytes[] */
+    const uint8_t *second_page; /* host address of the page where a straddling instruction ends, else NULL */
     uint8_t bytes[304];
     bool failed;
     ZydisDecoder decoders[3]; /* DECODE_* */
@@ -216,7 +217,7 @@ void classify_init(void);
 enum insn_class classify(const struct trans *t, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct insn *in);
 
 /* scan.c: decodes the block into t->insns and works out liveness; 0, or the reason why not even one instruction was had */
-enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT };
+enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT, SCAN_AGAIN };
 /* False: execution goes on with the next instruction. */
 bool insn_ends_block(const struct insn *in);
 enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host);

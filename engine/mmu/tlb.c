@@ -319,7 +319,10 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
-    if (walk_guest(cpu, va, MMU_READ, MMU_IDX_KERNEL_USER, true, &w) != MMU_OK) {
+    bool held = cpu_hold_memory(cpu);
+    enum mmu_result r = walk_guest(cpu, va, MMU_READ, MMU_IDX_KERNEL_USER, true, &w);
+    cpu_release_memory(cpu, held);
+    if (r != MMU_OK) {
         return false;
     }
     *gpa = w.gpa;
@@ -328,7 +331,7 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
     return true;
 }
 
-static bool phys_copy(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)
+static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)
 {
     while (len > 0) {
         uint8_t *host;
@@ -351,6 +354,15 @@ static bool phys_copy(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool
     return true;
 }
 
+static bool phys_copy(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)
+{
+    bool held = cpu_hold_memory(cpu); /* from the look at the EPT to the last byte */
+    bool ok = phys_copy_held(cpu, gpa, buf, len, write);
+
+    cpu_release_memory(cpu, held);
+    return ok;
+}
+
 bool mmu_phys_read(struct cpu *cpu, gpa_t gpa, void *buf, size_t len)
 {
     return phys_copy(cpu, gpa, buf, len, false);
@@ -364,14 +376,15 @@ bool mmu_phys_write(struct cpu *cpu, gpa_t gpa, const void *buf, size_t len)
 bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
 {
     uint8_t *host;
-    bool writable;
+    bool writable, held = cpu_hold_memory(cpu);
+    bool ok = phys_page_uncached(cpu, gpa, true, 0, &host, &writable) == MMU_OK;
 
-    if (phys_page_uncached(cpu, gpa, true, 0, &host, &writable) != MMU_OK) {
-        return false;
+    if (ok) {
+        *value = __atomic_exchange_n(host + (gpa & ~KAGE_PAGE_MASK), *value, __ATOMIC_SEQ_CST);
+        cpu_code_written(cpu, gpa, 1);
     }
-    *value = __atomic_exchange_n(host + (gpa & ~KAGE_PAGE_MASK), *value, __ATOMIC_SEQ_CST);
-    cpu_code_written(cpu, gpa, 1);
-    return true;
+    cpu_release_memory(cpu, held);
+    return ok;
 }
 
 /* ---- flushes ---- */

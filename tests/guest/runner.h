@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the two halves of the guest test runner: runner.c reads the index, starts one process
- * a test, and judges what it prints; vm.c is that process: one VM with one vCPU on a back end.
+ * a test, and judges what it prints; vm.c is that process: one VM on a back end.
  */
 #ifndef GUEST_RUNNER_H
 #define GUEST_RUNNER_H
@@ -11,6 +11,8 @@
 
 #include "kage.h"
 
+#define GUEST_CPUS_MAX 16u
+
 struct guest_test {
     char name[40], image[40];
     uint64_t arg;          /* RDI at the image's entry */
@@ -18,6 +20,7 @@ struct guest_test {
     bool on_soft, on_kvm;  /* back ends it runs on */
     bool expect_shutdown;  /* passes by KVM_EXIT_SHUTDOWN and in no other way */
     bool no_irqchip;
+    unsigned cpus;         /* 1 to GUEST_CPUS_MAX; all but the first wait for INIT and SIPI */
 };
 
 struct vm_options {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One VM for one guest test: 32 MiB of RAM, a vCPU that starts in 64-bit mode at 1 MiB, irqchip and
- * PIT, and four devices: console (port 0xe9), result (0xf4), the test device (ports 0x500-0x50f and
+ * One VM for one guest test: 32 MiB of RAM, a vCPU that starts in 64-bit mode at 1 MiB, others that wait
+ * for INIT and SIPI (each a thread of its own), irqchip and PIT, and four devices: console (port 0xe9), result (0xf4), the test device (ports 0x500-0x50f and
  * the MMIO page at 0xd0000000, every access logged) and its control ports (0x510-0x51f). It speaks
  * the KVM API through struct kvm_backend and uses nothing else of the engine.
  *
@@ -31,22 +31,33 @@ enum { COMMAND_IRQ_HIGH = 1, COMMAND_IRQ_LOW = 2, COMMAND_NMI = 3 };
 #define LOG_MAX 512u
 #define CPUID_MAX 200u
 
+struct vm;
+
+struct vcpu {
+    struct vm *vm;
+    int fd;
+    unsigned index;
+    struct kvm_run *run;
+    pthread_t thread;
+    atomic_bool nmi_wanted;
+};
+
 struct vm {
     const struct kvm_backend *backend;
-    int system, vm, vcpu;
+    const struct guest_test *test;
+    int system, vm;
     uint8_t *ram;
-    struct kvm_run *run;
+    struct vcpu vcpus[GUEST_CPUS_MAX];
+    pthread_mutex_t devices; /* all below */
     uint32_t log[LOG_MAX][4];
     unsigned log_len, log_read; /* entries, words */
     uint32_t in_value;          /* what the next IN from the test ports gives */
     uint8_t mmio[4096];
     bool done;
     uint32_t result;
-    pthread_t thread; /* runs the vCPU */
-    atomic_bool nmi_wanted;
 };
 
-static struct kvm_run *kicked_run; /* for the signal handler */
+static _Thread_local struct kvm_run *kicked_run; /* for the signal handler */
 
 static int vm_fail(const char *what)
 {
@@ -81,10 +92,10 @@ static void log_clear(struct vm *vm)
 }
 
 /* KVM_NMI waits for the vCPU to leave KVM_RUN: its own thread calls it, and others get it out of there. */
-static void nmi_deliver(struct vm *vm)
+static void nmi_deliver(struct vcpu *vcpu)
 {
-    __atomic_store_n(&vm->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-    if (atomic_exchange(&vm->nmi_wanted, false) && vm_ioctl(vm, vm->vcpu, KVM_NMI, NULL) < 0)
+    __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    if (atomic_exchange(&vcpu->nmi_wanted, false) && vm_ioctl(vcpu->vm, vcpu->fd, KVM_NMI, NULL) < 0)
         vm_fail("KVM_NMI");
 }
 
@@ -98,8 +109,8 @@ static void command_run(struct vm *vm, uint32_t command)
 {
     struct kvm_irq_level level = {.irq = command >> 8 & 0xff, .level = (command & 0xff) == COMMAND_IRQ_HIGH};
     if ((command & 0xff) == COMMAND_NMI) {
-        atomic_store(&vm->nmi_wanted, true);
-        pthread_kill(vm->thread, SIGUSR1);
+        atomic_store(&vm->vcpus[0].nmi_wanted, true);
+        pthread_kill(vm->vcpus[0].thread, SIGUSR1);
     } else if (vm_ioctl(vm, vm->vm, KVM_IRQ_LINE, &level) < 0) {
         vm_fail("KVM_IRQ_LINE");
     }
@@ -166,9 +177,8 @@ static void port_out(struct vm *vm, uint16_t port, uint32_t bytes, uint32_t valu
         command_start(vm, value);
 }
 
-static void exit_io(struct vm *vm)
+static void exit_io(struct vm *vm, struct kvm_run *run)
 {
-    struct kvm_run *run = vm->run;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
         uint32_t value = 0;
@@ -182,9 +192,8 @@ static void exit_io(struct vm *vm)
     }
 }
 
-static void exit_mmio(struct vm *vm)
+static void exit_mmio(struct vm *vm, struct kvm_run *run)
 {
-    struct kvm_run *run = vm->run;
     uint64_t value = 0;
     uint64_t offset = run->mmio.phys_addr - MMIO_GPA;
     const uint32_t len = run->mmio.len <= 8 ? run->mmio.len : 8;
@@ -237,8 +246,9 @@ static int vm_make_memory(struct vm *vm)
     return 0;
 }
 
-static int vm_set_cpuid(struct vm *vm)
+static int vcpu_set_cpuid(struct vcpu *vcpu)
 {
+    struct vm *vm = vcpu->vm;
     struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + CPUID_MAX * sizeof cpuid->entries[0]);
     if (!cpuid)
         return vm_fail("memory");
@@ -249,22 +259,23 @@ static int vm_set_cpuid(struct vm *vm)
     for (unsigned i = 0; err >= 0 && i < cpuid->nent; i++) {
         struct kvm_cpuid_entry2 *e = &cpuid->entries[i];
         if (e->function == 1) {
-            e->ebx &= 0x00ffffff; /* APIC ID 0 */
+            e->ebx = (e->ebx & 0x00ffffff) | vcpu->index << 24; /* APIC ID */
             e->ecx |= deadline ? 1u << 24 : 0;
         }
         if (e->function == 0xb)
-            e->edx = 0;
+            e->edx = vcpu->index;
     }
     if (err >= 0)
-        err = vm_ioctl(vm, vm->vcpu, KVM_SET_CPUID2, cpuid);
+        err = vm_ioctl(vm, vcpu->fd, KVM_SET_CPUID2, cpuid);
     free(cpuid);
     return err < 0 ? vm_fail("KVM_SET_CPUID2") : 0;
 }
 
-static int vm_set_registers(struct vm *vm, uint64_t arg)
+static int vcpu_set_registers(struct vcpu *vcpu, uint64_t arg)
 {
+    struct vm *vm = vcpu->vm;
     struct kvm_sregs s;
-    if (vm_ioctl(vm, vm->vcpu, KVM_GET_SREGS, &s) < 0)
+    if (vm_ioctl(vm, vcpu->fd, KVM_GET_SREGS, &s) < 0)
         return vm_fail("KVM_GET_SREGS");
     s.cs = (struct kvm_segment){.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
     s.ds = (struct kvm_segment){.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
@@ -275,10 +286,10 @@ static int vm_set_registers(struct vm *vm, uint64_t arg)
     s.cr4 = 1 << 5;
     s.cr0 = 0x80000033;
     s.efer = 0x500;
-    if (vm_ioctl(vm, vm->vcpu, KVM_SET_SREGS, &s) < 0)
+    if (vm_ioctl(vm, vcpu->fd, KVM_SET_SREGS, &s) < 0)
         return vm_fail("KVM_SET_SREGS");
     struct kvm_regs r = {.rip = IMAGE_GPA, .rsp = 0x8000, .rflags = 2, .rdi = arg};
-    return vm_ioctl(vm, vm->vcpu, KVM_SET_REGS, &r) < 0 ? vm_fail("KVM_SET_REGS") : 0;
+    return vm_ioctl(vm, vcpu->fd, KVM_SET_REGS, &r) < 0 ? vm_fail("KVM_SET_REGS") : 0;
 }
 
 static int vm_set_test_flags(struct vm *vm, uint32_t flags)
@@ -294,6 +305,22 @@ static int vm_set_test_flags(struct vm *vm, uint32_t flags)
     errno = ENOTTY;
     return vm_fail("engine test flags");
 #endif
+}
+
+static int vcpu_make(struct vm *vm, unsigned index)
+{
+    struct vcpu *vcpu = &vm->vcpus[index];
+    vcpu->vm = vm;
+    vcpu->index = index;
+    if ((vcpu->fd = vm_ioctl(vm, vm->vm, KVM_CREATE_VCPU, (void *)(uintptr_t)index)) < 0)
+        return vm_fail("KVM_CREATE_VCPU");
+    int bytes = vm_ioctl(vm, vm->system, KVM_GET_VCPU_MMAP_SIZE, NULL);
+    if (bytes < 0)
+        return vm_fail("KVM_GET_VCPU_MMAP_SIZE");
+    vcpu->run = vm->backend->mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+    if (vcpu->run == MAP_FAILED)
+        return vm_fail("mmap of the vCPU");
+    return vcpu_set_cpuid(vcpu);
 }
 
 static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm_options *options)
@@ -313,81 +340,106 @@ static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm
     if (vm_set_test_flags(vm, options->test_flags) < 0 || vm_make_memory(vm) < 0 ||
         vm_load_image(vm, options->image_dir, test->image) < 0)
         return -1;
-    if ((vm->vcpu = vm_ioctl(vm, vm->vm, KVM_CREATE_VCPU, NULL)) < 0)
-        return vm_fail("KVM_CREATE_VCPU");
-    int bytes = vm_ioctl(vm, vm->system, KVM_GET_VCPU_MMAP_SIZE, NULL);
-    if (bytes < 0)
-        return vm_fail("KVM_GET_VCPU_MMAP_SIZE");
-    vm->run = vm->backend->mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
-    if (vm->run == MAP_FAILED)
-        return vm_fail("mmap of the vCPU");
+    for (unsigned i = 0; i < test->cpus; i++)
+        if (vcpu_make(vm, i) < 0)
+            return -1;
     log_clear(vm);
-    kicked_run = vm->run;
-    vm->thread = pthread_self();
+    pthread_mutex_init(&vm->devices, NULL);
     if (sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_kick}, NULL) < 0)
         return vm_fail("sigaction");
-    return vm_set_cpuid(vm) < 0 || vm_set_registers(vm, test->arg) < 0 ? -1 : 0;
+    return vcpu_set_registers(&vm->vcpus[0], test->arg);
 }
 
-static void print_end(struct vm *vm, const char *what)
+static void print_end(struct vcpu *vcpu, const char *what)
 {
+    struct vm *vm = vcpu->vm;
     struct kvm_regs r = {0};
     char text[300] = "";
     union {
         struct kage_text head;
         char room[sizeof(struct kage_text) + 256];
     } message = {.head.bytes = 256};
-    vm_ioctl(vm, vm->vcpu, KVM_GET_REGS, &r);
-    if (vm_ioctl(vm, vm->vcpu, KAGE_GET_ERROR, &message) > 0)
+    vm_ioctl(vm, vcpu->fd, KVM_GET_REGS, &r);
+    if (vm_ioctl(vm, vcpu->fd, KAGE_GET_ERROR, &message) > 0)
         snprintf(text, sizeof text, " (%.255s)", message.head.text);
-    printf("FAIL end: %s at rip 0x%llx rsp 0x%llx%s\n", what, r.rip, r.rsp, text);
+    printf("FAIL end: vCPU %u: %s at rip 0x%llx rsp 0x%llx%s\n", vcpu->index, what, r.rip, r.rsp, text);
+}
+
+/* Serves the exit; false: the test has ended, and how is said. */
+static bool vcpu_exit(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    char what[80];
+    switch (vcpu->run->exit_reason) {
+    case KVM_EXIT_IO:
+        exit_io(vm, vcpu->run);
+        break;
+    case KVM_EXIT_MMIO:
+        exit_mmio(vm, vcpu->run);
+        break;
+    case KVM_EXIT_INTR:
+        break;
+    case KVM_EXIT_SHUTDOWN:
+        if (vm->test->expect_shutdown)
+            printf("PASS end\n");
+        else
+            print_end(vcpu, "KVM_EXIT_SHUTDOWN");
+        return false;
+    case KVM_EXIT_INTERNAL_ERROR:
+        snprintf(what, sizeof what, "KVM_EXIT_INTERNAL_ERROR %u", vcpu->run->internal.suberror);
+        print_end(vcpu, what);
+        return false;
+    default:
+        snprintf(what, sizeof what, "KVM exit reason %u", vcpu->run->exit_reason);
+        print_end(vcpu, what);
+        return false;
+    }
+    if (vm->done)
+        printf("%s end%s\n", vm->test->expect_shutdown ? "FAIL" : "PASS",
+               vm->test->expect_shutdown ? ": the guest went on instead of shutting down" : "");
+    return !vm->done;
+}
+
+/* Runs until the test ends on this vCPU. */
+static int vcpu_run(struct vcpu *vcpu)
+{
+    vcpu->thread = pthread_self();
+    kicked_run = vcpu->run;
+    for (;;) {
+        nmi_deliver(vcpu);
+        if (vm_ioctl(vcpu->vm, vcpu->fd, KVM_RUN, NULL) < 0) {
+            if (errno == EINTR || errno == EAGAIN)
+                continue;
+            return vm_fail("KVM_RUN");
+        }
+        pthread_mutex_lock(&vcpu->vm->devices);
+        if (!vcpu_exit(vcpu))
+            return 0; /* with the lock: nobody else may say anything */
+        pthread_mutex_unlock(&vcpu->vm->devices);
+    }
+}
+
+static void *vcpu_thread(void *opaque)
+{
+    int err = vcpu_run(opaque);
+    fflush(stdout);
+    _exit(err ? 1 : 0);
 }
 
 int vm_run_test(const struct vm_options *options, const struct guest_test *test)
 {
     static struct vm vm;
     vm.backend = options->backend;
+    vm.test = test;
     if (vm_make(&vm, test, options) < 0)
         return -1;
-    while (!vm.done) {
-        nmi_deliver(&vm);
-        if (vm_ioctl(&vm, vm.vcpu, KVM_RUN, NULL) < 0) {
-            if (errno == EINTR || errno == EAGAIN)
-                continue;
-            return vm_fail("KVM_RUN");
-        }
-        switch (vm.run->exit_reason) {
-        case KVM_EXIT_IO:
-            exit_io(&vm);
-            break;
-        case KVM_EXIT_MMIO:
-            exit_mmio(&vm);
-            break;
-        case KVM_EXIT_INTR:
-            break;
-        case KVM_EXIT_SHUTDOWN:
-            if (test->expect_shutdown)
-                printf("PASS end\n");
-            else
-                print_end(&vm, "KVM_EXIT_SHUTDOWN");
-            return 0;
-        case KVM_EXIT_INTERNAL_ERROR: {
-            char what[80];
-            snprintf(what, sizeof what, "KVM_EXIT_INTERNAL_ERROR %u", vm.run->internal.suberror);
-            print_end(&vm, what);
-            return 0;
-        }
-        default: {
-            char what[80];
-            snprintf(what, sizeof what, "KVM exit reason %u", vm.run->exit_reason);
-            print_end(&vm, what);
-            return 0;
-        }
+    for (unsigned i = 1; i < test->cpus; i++) {
+        pthread_t thread;
+        int err = pthread_create(&thread, NULL, vcpu_thread, &vm.vcpus[i]);
+        if (err) {
+            errno = err;
+            return vm_fail("pthread_create");
         }
     }
-    if (test->expect_shutdown)
-        printf("FAIL end: the guest went on instead of shutting down\n");
-    else
-        printf("PASS end\n");
-    return 0;
+    return vcpu_run(&vm.vcpus[0]);
 }

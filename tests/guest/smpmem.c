@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT */
+#include "smp.h"
+void test_main(void) {}
