@@ -51,6 +51,19 @@ boot() {
 		-append "console=ttyS0 quiet panic=-1${append:+ $append}" -nographic -no-reboot "$@" </dev/null >"$_log" 2>&1
 }
 
+# guest_initrd OUTPUT KERNEL SCRIPT [mkinitramfs arguments...]: with the busybox of the kernel's own width
+guest_initrd() {
+	_output=$1 _kernel=$2 _script=$3
+	shift 3
+	CACHE=$(guest_cache "$_kernel") "$top/tools/mkinitramfs.sh" -o "$_output" -c "$_script" "$@"
+}
+guest_cache() {
+	case $1 in
+	686*) echo "$CACHE/i386" ;;
+	*) echo "$CACHE" ;;
+	esac
+}
+
 # has LOG REGEX
 has() {
 	tr -d '\r' <"$1" | grep -Eq -- "$2"

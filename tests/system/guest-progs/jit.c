@@ -76,9 +76,18 @@ static void test_across_pages(uint8_t *code)
 /* An instruction that changes the one after it: x86 needs no serializing jump on the same processor's next fetch. */
 static void test_next_instruction(uint8_t *code)
 {
-    /* movb %dil, 1f+1(%rip) ; 1: mov $0, %eax ; ret   -- a jump between, as the manual asks (SDM 3A 9.1.3) */
+    /* A jump between, as the manual asks (SDM 3A 9.1.3). */
+#ifdef __x86_64__
+    /* movb %dil, 1f+1(%rip) ; jmp 1f ; 1: mov $0, %eax ; ret */
     static const uint8_t text[] = {0x40, 0x88, 0x3d, 0x03, 0, 0, 0, 0xeb, 0x00, 0xb8, 0, 0, 0, 0, 0xc3};
     memcpy(code, text, sizeof text);
+#else
+    /* mov 4(%esp), %al ; mov %al, 1f+1 ; jmp 1f ; 1: mov $0, %eax ; ret */
+    static const uint8_t text[] = {0x8a, 0x44, 0x24, 0x04, 0xa2, 0, 0, 0, 0, 0xeb, 0x00, 0xb8, 0, 0, 0, 0, 0xc3};
+    uint32_t immediate = (uintptr_t)code + 12;
+    memcpy(code, text, sizeof text);
+    memcpy(code + 5, &immediate, 4);
+#endif
     for (unsigned i = 0; i < 500; i++) {
         uint32_t (*fn)(unsigned);
         memcpy(&fn, &code, sizeof fn);

@@ -61,7 +61,7 @@ static void test_protection(void)
 {
     volatile char *map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    for (int i = 0; i < 200; i++) {
+    for (volatile int i = 0; i < 200; i++) {
         volatile char *at = map + (i % 4) * PAGE + i;
         *at = (char)i;
         CHECK(mprotect((void *)map, 4 * PAGE, PROT_READ) == 0);
@@ -90,7 +90,7 @@ static void test_protection(void)
     char *edge = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(edge + PAGE, PAGE);
     if (!sigsetjmp(on_fault, 1)) {
-        __asm__ volatile("movq $-1, %0" : "=m"(*(uint64_t(*)[1])(edge + PAGE - 4)));
+        __asm__ volatile("mov %1, %0" : "=m"(*(long(*)[1])(edge + PAGE - sizeof(long) / 2)) : "r"(-1l));
         FAIL("a write across the end went through");
     }
     CHECK(fault_address == (uintptr_t)edge + PAGE);

@@ -4,7 +4,6 @@
  * (argv[1], 2 by default) and checks its own results. Each says what it did, so that a job that never ran
  * is seen; a hang is the caller's to notice.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
@@ -21,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "arch.h"
 #include "check.h"
 
 enum { WORKERS = 4, PAGE = 4096 };
@@ -39,7 +39,10 @@ static bool over(void)
     return (double)now_ns() / 1e9 > deadline;
 }
 
-static uint64_t load(const uint64_t *p)
+/* Shared between threads: aligned, so that it is one access in 32-bit code, too. */
+typedef uint64_t counter_t __attribute__((aligned(8)));
+
+static uint64_t load(const counter_t *p)
 {
     return __atomic_load_n(p, __ATOMIC_SEQ_CST);
 }
@@ -48,7 +51,7 @@ static uint64_t load(const uint64_t *p)
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static uint64_t mutex_count;
+static counter_t mutex_count;
 static unsigned mutex_turn;
 static bool mutex_over;
 
@@ -140,7 +143,7 @@ static uint64_t job_mmap(unsigned self)
 /* ---- shootdown: nobody writes to a page once mprotect(PROT_READ) has returned ---- */
 
 static volatile uint64_t *shot;
-static uint64_t shot_faults, shot_bad_address, shot_round, shot_over;
+static counter_t shot_faults, shot_bad_address, shot_round, shot_over;
 
 static void on_shot(int sig, siginfo_t *info, void *context)
 {
@@ -209,7 +212,7 @@ static void end_shootdown(uint64_t sum)
 
 /* ---- signals between threads, and a timer's ---- */
 
-static uint64_t signals_sent, signals_taken, alarms;
+static counter_t signals_sent, signals_taken, alarms;
 
 static void on_signal(int sig)
 {
@@ -217,7 +220,7 @@ static void on_signal(int sig)
 }
 
 static pthread_t signal_threads[WORKERS];
-static uint64_t signal_ready;
+static counter_t signal_ready;
 
 static uint64_t job_signal(unsigned self)
 {
@@ -284,7 +287,7 @@ static uint64_t job_migrate(unsigned self)
 
 /* ---- atomics ---- */
 
-static uint64_t atomic_add, atomic_exchanged;
+static counter_t atomic_add, atomic_exchanged;
 static struct { unsigned long low, high; } __attribute__((aligned(16))) pair;
 
 static void pair_add(void)
@@ -294,11 +297,10 @@ static void pair_add(void)
 
     while (!done) {
         unsigned long new_low = low + 1, new_high = high + 2;
-#ifdef __x86_64__
-        __asm__ volatile("lock cmpxchg16b %1" : "=@ccz"(done), "+m"(pair), "+a"(low), "+d"(high) : "b"(new_low), "c"(new_high) : "memory");
-#else
-        __asm__ volatile("lock cmpxchg8b %1" : "=@ccz"(done), "+m"(pair), "+a"(low), "+d"(high) : "b"(new_low), "c"(new_high) : "memory");
-#endif
+        __asm__ volatile(LOCK_CMPXCHG_PAIR " %1"
+                         : "=@ccz"(done), "+m"(pair), "+a"(low), "+d"(high)
+                         : "b"(new_low), "c"(new_high)
+                         : "memory");
     }
 }
 
@@ -327,7 +329,7 @@ static void end_atomic(uint64_t sum)
 /* ---- code that is patched while others run it ---- */
 
 static uint8_t *patched; /* mov eax, imm32 ; ret, the immediate aligned */
-static uint64_t patch_value, patch_over;
+static counter_t patch_value, patch_over;
 
 static uint32_t call_patched(void)
 {
@@ -377,7 +379,7 @@ static void begin_patch(void)
 
 /* ---- store buffering: Dekker's algorithm needs its fences, and they must work ---- */
 
-static uint64_t want[2], dekker_turn, dekker_inside, dekker_count;
+static counter_t want[2], dekker_turn, dekker_inside, dekker_count;
 
 static uint64_t job_dekker(unsigned self)
 {
@@ -419,7 +421,7 @@ static void end_dekker(uint64_t sum)
 
 /* ---- clocks agree on all processors ---- */
 
-static uint64_t latest;
+static counter_t latest;
 
 static uint64_t job_clock(unsigned self)
 {

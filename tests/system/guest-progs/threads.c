@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads: counts under mutexes and atomics, condition variables (futexes), thread-local storage, cmpxchg16b. */
+/* Threads: counts under mutexes and atomics, condition variables (futexes), thread-local storage, cmpxchg16b (or 8b). */
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 
+#include "arch.h"
 #include "check.h"
 
 enum { THREADS = 8, ROUNDS = 20000 };
@@ -11,18 +12,18 @@ enum { THREADS = 8, ROUNDS = 20000 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turn_changed = PTHREAD_COND_INITIALIZER;
 static uint64_t locked_count, atomic_count;
-static struct { uint64_t low, high; } __attribute__((aligned(16))) pair;
+static struct { unsigned long low, high; } __attribute__((aligned(2 * sizeof(long)))) pair;
 static int turn;
 static _Thread_local uint64_t mine;
 
 static void add_to_pair(void)
 {
-    uint64_t low = pair.low, high = pair.high;
+    unsigned long low = pair.low, high = pair.high;
     bool done = false;
 
     while (!done) {
-        uint64_t new_low = low + 1, new_high = high + 2;
-        __asm__ volatile("lock cmpxchg16b %1"
+        unsigned long new_low = low + 1, new_high = high + 2;
+        __asm__ volatile(LOCK_CMPXCHG_PAIR " %1"
                          : "=@ccz"(done), "+m"(pair), "+a"(low), "+d"(high)
                          : "b"(new_low), "c"(new_high)
                          : "memory");
@@ -31,7 +32,7 @@ static void add_to_pair(void)
 
 static void *work(void *argument)
 {
-    uint64_t id = (uint64_t)(uintptr_t)argument;
+    uint64_t id = (uintptr_t)argument;
 
     for (uint64_t i = 0; i < ROUNDS; i++) {
         pthread_mutex_lock(&lock);
@@ -67,7 +68,7 @@ int main(void)
     }
     CHECK(locked_count == 28ull * ROUNDS);
     CHECK(atomic_count == (uint64_t)THREADS * ROUNDS);
-    CHECK(pair.low == (uint64_t)THREADS * ROUNDS && pair.high == 2ull * THREADS * ROUNDS);
+    CHECK(pair.low == (unsigned long)THREADS * ROUNDS && pair.high == 2ul * THREADS * ROUNDS);
     CHECK(mine == 0);
     return check_done("threads");
 }

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "arch.h"
 #include "check.h"
 
 extern const char traced_start[], traced_loop[], traced_end[];
@@ -45,7 +46,7 @@ static pid_t start_child(void)
 
 static long debug_register(pid_t child, size_t n, unsigned long value)
 {
-    return ptrace(PTRACE_POKEUSER, child, (void *)(offsetof(struct user, u_debugreg) + n * 8), (void *)value);
+    return ptrace(PTRACE_POKEUSER, child, (void *)(offsetof(struct user, u_debugreg) + n * sizeof(long)), (void *)value);
 }
 
 static void finish(pid_t child)
@@ -55,7 +56,7 @@ static void finish(pid_t child)
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 33);
 }
 
-static uint64_t resume(pid_t child, int request, struct user_regs_struct *regs)
+static uintptr_t resume(pid_t child, int request, struct user_regs_struct *regs)
 {
     int status = 0;
     ptrace(request, child, NULL, NULL);
@@ -63,7 +64,7 @@ static uint64_t resume(pid_t child, int request, struct user_regs_struct *regs)
     if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
         return 0;
     ptrace(PTRACE_GETREGS, child, NULL, regs);
-    return regs->rip;
+    return (uintptr_t)regs->REGS_PC;
 }
 
 static void test_steps(void)
@@ -71,18 +72,18 @@ static void test_steps(void)
     pid_t child = start_child();
     struct user_regs_struct regs = {0};
     unsigned steps = 0, iterations = 0;
-    uint64_t rip;
+    uintptr_t rip;
 
     CHECK(debug_register(child, 0, (unsigned long)traced_start) == 0 && debug_register(child, 7, 1) == 0);
-    CHECK(resume(child, PTRACE_CONT, &regs) == (uint64_t)traced_start);
+    CHECK(resume(child, PTRACE_CONT, &regs) == (uintptr_t)traced_start);
     debug_register(child, 7, 0);
-    while ((rip = resume(child, PTRACE_SINGLESTEP, &regs)) != 0 && rip != (uint64_t)traced_end && steps < 1000) {
+    while ((rip = resume(child, PTRACE_SINGLESTEP, &regs)) != 0 && rip != (uintptr_t)traced_end && steps < 1000) {
         steps++;
-        iterations += rip == (uint64_t)traced_loop;
+        iterations += rip == (uintptr_t)traced_loop;
     }
     /* 2 instructions, then 10 rounds of 3; the last lands on traced_end and is not counted. */
     CHECK(steps == 31 && iterations == 10);
-    CHECK((regs.rax & 0xffffffff) == 55 && (regs.rcx & 0xffffffff) == 0);
+    CHECK((regs.REGS_A & 0xffffffff) == 55 && (regs.REGS_C & 0xffffffff) == 0);
     finish(child);
 }
 
@@ -94,11 +95,11 @@ static void test_breakpoint(void)
 
     CHECK(ptrace(PTRACE_POKETEXT, child, traced_end, (void *)((word & ~0xffl) | 0xcc)) == 0);
     for (int i = 0; i < 2; i++) {
-        CHECK(resume(child, PTRACE_CONT, &regs) == (uint64_t)traced_end + 1);
-        CHECK((regs.rax & 0xffffffff) == 55);
+        CHECK(resume(child, PTRACE_CONT, &regs) == (uintptr_t)traced_end + 1);
+        CHECK((regs.REGS_A & 0xffffffff) == 55);
     }
     CHECK(ptrace(PTRACE_POKETEXT, child, traced_end, (void *)word) == 0);
-    regs.rip = (uint64_t)traced_end;
+    regs.REGS_PC = (long)traced_end;
     ptrace(PTRACE_SETREGS, child, NULL, &regs);
     finish(child);
 }
@@ -108,9 +109,9 @@ static void test_watchpoint(void)
     pid_t child = start_child();
     struct user_regs_struct regs = {0};
 
-    /* DR7: L0, R/W0 = write, LEN0 = 8 bytes. */
+    /* DR7: L0, R/W0 = write, LEN0 = 8 bytes (10b) or 4 (11b). */
     CHECK(debug_register(child, 0, (unsigned long)&watched) == 0);
-    CHECK(debug_register(child, 7, 1ul | 1ul << 16 | 2ul << 18) == 0);
+    CHECK(debug_register(child, 7, 1ul | 1ul << 16 | (sizeof(long) == 8 ? 2ul : 3ul) << 18) == 0);
     CHECK(resume(child, PTRACE_CONT, &regs) != 0);
     CHECK(ptrace(PTRACE_PEEKDATA, child, (void *)&watched, NULL) == 5);
     debug_register(child, 7, 0);
