@@ -203,6 +203,7 @@ void cpu_reset(struct cpu *cpu, bool init)
     v->guest_dr7 = 0x400;
     v->guest_interruptibility = v->guest_activity_state = 0;
     v->guest_ia32_efer = 0;
+    v->guest_ia32_debugctl = 0;
     cpu->cr2 = 0;
     memset(cpu->dr, 0, sizeof(cpu->dr));
     cpu->dr6 = 0xffff0ff0;
@@ -218,7 +219,6 @@ void cpu_reset(struct cpu *cpu, bool init)
         cpu->msr_tsc_aux = 0;
         v->guest_sysenter_cs = 0;
         v->guest_sysenter_esp = v->guest_sysenter_eip = 0;
-        v->guest_ia32_debugctl = 0;
         v->guest_ia32_pat = 0x0007040600070406ull;
         cpu_fpu_reset(cpu);
     }
