@@ -328,7 +328,8 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
 static bool differs_rightly(const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest, struct diff_outcome *same)
 {
     ZydisDecodedInstruction insn;
-    if (diff_arch->bits != 64 && (stopped_at(c, host->vector == EXC_BP ? guest : host, &insn)) && legacy_differs_rightly(host, guest, &insn)) {
+    /* where the host has gone on, it is the guest's instruction that matters */
+    if (diff_arch->bits != 64 && stopped_at(c, host->out.rip != guest->out.rip ? guest : host, &insn) && legacy_differs_rightly(host, guest, &insn)) {
         *same = *guest;
         return true;
     }

@@ -61,6 +61,7 @@ static struct {
     const char *filter, *mode;
     uint16_t filter_mnemonic; /* 0: the filter is part of a hand-picked case's name */
     bool verbose, hand_only;
+    bool sequences; /* the first round is for the host only, to see what works, then come sequences */
     long only; /* --case: this case only */
 } options = {.seed = 1, .cases = DEFAULT_CASES, .seconds = DEFAULT_SECONDS, .only = -1};
 
@@ -85,6 +86,7 @@ static struct {
     uint32_t id;
     size_t seq, form;
     unsigned round;
+    unsigned batch_round; /* that the batch is of */
     unsigned form_cases; /* made in this round */
     unsigned broken; /* hand-picked cases that are none */
 } stream;
@@ -133,7 +135,7 @@ static bool next_case(struct diff_case *c)
         }
         if (options.hand_only)
             return false;
-        if (stream.round > 0 && c->id % 3 == 0 && !options.filter) {
+        if (stream.round > 0 && (c->id % 3 == 0 || options.sequences) && !options.filter) {
             if (diff_gen_sequence(c))
                 return true;
             continue;
@@ -159,6 +161,7 @@ static bool batch_fill(struct diff_batch *batch, unsigned long room)
     unsigned round = stream.round;
     uint32_t n = 0;
 
+    stream.batch_round = round;
     for (uint32_t tries = 0; n < room && n < BATCH_CASES && tries < 200000; tries++) {
         if (!next_case(&batch->cases[n]))
             break;
@@ -310,6 +313,7 @@ static int parse(int argc, char **argv)
         {"seed", required_argument, NULL, 's'},   {"cases", required_argument, NULL, 'n'}, {"time", required_argument, NULL, 't'},
         {"filter", required_argument, NULL, 'f'}, {"mode", required_argument, NULL, 'm'},  {"verbose", no_argument, NULL, 'v'},
         {"hand", no_argument, NULL, 'h'},         {"case", required_argument, NULL, 'c'},  {"bits", required_argument, NULL, 'b'},
+        {"sequences", no_argument, NULL, 'q'},
         {NULL, 0, NULL, 0},
     };
     int opt;
@@ -323,6 +327,7 @@ static int parse(int argc, char **argv)
         case 'm': options.mode = optarg; break;
         case 'v': options.verbose = true; break;
         case 'h': options.hand_only = true; break;
+        case 'q': options.sequences = true; break;
         case 'c': options.only = strtol(optarg, NULL, 0); break;
         case 'b':
             for (size_t i = 0; i < 3; i++)
@@ -330,7 +335,7 @@ static int parse(int argc, char **argv)
                     diff_arch = &diff_archs[i];
             break;
         default:
-            fprintf(stderr, "usage: difftest [--bits 64|32|16] [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--case ID] [--verbose]\n");
+            fprintf(stderr, "usage: difftest [--bits 64|32|16] [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--sequences] [--case ID] [--verbose]\n");
             return -1;
         }
     for (uint16_t m = 1; options.filter && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
@@ -396,7 +401,7 @@ int main(int argc, char **argv)
             }
         }
         done += host->count;
-        for (size_t m = 0; m < MODES; m++)
+        for (size_t m = 0; m < MODES && !(options.sequences && stream.batch_round == 0); m++)
             if (mode_selected(&modes[m]) && !totals[m].unavailable && !(modes[m].kernel && totals[m].ran))
                 run_mode(host, guest, &scratch, m);
     }
