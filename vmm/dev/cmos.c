@@ -34,7 +34,10 @@ enum cmos_register {
     CMOS_EXTENDED_MEMORY2 = 0x30,
     RTC_CENTURY = 0x32,
     CMOS_MEMORY_16M = 0x34,     /* 64 KiB units above 16 MiB */
+    CMOS_BOOT_FLAG1 = 0x38,     /* 7..4 third device to boot from */
+    CMOS_BOOT_FLAG2 = 0x3d,     /* 7..4 second | 3..0 first */
     CMOS_MEMORY_4G = 0x5b,      /* 64 KiB units above 4 GiB, three bytes */
+    CMOS_SMP_COUNT = 0x5f,      /* processors but the first */
 };
 
 #define REG_A_UIP 0x80u
@@ -49,6 +52,9 @@ enum cmos_register {
 #define REG_C_AF 0x20u
 #define REG_C_UF 0x10u
 #define REG_D_VRT 0x80u
+#define BOOT_DISK 2u
+#define BOOT_CDROM 3u
+#define BOOT_NETWORK 4u
 #define ALARM_ANY 0xc0u /* both top bits of an alarm byte: matches every value */
 #define HOURS_PM 0x80u
 
@@ -307,6 +313,13 @@ void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes)
             cmos->ram[places[i].index + byte] = (uint8_t)(values[i] >> (byte * 8));
         }
     }
+}
+
+void cmos_set_boot(struct cmos *cmos, unsigned cpus)
+{
+    cmos->ram[CMOS_BOOT_FLAG2] = BOOT_CDROM << 4 | BOOT_DISK;
+    cmos->ram[CMOS_BOOT_FLAG1] = BOOT_NETWORK << 4;
+    cmos->ram[CMOS_SMP_COUNT] = (uint8_t)(cpus - 1);
 }
 
 void cmos_reset(struct cmos *cmos)

@@ -49,6 +49,7 @@ enum {
     FW_CFG_SETUP_SIZE = 0x17,
     FW_CFG_SETUP_DATA = 0x18,
     FW_CFG_FILE_DIR = 0x19,
+    FW_CFG_IRQ0_OVERRIDE = 0x8002, /* 1: the 8254 is at pin 2 of the I/O APIC, for firmware's own MP table */
 };
 
 struct fw_cfg_item {

@@ -37,6 +37,13 @@ struct i440fx {
 
 void i440fx_init(struct i440fx *bridge, void (*map_changed)(void *opaque), void *opaque);
 
+/* Index of the segment that holds an address of the area. */
+static inline unsigned i440fx_segment_of(uint32_t gpa)
+{
+    unsigned index = (gpa - I440FX_PAM_FIRST_GPA) / 0x4000;
+    return index < I440FX_PAM_SEGMENTS - 1 ? index : I440FX_PAM_SEGMENTS - 1;
+}
+
 /* Segment `index`, in the order of addresses. */
 struct i440fx_segment i440fx_segment(const struct i440fx *bridge, unsigned index);
 

@@ -152,6 +152,7 @@ static int fw_data_add_memory(struct fw_cfg *fw, const struct machine_config *co
         {FW_CFG_MAX_CPUS, topology_apic_id(&config->smp, config->smp.cpus - 1) + 1, 2}, /* firmware counts APIC ids */
         {FW_CFG_NOGRAPHIC, config->serial_count > 0 && config->serial[0] != NULL, 2}, /* 1: firmware's screen is the serial port */
         {FW_CFG_BOOT_MENU, 0, 2},
+        {FW_CFG_IRQ0_OVERRIDE, 1, 1}, /* KVM's default routing */
     };
     int result = fw_cfg_add_file(fw, "etc/e820", map, (ram_high_bytes(ram) != 0 ? 2 : 1) * sizeof(map[0]));
     for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && result == 0; i++) {
@@ -163,6 +164,7 @@ static int fw_data_add_memory(struct fw_cfg *fw, const struct machine_config *co
 /* ---- the kernel ---- */
 
 #define SETUP_GPA 0x10000u
+#define SETUP_BYTES_MAX 0x8000u
 #define SETUP_HEAP_END 0xfe00u /* less 0x200, as boot.rst wants it */
 #define KERNEL_GPA 0x100000u
 #define CMDLINE_GPA 0x20000u
@@ -199,15 +201,23 @@ static int fw_data_prepare_setup(struct fw_data *data, const struct machine_conf
     }
     *setup_bytes = ((header.setup_sects == 0 ? 4u : header.setup_sects) + 1u) * 512u;
     uint64_t cmdline_max = header.version >= 0x206 ? header.cmdline_size : 255;
-    if (*setup_bytes >= kernel->size || *setup_bytes > 0x8000) {
-        return error_set(error, "-kernel %s: it is truncated", config->kernel);
+    if (*setup_bytes >= kernel->size || *setup_bytes > SETUP_BYTES_MAX) {
+        return error_set(error, "-kernel %s: it is truncated, or its setup code of %u bytes is too long", config->kernel, *setup_bytes);
     }
     if (strlen(config->cmdline) > cmdline_max) {
         return error_set(error, "-append: %zu bytes of command line; this kernel takes at most %llu", strlen(config->cmdline),
                          (unsigned long long)cmdline_max);
     }
     uint64_t top = ram->low_bytes - 0x100000 < header.initrd_addr_max ? ram->low_bytes - 0x100000 : (uint64_t)header.initrd_addr_max + 1;
-    if (data->initrd.size + KERNEL_GPA + kernel->size > top) {
+    /* Unpacked, the kernel is where it prefers to be, and as long as it says. */
+    uint64_t end = KERNEL_GPA + kernel->size - *setup_bytes;
+    uint64_t preferred = header.version < 0x20a ? 0 : header.pref_address < RAM_HIGH_GPA ? header.pref_address : RAM_HIGH_GPA;
+    end = preferred + header.init_size > end && preferred != 0 ? preferred + header.init_size : end;
+    if (end > top) {
+        return error_set(error, "-kernel %s: it needs %llu MiB of memory below 3 GiB, and the guest has %llu; give it more with -m", config->kernel,
+                         (unsigned long long)(end + 0x100000) >> 20, (unsigned long long)ram->low_bytes >> 20);
+    }
+    if (data->initrd.size > top - end) {
         return error_set(error, "-initrd %s: it does not fit into memory behind the kernel; give the guest more with -m", config->initrd);
     }
     *initrd_gpa = data->initrd.size != 0 ? (uint32_t)((top - data->initrd.size) & ~UINT64_C(0xfff)) : 0;

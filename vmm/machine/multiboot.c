@@ -216,7 +216,7 @@ int multiboot_load(const struct ram *ram, const struct boot_file *file, const st
     }
     loader.block.info.cmdline = multiboot_add_string(&loader, request->cmdline, strlen(request->cmdline));
     loader.block.info.boot_loader_name = multiboot_add_string(&loader, name, strlen(name));
-    if (loader.block.info.cmdline == 0) {
+    if (loader.block.info.cmdline == 0 || loader.block.info.boot_loader_name == 0) {
         return error_set(error, "-append: the command line is too long");
     }
     for (const char *text = request->initrd; text != NULL && *text != '\0';) {

@@ -46,6 +46,7 @@ struct pc_piece {
 struct pc {
     struct machine *machine;
     struct pci_bus pci;
+    bool pci_present;
     struct i440fx bridge;
     struct piix_isa isa;
     struct piix_pm pm;
@@ -142,25 +143,37 @@ static void pc_map_changed(void *opaque)
     }
 }
 
-/* What no slot serves: writes that go to RAM while reads come from ROM, and all that goes nowhere. */
+/*
+ * What no slot serves: writes that go to RAM while reads come from ROM, all that goes nowhere, and what another processor
+ * does while slots are being exchanged. The bus's lock is held then: such an access waits, and is served by the new map.
+ */
 static uint64_t pc_map_read(void *self, uint64_t offset, unsigned size)
 {
-    (void)self;
-    (void)offset;
-    (void)size;
-    return UINT64_MAX;
+    struct pc *pc = self;
+    uint64_t value = 0;
+    pthread_mutex_lock(&pc->pci.lock);
+    for (unsigned i = 0; i < size; i++) {
+        uint32_t gpa = I440FX_PAM_FIRST_GPA + (uint32_t)offset + i;
+        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i440fx_segment_of(gpa));
+        struct pc_piece piece = pc_piece_of(pc, &segment);
+        uint8_t byte = piece.host != NULL ? piece.host[gpa - piece.gpa] : 0xff;
+        value |= (uint64_t)byte << (i * 8);
+    }
+    pthread_mutex_unlock(&pc->pci.lock);
+    return value;
 }
 
 static void pc_map_write(void *self, uint64_t offset, unsigned size, uint64_t value)
 {
     struct pc *pc = self;
-    for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
-        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i);
-        uint32_t at = I440FX_PAM_FIRST_GPA + (uint32_t)offset - segment.gpa;
-        if (at < segment.bytes && size <= segment.bytes - at && segment.write_ram) {
-            memcpy(pc->machine->ram.base + segment.gpa + at, &value, size);
+    pthread_mutex_lock(&pc->pci.lock);
+    for (unsigned i = 0; i < size; i++) {
+        uint32_t gpa = I440FX_PAM_FIRST_GPA + (uint32_t)offset + i;
+        if (i440fx_segment(&pc->bridge, i440fx_segment_of(gpa)).write_ram) {
+            pc->machine->ram.base[gpa] = (uint8_t)(value >> (i * 8));
         }
     }
+    pthread_mutex_unlock(&pc->pci.lock);
 }
 
 static const struct device_ops pc_map_ops = {.name = "ROM area", .read = pc_map_read, .write = pc_map_write};
@@ -232,6 +245,7 @@ static int pc_init_pci(struct pc *pc, struct error *error)
 {
     struct machine *machine = pc->machine;
     pci_bus_init(&pc->pci, &reset_ops, &machine->reset);
+    pc->pci_present = true;
     piix_isa_init(&pc->isa);
     piix_pm_init(&pc->pm, BOARD_SCI, pc_pm_moved, pc);
     pci_function_add(&pc->pci, PCI_DEVFN(0, 0), &pc->bridge.function);
@@ -240,10 +254,26 @@ static int pc_init_pci(struct pc *pc, struct error *error)
     return board_place(machine, PCI_PORT, PCI_PORTS, &pci_ports_ops, &pc->pci, error);
 }
 
+/*
+ * Guest memory for fw_cfg's DMA, which reads and writes it: RAM as the bridge decodes it for the processors. What lies over A0000
+ * is the display's, and of the area above only what is mapped to RAM both ways can be meant.
+ */
 static uint8_t *pc_memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
 {
     struct pc *pc = opaque;
-    return ram_at(&pc->machine->ram, gpa, bytes);
+    uint8_t *host = ram_at(&pc->machine->ram, gpa, bytes);
+    if (host == NULL || gpa + bytes <= PC_LOW_BYTES || gpa >= I440FX_PAM_END_GPA) {
+        return host;
+    }
+    bool whole = gpa >= I440FX_PAM_FIRST_GPA;
+    pthread_mutex_lock(&pc->pci.lock);
+    for (uint64_t at = gpa; whole && at < gpa + bytes && at < I440FX_PAM_END_GPA; at++) {
+        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i440fx_segment_of((uint32_t)at));
+        whole = segment.read_ram && segment.write_ram;
+        at = segment.gpa + segment.bytes - 1;
+    }
+    pthread_mutex_unlock(&pc->pci.lock);
+    return whole ? host : NULL;
 }
 
 static int pc_init_fw_cfg(struct pc *pc, struct error *error)
@@ -315,6 +345,9 @@ void pc_fini(struct machine *machine)
     }
     if (pc->fw_cfg_present) {
         fw_cfg_fini(&pc->fw_cfg);
+    }
+    if (pc->pci_present) {
+        pci_bus_fini(&pc->pci);
     }
     fw_data_fini(&pc->data);
     if (pc->bios != NULL) {
