@@ -222,9 +222,9 @@ CODE16(real_unreal, "  smsw %ax\n  or $1, %al\n  lmsw %ax\n"
                     "  mov %bx, %fs\n"
                     "  mov %cr0, %eax\n  and $0xfe, %al\n  mov %eax, %cr0\n"
                     "  mov $0x100000, %esi\n"
-                    "  addr32 movl %fs:(%esi), %edx\n"
+                    "  movl %fs:(%esi), %edx\n"
                     "  mov $1, %edi\n"
-                    "  addr32 movl %ds:(%esi), %ecx\n"
+                    "  movl %ds:(%esi), %ecx\n"
                     "  mov $2, %edi\n"
                     "  lret");
 

@@ -16,7 +16,7 @@ static unsigned run(const uint8_t *code, const uint8_t *end)
 #define R(name, text) CODE16(name, text "; lret")
 R(r_regs, "mov %cs, %ax; mov $0x4000, %bx; mov %bx, %ds; movw $0xbeef, 0x10; mov $0x4001, %bx; mov %bx, %es\n"
           "mov %es:0, %dx; mov %sp, %cx; smsw %si");
-R(r_limit, "addr32 mov %ds:0x10000(,1), %al");
+R(r_limit, ".byte 0x67, 0x8a, 0x05; .long 0x10000");
 R(r_limit_crossed, "mov %ds:0xffff, %ax");
 R(r_last_byte, "mov %ds:0xffff, %al");
 R(r_stack, "mov %sp, %cx; mov %ss, %dx; mov $1, %sp; push %ax");
@@ -45,8 +45,8 @@ static void segments(void)
 
 /* "Unreal" mode: DS gets 4 GiB in protected mode, and keeps them. */
 R(r_unreal, "mov %cr0, %eax; or $1, %al; mov %eax, %cr0; mov $0x10, %bx; mov %bx, %ds; and $0xfe, %al; mov %eax, %cr0\n"
-            "mov $0x150000, %esi; addr32 mov (%esi), %ecx; xor %bx, %bx; mov %bx, %ds; addr32 mov (%esi), %edx\n"
-            "mov $0x4000, %bx; mov %bx, %ds; sub $0x40000, %esi; addr32 mov (%esi), %edi");
+            "mov $0x150000, %esi; mov (%esi), %ecx; xor %bx, %bx; mov %bx, %ds; mov (%esi), %edx\n"
+            "mov $0x4000, %bx; mov %bx, %ds; sub $0x40000, %esi; mov (%esi), %edi");
 /* A limit of 255 bytes stays, too. */
 R(r_small, "mov %cr0, %eax; or $1, %al; mov %eax, %cr0; mov $0x50, %bx; mov %bx, %fs; and $0xfe, %al; mov %eax, %cr0\n"
            "mov $0x4000, %bx; mov %bx, %fs; mov %fs:0xff, %al; mov $7, %si; mov %fs:0x100, %al; mov $8, %si");

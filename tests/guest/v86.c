@@ -22,8 +22,8 @@ static void check_fault(unsigned v, unsigned vector, unsigned error, const char 
 CODE16(v_regs, "mov %cs, %bx; mov %ss, %cx; mov %sp, %dx; mov %ds, %si; mov $0x9999, %di; mov %di, %fs; hlt");
 CODE16(v_mov_ds, "mov $0x5000, %bx; mov %bx, %ds; movw $0xbeef, 0x10; push %ds; pop %es; mov %es:0x10, %ax\n"
                  "mov $0x5001, %cx; push %cx; pop %ss; mov %ss:0, %dx; mov $0x3000, %cx; mov %cx, %ss; hlt");
-CODE16(v_limit, "addr32 mov %ds:0x10000(,1), %al; hlt");
-CODE16(v_limit_end, "mov %ds:0xffff, %ax; hlt");
+CODE16(v_limit, ".byte 0x67, 0x8a, 0x05; .long 0x10000; hlt");
+CODE16(v_limit_word, "mov %ds:0xffff, %ax; hlt");
 CODE16(v_stack_limit, "mov $1, %sp; push %ax; hlt");
 CODE16(v_stack_wrap, "xor %sp, %sp; push %ax; mov %sp, %bx; hlt");
 CODE16(v_hlt, "hlt");
@@ -55,7 +55,7 @@ static void basics(void)
     check_eq(fault.eax & 0xffff, 0xbeef, "v86-mov-ds-base");
     check_eq(fault.edx & 0xffff, 0xbeef, "v86-pop-ss-base");
     check_fault(RUN(v_limit, 0), GP, 0, "v86-limit");
-    check_fault(RUN(v_limit_end, 0), GP, 0, "v86-limit-crossed");
+    check_fault(RUN(v_limit_word, 0), GP, 0, "v86-limit-crossed");
     check_fault(RUN(v_stack_limit, 0), SS, 0, "v86-stack-limit");
     check_fault(RUN(v_stack_wrap, 0), VEC_NONE, 0, "v86-stack-wrap");
     check_eq(fault.ebx & 0xffff, 0xfffe, "v86-stack-wrap-sp");
