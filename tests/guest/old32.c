@@ -52,50 +52,50 @@ static void test_strings(void)
 
     /* 16-bit addresses wrap in 64 KiB; the high halves of the registers stay. */
     r = (struct string_regs){.esi = 0xabcdfffe, .edi = 0x12348000, .ecx = 0x77770004};
-    check_eq(STRING("rep fs addr16 movsb", r, SEL(0), SEL(0)), VEC_NONE, "movsb16");
+    check_eq(STRING("rep; .byte 0x64, 0x67; movsb", r, SEL(0), SEL(0)), VEC_NONE, "movsb16");
     check_eq(r.esi, 0xabcd0002, "movsb16-si");
     check_eq(r.edi, 0x12348004, "movsb16-di");
     check_eq(r.ecx, 0x77770000, "movsb16-cx");
     check(low[0x8000] == low[0xfffe] && low[0x8001] == low[0xffff] && low[0x8002] == low[0] && low[0x8003] == low[1],
           "movsb16-bytes");
     r = (struct string_regs){.edi = 0xffff0002, .ecx = 3, .eax = 0x5566};
-    check_eq(STRING_BEHIND("std", "rep addr16 stosw", r, SEL(0), SEL(0)), VEC_NONE, "stosw16-down");
+    check_eq(STRING_BEHIND("std", "rep; .byte 0x67; stosw", r, SEL(0), SEL(0)), VEC_NONE, "stosw16-down");
     check_eq(r.edi, 0xfffffffc, "stosw16-di");
     check(low[2] == 0x66 && low[0] == 0x66 && low[0xfffe] == 0x66 && low[0xffff] == 0x55, "stosw16-bytes");
 
     /* A word at ffff is beyond a 64 KiB limit. */
     r = (struct string_regs){.esi = 0xffff};
-    check_eq(STRING("fs addr16 lodsw", r, SEL(0), SEL(0)), GP, "lodsw16-ffff");
+    check_eq(STRING(".byte 0x64, 0x67; lodsw", r, SEL(0), SEL(0)), GP, "lodsw16-ffff");
     check_eq(r.esi, 0xffff, "lodsw16-unchanged");
     check_eq(fault.error, 0, "lodsw16-error");
 
     /* The limit stops a run at the exact element. */
     fill(0x30000);
     r = (struct string_regs){.esi = 0x12340, .edi = 0, .ecx = 0x100};
-    check_eq(STRING("rep fs movsb", r, SEL(1), SEL(0)), GP, "limit-source");
+    check_eq(STRING("rep; .byte 0x64; movsb", r, SEL(1), SEL(0)), GP, "limit-source");
     check_eq(r.esi, 0x12346, "limit-source-esi");
     check_eq(r.edi, 6, "limit-source-edi");
     check_eq(r.ecx, 0xfa, "limit-source-ecx");
     check_eq(memcmp(low, low + 0x10000 + 0x12340, 6), 0, "limit-source-bytes");
     r = (struct string_regs){.esi = 0, .edi = 0x11000, .ecx = 0x1000};
-    check_eq(STRING("rep fs movsl", r, SEL(0), SEL(1)), GP, "limit-destination");
+    check_eq(STRING("rep; .byte 0x64; movsl", r, SEL(0), SEL(1)), GP, "limit-destination");
     check_eq(r.edi, 0x12344, "limit-destination-edi");
     check_eq(r.ecx, 0x1000 - 0x1344 / 4, "limit-destination-ecx");
     /* Downwards through expand-down: 1000h is the last offset inside. */
     r = (struct string_regs){.esi = 0x1007, .edi = 0x9007, .ecx = 100};
-    check_eq(STRING_BEHIND("std", "rep fs movsb", r, SEL(2), SEL(0)), GP, "expand-down");
+    check_eq(STRING_BEHIND("std", "rep; .byte 0x64; movsb", r, SEL(2), SEL(0)), GP, "expand-down");
     check_eq(r.esi, 0xfff, "expand-down-esi");
     check_eq(r.ecx, 92, "expand-down-ecx");
     r = (struct string_regs){.esi = 0xfffe, .edi = 0x100, .ecx = 100};
-    check_eq(STRING("rep fs movsb", r, SEL(5), SEL(0)), GP, "expand-down-64k");
+    check_eq(STRING("rep; .byte 0x64; movsb", r, SEL(5), SEL(0)), GP, "expand-down-64k");
     check_eq(r.esi, 0x10000, "expand-down-64k-esi");
 
     /* Types. ES is not overridden by FS. */
     r = (struct string_regs){.esi = 0, .edi = 0, .ecx = 1};
-    check_eq(STRING("rep fs movsb", r, SEL(3), SEL(3)), GP, "read-only-destination");
-    check_eq(STRING("rep fs movsb", r, SEL(3), SEL(0)), VEC_NONE, "read-only-source");
+    check_eq(STRING("rep; .byte 0x64; movsb", r, SEL(3), SEL(3)), GP, "read-only-destination");
+    check_eq(STRING("rep; .byte 0x64; movsb", r, SEL(3), SEL(0)), VEC_NONE, "read-only-source");
     r = (struct string_regs){.edi = 0x20, .eax = 0x99};
-    check_eq(STRING("fs stosb", r, SEL(3), SEL(0)), VEC_NONE, "stos-ignores-override");
+    check_eq(STRING(".byte 0x64; stosb", r, SEL(3), SEL(0)), VEC_NONE, "stos-ignores-override");
     check_eq(low[0x20], 0x99, "stos-went-to-es");
 
     /* Comparisons. */
@@ -103,23 +103,23 @@ static void test_strings(void)
     memcpy(low + 0x1000, low, 0x100);
     low[0x1042] ^= 1;
     r = (struct string_regs){.esi = 0x55550000, .edi = 0x66661000, .ecx = 0x100};
-    STRING("repe fs addr16 cmpsb", r, SEL(0), SEL(0));
+    STRING("repe; .byte 0x64, 0x67; cmpsb", r, SEL(0), SEL(0));
     check_eq(r.ecx, 0x100 - 0x43, "cmpsb16-cx");
     check_eq(r.esi, 0x55550043, "cmpsb16-si");
     r = (struct string_regs){.edi = 0x1000, .ecx = 0x10000, .eax = low[0x50]};
-    STRING("repne addr16 scasb", r, SEL(0), SEL(0)); /* CX is 0 */
+    STRING("repne; .byte 0x67; scasb", r, SEL(0), SEL(0)); /* CX is 0 */
     check_eq(r.ecx, 0x10000, "scasb16-no-count");
     check_eq(r.edi, 0x1000, "scasb16-no-move");
 
     /* Long runs through a base, and a stack-segment override's #SS. */
     fill(0x18000);
     r = (struct string_regs){.esi = 1, .edi = 0x2001, .ecx = 0xc000};
-    check_eq(STRING("rep fs movsb", r, SEL(0), SEL(1)), VEC_NONE, "long-run");
+    check_eq(STRING("rep; .byte 0x64; movsb", r, SEL(0), SEL(1)), VEC_NONE, "long-run");
     check_eq(memcmp(low + 1, low + 0x12001, 0xc000), 0, "long-run-bytes");
     /* Overlapping by one byte is a fill, whatever the bases. */
     low[0x100] = 0x42;
     r = (struct string_regs){.esi = 0x100, .edi = 0x101, .ecx = 0x3000};
-    STRING("rep fs movsb", r, SEL(0), SEL(0));
+    STRING("rep; .byte 0x64; movsb", r, SEL(0), SEL(0));
     check(low[0x101] == 0x42 && low[0x1800] == 0x42 && low[0x3100] == 0x42, "overlap");
 }
 
@@ -131,7 +131,7 @@ static void test_port_strings(void)
     set_seg(1, LOW, 0x1ff, 0x93, 0);
     outl(PORT_LOG_CTRL, 0);
     uint32_t esi = 0xaaaaffff, ecx = 3;
-    asm volatile("mov %2, %%fs; rep fs addr16 outsb" : "+S"(esi), "+c"(ecx) : "r"(SEL(0)), "d"(PORT_TEST) : "memory");
+    asm volatile("mov %2, %%fs; rep; .byte 0x64, 0x67; outsb" : "+S"(esi), "+c"(ecx) : "r"(SEL(0)), "d"(PORT_TEST) : "memory");
     check_eq(esi, 0xaaaa0002, "outsb16-si");
     check_eq(ecx, 0, "outsb16-cx");
     for (unsigned i = 0; i < 3; i++) {
@@ -143,7 +143,7 @@ static void test_port_strings(void)
     uint32_t edi = 0x1fc;
     ecx = 8;
     fault.vector = VEC_NONE;
-    asm volatile("mov %2, %%es\n7: rep insw" EX_ENTRY "push %%ds; pop %%es"
+    asm volatile("mov %2, %%es\n7: rep; insw" EX_ENTRY "push %%ds; pop %%es"
                  : "+D"(edi), "+c"(ecx) : "r"(SEL(1)), "d"(PORT_TEST) : "memory");
     check_eq(fault.vector, GP, "insw-limit");
     check_eq(edi, 0x200, "insw-limit-edi");
@@ -191,8 +191,8 @@ static void test_bound_arpl_xlat(void)
     check_eq(TRY("bound %0, %1", ::"r"(10), "m"(*(int64_t *)bounds)), VEC_NONE, "bound-high");
     check_eq(TRY("bound %0, %1", ::"r"(-6), "m"(*(int64_t *)bounds)), BR, "bound-below");
     check_eq(TRY("bound %0, %1", ::"r"(11), "m"(*(int64_t *)bounds)), BR, "bound-above");
-    check_eq(TRY("boundw %w0, %1", ::"r"(0x1fffb), "m"(*(int32_t *)small)), VEC_NONE, "boundw");
-    check_eq(TRY("boundw %w0, %1", ::"r"(0xfffa), "m"(*(int32_t *)small)), BR, "boundw-below");
+    check_eq(TRY("bound %w0, %1", ::"r"(0x1fffb), "m"(*(int32_t *)small)), VEC_NONE, "boundw");
+    check_eq(TRY("bound %w0, %1", ::"r"(0xfffa), "m"(*(int32_t *)small)), BR, "boundw-below");
     check_eq(TRY(".byte 0x62, 0xc0", ::), UD, "bound-register");
 
     uint16_t dest = 0x0010;
