@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Debian's cloud and generic kernels boot to userspace, run a script and power off, ten times in a row each.
+# Debian's kernels boot to userspace, run a script and power off, ten times in a row each: cloud and generic of amd64, 686
+# (no PAE) and 686-pae of i386.
 . "$(dirname "$0")/lib.sh"
-need_guest cloud/vmlinuz generic/vmlinuz
+need_guest cloud/vmlinuz generic/vmlinuz 686/vmlinuz 686-pae/vmlinuz i386/busybox
 : "${KAGE_TEST_BOOTS:=10}"
 
 cat >"$work/script" <<'S'
@@ -18,9 +19,9 @@ dmesg | grep -q 'Linux version'
 ! dmesg | grep -E 'BUG:|Oops|Call Trace|WARNING:|general protection'
 echo script: done
 S
-"$top/tools/mkinitramfs.sh" -o "$work/initrd" -c "$(cat "$work/script")"
 
-for kernel in cloud generic; do
+for kernel in cloud generic 686 686-pae; do
+	guest_initrd "$work/initrd" $kernel "$(cat "$work/script")"
 	n=1
 	while [ "$n" -le "$KAGE_TEST_BOOTS" ]; do
 		boot 120 "$work/log" "$work/initrd" "$CACHE/$kernel/vmlinuz"
