@@ -2,8 +2,8 @@
 /*
  * The guest side of 16- and 32-bit cases: code in compatibility mode, under 32-bit kernels with and without paging,
  * in virtual-8086 and in real mode. There is no guest kernel to speak of: the VMM puts the processor into
- * the case's state with KVM_SET_SREGS and KVM_SET_REGS, every vector leads to a HLT of its own, and the state that the case
- * ended in is read from the registers and from the frame that the exception pushed. Before each case, 64-bit code
+ * the case's state with KVM_SET_SREGS and KVM_SET_REGS, every vector leads to a HLT of its own, and the state that the
+ * case ended in is read from the registers and from the frame that the exception pushed. Before each case, 64-bit code
  * copies the case's code to where it runs, so that the guest has written it itself.
  * Where an exception is taken without a change of stacks (real mode, CPL 0 under a 32-bit kernel) the frame lies on the
  * case's stack: those bytes are not compared, and cases that leave no room for it are left out.
@@ -20,59 +20,59 @@
 #include "kage.h"
 
 /* The kernel's memory: guest-physical from 0 on; linear addresses by the kind of paging. */
-#define KERNEL_BYTES ((uint64_t)DIFF_KERNEL32_BYTES)
-#define LONG_VA 0xffffffffa0000000ull
-#define LEGACY_VA ((uint64_t)DIFF_KERNEL32)
-#define LONG_PML4 0x1000
-#define LONG_PDPT_LOW 0x2000
-#define LONG_PD_LOW 0x3000
-#define LONG_PT_LOW 0x4000
+#define KERNEL_BYTES   ((uint64_t)DIFF_KERNEL32_BYTES)
+#define LONG_VA        0xffffffffa0000000ull
+#define LEGACY_VA      ((uint64_t)DIFF_KERNEL32)
+#define LONG_PML4      0x1000
+#define LONG_PDPT_LOW  0x2000
+#define LONG_PD_LOW    0x3000
+#define LONG_PT_LOW    0x4000
 #define LONG_PDPT_HIGH 0x5000
-#define LONG_PD_HIGH 0x6000
-#define LONG_PT_HIGH 0x7000
-#define PAE_PDPT 0x8000
-#define PAE_PD_LOW 0x9000
-#define PAE_PT_LOW 0xa000
-#define PAE_PD_HIGH 0xb000
-#define PAE_PT_HIGH 0xc000
-#define TWO_PD 0xd000
-#define TWO_PT_LOW 0xe000
-#define TWO_PT_HIGH 0xf000
-#define GDT_AT 0x10000
-#define LDT_USER_AT 0x11000
-#define LDT_KERNEL_AT 0x11800
-#define TSS64_AT 0x12000
-#define TSS32_AT 0x13000
-#define IDT64_AT 0x14000
-#define IDT32_AT 0x15000
-#define IDT16_AT 0x16000
-#define STUBS_AT 0x17000
-#define COPIER_AT 0x18000
-#define STACK_TOP 0x1a000
-#define SOURCE_AT 0x1b000
-#define STUB_BYTES 4
+#define LONG_PD_HIGH   0x6000
+#define LONG_PT_HIGH   0x7000
+#define PAE_PDPT       0x8000
+#define PAE_PD_LOW     0x9000
+#define PAE_PT_LOW     0xa000
+#define PAE_PD_HIGH    0xb000
+#define PAE_PT_HIGH    0xc000
+#define TWO_PD         0xd000
+#define TWO_PT_LOW     0xe000
+#define TWO_PT_HIGH    0xf000
+#define GDT_AT         0x10000
+#define LDT_USER_AT    0x11000
+#define LDT_KERNEL_AT  0x11800
+#define TSS64_AT       0x12000
+#define TSS32_AT       0x13000
+#define IDT64_AT       0x14000
+#define IDT32_AT       0x15000
+#define IDT16_AT       0x16000
+#define STUBS_AT       0x17000
+#define COPIER_AT      0x18000
+#define STACK_TOP      0x1a000
+#define SOURCE_AT      0x1b000
+#define STUB_BYTES     4
 
 #define SEL_KERNEL_CS32 0x08
-#define SEL_TSS 0x40
-#define SEL_LDT 0x50
-#define GDT_ENTRIES 16
-#define TSS64_BYTES 0x68
-#define TSS32_BYTES 0x88 /* with 32 bytes of interrupt redirection: all vectors to the kernel */
+#define SEL_TSS         0x40
+#define SEL_LDT         0x50
+#define GDT_ENTRIES     16
+#define TSS64_BYTES     0x68
+#define TSS32_BYTES     0x88 /* with 32 bytes of interrupt redirection: all vectors to the kernel */
 
-#define PTE_P 1ull
-#define PTE_W 2ull
-#define PTE_U 4ull
+#define PTE_P  1ull
+#define PTE_W  2ull
+#define PTE_U  4ull
 #define PTE_NX (1ull << 63)
 
-#define CR0_PE 0x00050033u /* AM WP NE ET MP PE */
-#define CR0_PG 0x80000000u
-#define CR4_COMMON 0x40600u /* OSXSAVE OSXMMEXCPT OSFXSR */
-#define CR4_VME 1u
-#define CR4_PAE 0x20u
+#define CR0_PE      0x00050033u /* AM WP NE ET MP PE */
+#define CR0_PG      0x80000000u
+#define CR4_COMMON  0x40600u /* OSXSAVE OSXMMEXCPT OSFXSR */
+#define CR4_VME     1u
+#define CR4_PAE     0x20u
 #define CR4_PSE_PGE 0x90u
-#define EFER_LONG 0xd01u /* NXE LMA LME SCE */
-#define EFER_NXE 0x800u
-#define FLAGS_VM 0x20000u
+#define EFER_LONG   0xd01u /* NXE LMA LME SCE */
+#define EFER_NXE    0x800u
+#define FLAGS_VM    0x20000u
 
 struct modes {
     const struct kvm_backend *kvm;
@@ -172,9 +172,8 @@ static void build_page_tables(struct modes *g)
 static void build_descriptors(struct modes *g)
 {
     static const uint64_t gdt[GDT_ENTRIES] = {
-        [1] = 0x00cf9b000000ffff, [2] = 0x00af9b000000ffff, [3] = 0x00cf93000000ffff,
-        [4] = 0x00cffb000000ffff, [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff,
-        [15] = 0x0040f50000000000,
+        [1] = 0x00cf9b000000ffff, [2] = 0x00af9b000000ffff, [3] = 0x00cf93000000ffff,  [4] = 0x00cffb000000ffff,
+        [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff, [15] = 0x0040f50000000000,
     };
     const struct diff_seg *segs = diff_seg_table();
     uint64_t va = kernel_va(g->mode->env), stack = va + STACK_TOP;
@@ -195,10 +194,13 @@ static void build_descriptors(struct modes *g)
         static const uint8_t stub[STUB_BYTES] = {0xf4, 0xeb, 0xfd, 0xcc}; /* hlt; jmp to it */
         memcpy(g->kernel + offset, stub, sizeof(stub));
         put64(g, IDT64_AT + 16 * v,
-              (at & 0xffff) | (uint64_t)DIFF_SEL_KERNEL_CS << 16 | 1ull << 32 | (0x8eull | dpl << 5) << 40 | ((at >> 16) & 0xffff) << 48);
+              (at & 0xffff) | (uint64_t)DIFF_SEL_KERNEL_CS << 16 | 1ull << 32 | (0x8eull | dpl << 5) << 40 |
+                  ((at >> 16) & 0xffff) << 48);
         put64(g, IDT64_AT + 16 * v + 8, at >> 32);
         at = va + offset;
-        put64(g, IDT32_AT + 8 * v, (at & 0xffff) | (uint64_t)SEL_KERNEL_CS32 << 16 | (0x8eull | dpl << 5) << 40 | ((at >> 16) & 0xffff) << 48);
+        put64(g, IDT32_AT + 8 * v,
+              (at & 0xffff) | (uint64_t)SEL_KERNEL_CS32 << 16 | (0x8eull | dpl << 5) << 40 |
+                  ((at >> 16) & 0xffff) << 48);
         put32(g, IDT16_AT + 4 * v, (uint64_t)(STUBS_AT >> 4) << 16 | STUB_BYTES * v);
     }
     static const uint8_t copier[] = {0xf3, 0x48, 0xa5, 0xf4}; /* rep movsq; hlt */
@@ -211,8 +213,14 @@ static const struct kvm_segment no_segment = {.unusable = 1};
 
 static struct kvm_segment flat_segment(uint16_t selector, bool code, bool is_64)
 {
-    return (struct kvm_segment){
-        .selector = selector, .limit = 0xffffffff, .type = code ? 11 : 3, .present = 1, .db = !is_64, .l = is_64, .s = 1, .g = 1};
+    return (struct kvm_segment){.selector = selector,
+                                .limit = 0xffffffff,
+                                .type = code ? 11 : 3,
+                                .present = 1,
+                                .db = !is_64,
+                                .l = is_64,
+                                .s = 1,
+                                .g = 1};
 }
 
 /* The case's segment as its register holds it. */
@@ -262,11 +270,17 @@ static struct kvm_sregs environment(const struct modes *g, enum diff_env env)
     s.cr3 = is_long ? LONG_PML4 : env == DIFF_PAE ? PAE_PDPT : is_legacy_paging(env) ? TWO_PD : 0;
     s.efer = is_long ? EFER_LONG : env == DIFF_PAE ? EFER_NXE : 0;
     s.gdt = (struct kvm_dtable){.base = va + GDT_AT, .limit = 8 * GDT_ENTRIES - 1};
-    s.idt = (struct kvm_dtable){.base = va + (is_long ? IDT64_AT : env == DIFF_REAL ? IDT16_AT : IDT32_AT),
-                                .limit = is_long ? 0xfff : env == DIFF_REAL ? 0x3ff : 0x7ff};
-    s.tr = (struct kvm_segment){.base = va + (is_long ? TSS64_AT : TSS32_AT), .selector = SEL_TSS, .type = 11, .present = 1};
+    s.idt = (struct kvm_dtable){.base = va + (is_long            ? IDT64_AT
+                                              : env == DIFF_REAL ? IDT16_AT
+                                                                 : IDT32_AT),
+                                .limit = is_long            ? 0xfff
+                                         : env == DIFF_REAL ? 0x3ff
+                                                            : 0x7ff};
+    s.tr = (struct kvm_segment){
+        .base = va + (is_long ? TSS64_AT : TSS32_AT), .selector = SEL_TSS, .type = 11, .present = 1};
     s.tr.limit = is_long ? TSS64_BYTES - 1 : TSS32_BYTES - 1;
-    s.ldt = (struct kvm_segment){.base = va + (g->mode->cpl0 ? LDT_KERNEL_AT : LDT_USER_AT), .selector = SEL_LDT, .type = 2, .present = 1};
+    s.ldt = (struct kvm_segment){
+        .base = va + (g->mode->cpl0 ? LDT_KERNEL_AT : LDT_USER_AT), .selector = SEL_LDT, .type = 2, .present = 1};
     s.ldt.limit = 8 * DIFF_LDT_ENTRIES - 1;
     return s;
 }
@@ -288,7 +302,8 @@ static int run_to_halt(struct modes *g)
 static int copy_window(struct modes *g)
 {
     struct kvm_sregs s = environment(g, DIFF_LONG);
-    struct kvm_regs r = {.rflags = 2, .rsp = LONG_VA + STACK_TOP, .rip = LONG_VA + COPIER_AT, .rsi = LONG_VA + SOURCE_AT};
+    struct kvm_regs r = {
+        .rflags = 2, .rsp = LONG_VA + STACK_TOP, .rip = LONG_VA + COPIER_AT, .rsi = LONG_VA + SOURCE_AT};
 
     s.cs = flat_segment(DIFF_SEL_KERNEL_CS, true, true);
     s.ss = s.ds = s.es = s.fs = s.gs = flat_segment(DIFF_SEL_KERNEL_DS, false, false);
@@ -303,9 +318,16 @@ static int case_load(struct modes *g, const struct diff_case *c)
 {
     struct kvm_sregs s = environment(g, g->mode->env);
     struct kvm_regs r = {
-        .rax = c->in.gpr[0], .rcx = c->in.gpr[1], .rdx = c->in.gpr[2], .rbx = c->in.gpr[3],
-        .rsp = c->in.gpr[4], .rbp = c->in.gpr[5], .rsi = c->in.gpr[6], .rdi = c->in.gpr[7],
-        .rip = c->in.rip, .rflags = c->in.rflags,
+        .rax = c->in.gpr[0],
+        .rcx = c->in.gpr[1],
+        .rdx = c->in.gpr[2],
+        .rbx = c->in.gpr[3],
+        .rsp = c->in.gpr[4],
+        .rbp = c->in.gpr[5],
+        .rsi = c->in.gpr[6],
+        .rdi = c->in.gpr[7],
+        .rip = c->in.rip,
+        .rflags = c->in.rflags,
     };
 
     diff_case_memory(c, g->data);
@@ -339,8 +361,10 @@ static uint64_t get(const struct modes *g, const uint8_t **at, unsigned bytes)
     return v;
 }
 
-/* The frame on the case's stack: of `bytes`, at its stack pointer; notes where it is. NULL: not in the cases' memory. */
-static const uint8_t *frame_on_stack(struct modes *g, const struct kvm_sregs *s, uint64_t sp, unsigned bytes, struct diff_outcome *o)
+/* The frame on the case's stack: of `bytes`, at its stack pointer; notes where it is. NULL: not in the cases' memory.
+ */
+static const uint8_t *frame_on_stack(struct modes *g, const struct kvm_sregs *s, uint64_t sp, unsigned bytes,
+                                     struct diff_outcome *o)
 {
     uint64_t at = ((s->ss.db ? sp & 0xffffffff : sp & 0xffff) + s->ss.base - DIFF_DATA) & 0xffffffff;
 
@@ -359,7 +383,8 @@ static int outcome_take(struct modes *g, struct diff_outcome *o)
     struct kvm_regs r;
     struct kvm_sregs s;
 
-    if (g->kvm->ioctl(g->vcpu, KVM_GET_XSAVE, &g->xsave) || g->kvm->ioctl(g->vcpu, KVM_GET_REGS, &r) || g->kvm->ioctl(g->vcpu, KVM_GET_SREGS, &s))
+    if (g->kvm->ioctl(g->vcpu, KVM_GET_XSAVE, &g->xsave) || g->kvm->ioctl(g->vcpu, KVM_GET_REGS, &r) ||
+        g->kvm->ioctl(g->vcpu, KVM_GET_SREGS, &s))
         return -1;
     uint64_t stub = r.rip - (env == DIFF_REAL ? 0 : kernel_va(env) + STUBS_AT);
     if (stub / STUB_BYTES > 255)
@@ -368,7 +393,8 @@ static int outcome_take(struct modes *g, struct diff_outcome *o)
     bool error = env != DIFF_REAL && has_error_code(o->vector);
     unsigned words = 3u + error, outer = env == DIFF_COMPAT || !frame_is_on_stack(g->mode) ? 2 : 0;
     words += outer + (v86 ? 4 : 0);
-    const uint8_t *frame = frame_is_on_stack(g->mode) ? frame_on_stack(g, &s, r.rsp, words * word, o) : g->kernel + STACK_TOP - words * word;
+    const uint8_t *frame = frame_is_on_stack(g->mode) ? frame_on_stack(g, &s, r.rsp, words * word, o)
+                                                      : g->kernel + STACK_TOP - words * word;
     if (!frame)
         return -1;
 
@@ -387,7 +413,8 @@ static int outcome_take(struct modes *g, struct diff_outcome *o)
         o->out.gpr[4] = s.ss.db ? r.rsp + words * word : (r.rsp & ~0xffffull) | ((r.rsp + words * word) & 0xffff);
         o->out.ss = s.ss.selector;
     }
-    o->out.seg = s.ds.selector | (uint64_t)s.es.selector << 16 | (uint64_t)s.fs.selector << 32 | (uint64_t)s.gs.selector << 48;
+    o->out.seg =
+        s.ds.selector | (uint64_t)s.es.selector << 16 | (uint64_t)s.fs.selector << 32 | (uint64_t)s.gs.selector << 48;
     o->cr2 = o->vector == 14 ? s.cr2 : 0;
     diff_vector_from_xsave(&o->vec, (const uint8_t *)g->xsave.region);
     memcpy(o->mem, g->data, DIFF_DATA_BYTES);
@@ -403,8 +430,8 @@ static bool is_iopl_sensitive(uint16_t mnemonic)
            mnemonic == ZYDIS_MNEMONIC_IRETD || mnemonic == ZYDIS_MNEMONIC_CLI || mnemonic == ZYDIS_MNEMONIC_STI;
 }
 
-const struct diff_outcome *diff_modes_expected(const struct diff_case *c, const struct diff_outcome *host, const struct diff_mode *mode,
-                                               struct diff_outcome *room)
+const struct diff_outcome *diff_modes_expected(const struct diff_case *c, const struct diff_outcome *host,
+                                               const struct diff_mode *mode, struct diff_outcome *room)
 {
     if (!mode->guest || mode->env < DIFF_REAL || !c->ud_real)
         return host;
@@ -429,7 +456,8 @@ bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, 
     if (host->out.cs == DIFF_SEL_USER_CS && mode->env != DIFF_COMPAT) /* it went to 64-bit code */
         return false;
     for (unsigned i = 0; i < c->insns; i++) /* EFER.SCE is clear, and there is no 64-bit code to return to */
-        if ((c->mnemonic[i] == ZYDIS_MNEMONIC_SYSRET || c->mnemonic[i] == ZYDIS_MNEMONIC_SYSCALL) && mode->env != DIFF_COMPAT)
+        if ((c->mnemonic[i] == ZYDIS_MNEMONIC_SYSRET || c->mnemonic[i] == ZYDIS_MNEMONIC_SYSCALL) &&
+            mode->env != DIFF_COMPAT)
             return false;
     if (mode->env == DIFF_V86 || mode->env == DIFF_VME)
         for (unsigned i = 0; i < c->insns; i++)
@@ -445,7 +473,8 @@ bool diff_modes_can(const struct diff_case *c, const struct diff_outcome *host, 
         return false;
     const unsigned room = 24;
     uint64_t sp = ss->big ? host->out.gpr[4] & 0xffffffff : host->out.gpr[4] & 0xffff, low = sp - room;
-    uint64_t limit = ss->pages ? (uint64_t)ss->limit << 12 | 0xfff : ss->limit, at = ((low & 0xffffffff) + ss->base - DIFF_DATA) & 0xffffffff;
+    uint64_t limit = ss->pages ? (uint64_t)ss->limit << 12 | 0xfff : ss->limit,
+             at = ((low & 0xffffffff) + ss->base - DIFF_DATA) & 0xffffffff;
     bool inside = ss->down ? low > limit && sp <= (ss->big ? 1ull << 32 : 0x10000) : sp <= limit + 1;
     return sp >= room && inside && at % DIFF_DATA_BYTES + room <= DIFF_DATA_RW_BYTES &&
            at < (diff_arch->bits == 16 ? DIFF_DATA_COPIES : 1) * (uint64_t)DIFF_DATA_BYTES;
@@ -489,7 +518,8 @@ static const char *modes_init(struct modes *g)
         (void)g->kvm->ioctl(g->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
     if (g->mode->flags && g->kvm->ioctl(g->vm, KVM_KAGE_SET_TEST_FLAGS, (void *)(uintptr_t)g->mode->flags))
         return "KVM_KAGE_SET_TEST_FLAGS";
-    g->kernel = mmap(NULL, KERNEL_BYTES + DIFF_CODE_BYTES + DIFF_DATA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    g->kernel = mmap(NULL, KERNEL_BYTES + DIFF_CODE_BYTES + DIFF_DATA_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (g->kernel == MAP_FAILED)
         return "mmap of guest memory";
     g->code = g->kernel + KERNEL_BYTES;
@@ -511,8 +541,8 @@ static const char *modes_init(struct modes *g)
     g->run = g->kvm->mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, g->vcpu, 0);
     if (g->run == MAP_FAILED)
         return "mmap of kvm_run";
-    if (set_cpuid(g) || g->kvm->ioctl(g->vcpu, KVM_GET_SREGS, &g->sregs) || g->kvm->ioctl(g->vcpu, KVM_SET_XCRS, &xcrs) ||
-        g->kvm->ioctl(g->vcpu, KVM_GET_XSAVE, &g->xsave))
+    if (set_cpuid(g) || g->kvm->ioctl(g->vcpu, KVM_GET_SREGS, &g->sregs) ||
+        g->kvm->ioctl(g->vcpu, KVM_SET_XCRS, &xcrs) || g->kvm->ioctl(g->vcpu, KVM_GET_XSAVE, &g->xsave))
         return "setting registers";
     return NULL;
 }

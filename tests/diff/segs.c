@@ -36,8 +36,8 @@ static const struct diff_seg table32[DIFF_LDT_ENTRIES] = {
     [8] = {DATA32, 0x2fff, .big = true},
     [9] = {DATA32 + 0x100, 0xfffff, .big = true},
     [10] = {DATA32 - 0x80000000u, 0xfffff, .big = true, .pages = true}, /* offsets from 2 GiB on; wraps */
-    [11] = {CODE32, 0xffff, .code = true}, /* 16-bit */
-    [12] = {DATA32, 0xffff},               /* as a stack: 16-bit */
+    [11] = {CODE32, 0xffff, .code = true},                              /* 16-bit */
+    [12] = {DATA32, 0xffff},                                            /* as a stack: 16-bit */
     [13] = {CODE32, 0x1fff, .code = true, .big = true, .no_write = true},
     [14] = {DATA32, 0x3fff, .big = true, .absent = true},
     [15] = {DATA32 + 0x200, 2, .pages = true, .big = true}, /* 12 KiB from 0x200 on */
@@ -105,12 +105,14 @@ const struct diff_seg *diff_seg_find(uint16_t selector)
 
 uint64_t diff_seg_descriptor(const struct diff_seg *seg, unsigned dpl)
 {
-    uint64_t type = 1u | (seg->no_write ? 0 : 2u) | (seg->down ? 4u : 0) | (seg->code ? 8u : 0); /* accessed, as Linux makes them */
+    uint64_t type =
+        1u | (seg->no_write ? 0 : 2u) | (seg->down ? 4u : 0) | (seg->code ? 8u : 0); /* accessed, as Linux makes them */
 
     if (is_none(seg))
         return 0;
-    return (seg->limit & 0xffff) | (uint64_t)(seg->base & 0xffffff) << 16 | (type | 0x10 | dpl << 5 | (seg->absent ? 0 : 0x80u)) << 40 |
-           (uint64_t)(seg->limit >> 16) << 48 | (uint64_t)seg->big << 54 | (uint64_t)seg->pages << 55 | (uint64_t)(seg->base >> 24) << 56;
+    return (seg->limit & 0xffff) | (uint64_t)(seg->base & 0xffffff) << 16 |
+           (type | 0x10 | dpl << 5 | (seg->absent ? 0 : 0x80u)) << 40 | (uint64_t)(seg->limit >> 16) << 48 |
+           (uint64_t)seg->big << 54 | (uint64_t)seg->pages << 55 | (uint64_t)(seg->base >> 24) << 56;
 }
 
 uint32_t diff_seg_base(const struct diff_case *c, unsigned sreg)
@@ -128,7 +130,8 @@ bool diff_seg_real(uint16_t selector)
 bool diff_seg_v86(uint16_t selector)
 {
     const struct diff_seg *seg = diff_seg_find(selector);
-    return seg && seg->limit == 0xffff && !seg->pages && !seg->big && !seg->down && !seg->no_write && (seg->base & 15) == 0 && seg->base < 0x100000;
+    return seg && seg->limit == 0xffff && !seg->pages && !seg->big && !seg->down && !seg->no_write &&
+           (seg->base & 15) == 0 && seg->base < 0x100000;
 }
 
 int diff_seg_host_init(void)
@@ -142,7 +145,9 @@ int diff_seg_host_init(void)
             .base_addr = seg->base,
             .limit = seg->limit,
             .seg_32bit = seg->big,
-            .contents = seg->code ? 2 : seg->down ? 1 : 0,
+            .contents = seg->code   ? 2
+                        : seg->down ? 1
+                                    : 0,
             .read_exec_only = seg->no_write,
             .limit_in_pages = seg->pages,
             .seg_not_present = seg->absent,

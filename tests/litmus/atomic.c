@@ -10,15 +10,16 @@
 #include <string.h>
 #include <time.h>
 
-#define PAGE 4096u
-#define CODE_BYTES 1024u
-#define REPEATS 400u
+#define PAGE          4096u
+#define CODE_BYTES    1024u
+#define REPEATS       400u
 #define REPEATS_PAGES 60u /* across pages the others are stopped for each */
-#define ROUNDS_LEAST 2u
-#define SITES 4u
-#define TESTS_ABOUT 300
+#define ROUNDS_LEAST  2u
+#define SITES         4u
+#define TESTS_ABOUT   300
 
-/* Registers of the emitted code: RSI the bytes, RBP repeats, R12 errors, R13 the processor's number, R14 a value of its own. */
+/* Registers of the emitted code: RSI the bytes, RBP repeats, R12 errors, R13 the processor's number, R14 a value of its
+ * own. */
 enum check {
     CHECK_SUM,     /* the memory has grown by what each processor says that it added */
     CHECK_OWN_BIT, /* each processor sees its own bit as it left it */
@@ -235,12 +236,12 @@ static void emit_cmpxchg_pair(struct emit *e, unsigned size, unsigned cpu)
     (void)cpu;
     EMIT(e, 0x31, 0xc0, 0x31, 0xd2); /* xor eax, eax; xor edx, edx: a guess, mostly wrong */
     uint8_t *again = e->at;
-    EMIT(e, w, 0x89, 0xc1, w, 0x01, 0xd1);                                  /* mov ecx, eax; add ecx, edx */
-    EMIT(e, 0x49, 0x09, 0xcc);                                              /* or r12, rcx: they add up to nought */
-    EMIT(e, w, 0x89, 0xc3, (uint8_t)(w | 4), 0x01, 0xf3);                   /* mov ebx, eax; add ebx, r14d */
-    EMIT(e, w, 0x89, 0xd1, (uint8_t)(w | 4), 0x29, 0xf1);                   /* mov ecx, edx; sub ecx, r14d */
-    EMIT(e, 0xf0, w, 0x0f, 0xc7, 0x0e);                                     /* lock cmpxchg8b or 16b [rsi] */
-    EMIT(e, 0x75, (uint8_t)(again - e->at - 2));                            /* jnz again */
+    EMIT(e, w, 0x89, 0xc1, w, 0x01, 0xd1);                /* mov ecx, eax; add ecx, edx */
+    EMIT(e, 0x49, 0x09, 0xcc);                            /* or r12, rcx: they add up to nought */
+    EMIT(e, w, 0x89, 0xc3, (uint8_t)(w | 4), 0x01, 0xf3); /* mov ebx, eax; add ebx, r14d */
+    EMIT(e, w, 0x89, 0xd1, (uint8_t)(w | 4), 0x29, 0xf1); /* mov ecx, edx; sub ecx, r14d */
+    EMIT(e, 0xf0, w, 0x0f, 0xc7, 0x0e);                   /* lock cmpxchg8b or 16b [rsi] */
+    EMIT(e, 0x75, (uint8_t)(again - e->at - 2));          /* jnz again */
 }
 
 /* ---- locks ---- */
@@ -256,12 +257,12 @@ static void emit_spin_lock(struct emit *e, unsigned size, unsigned cpu)
     uint8_t *again = e->at;
     EMIT(e, 0xb8, 1, 0, 0, 0); /* mov eax, 1 */
     emit_rm(e, false, size, 0x86 + wide(size), RAX, RSI);
-    EMIT(e, 0x84, 0xc0, 0x74, 0x0a);                         /* test al, al; jz over */
-    EMIT(e, 0xf3, 0x90, 0xff, 0xc9);                         /* pause; dec ecx */
-    EMIT(e, 0x75, (uint8_t)(again - e->at - 2));             /* jnz again */
-    EMIT(e, 0x49, 0x83, 0xcc, 0x01);                         /* or r12, 1 */
-    EMIT(e, 0x49, 0x8b, 0x07, 0x4c, 0x01, 0xf0);             /* over: mov rax, [r15]; add rax, r14 */
-    EMIT(e, 0x49, 0x89, 0x07, 0x31, 0xc0);                   /* mov [r15], rax; xor eax, eax */
+    EMIT(e, 0x84, 0xc0, 0x74, 0x0a);             /* test al, al; jz over */
+    EMIT(e, 0xf3, 0x90, 0xff, 0xc9);             /* pause; dec ecx */
+    EMIT(e, 0x75, (uint8_t)(again - e->at - 2)); /* jnz again */
+    EMIT(e, 0x49, 0x83, 0xcc, 0x01);             /* or r12, 1 */
+    EMIT(e, 0x49, 0x8b, 0x07, 0x4c, 0x01, 0xf0); /* over: mov rax, [r15]; add rax, r14 */
+    EMIT(e, 0x49, 0x89, 0x07, 0x31, 0xc0);       /* mov [r15], rax; xor eax, eax */
     emit_rm(e, false, size, 0x88 + wide(size), RAX, RSI);
 }
 
@@ -319,7 +320,10 @@ static const struct site {
     const char *name;
     unsigned boundary; /* 0: aligned, at the start of a line */
     bool code;
-} sites[SITES] = {{"aligned", 0, false}, {"across a cache line", 64, false}, {"across a page", PAGE, false}, {"on a code page", 0, true}};
+} sites[SITES] = {{"aligned", 0, false},
+                  {"across a cache line", 64, false},
+                  {"across a page", PAGE, false},
+                  {"on a code page", 0, true}};
 
 struct memory {
     uint8_t *data; /* three pages */
@@ -329,7 +333,8 @@ struct memory {
     uint64_t *guarded;
 };
 
-static uint64_t emit_processor(struct machine *m, const struct operation *op, unsigned size, unsigned cpu, unsigned cpus)
+static uint64_t emit_processor(struct machine *m, const struct operation *op, unsigned size, unsigned cpu,
+                               unsigned cpus)
 {
     struct emit e;
 
@@ -337,16 +342,16 @@ static uint64_t emit_processor(struct machine *m, const struct operation *op, un
     if (!e.start)
         return 0;
     e.end = e.start + CODE_BYTES;
-    EMIT(&e, 0x57);                         /* push rdi */
-    EMIT(&e, 0x48, 0x8b, 0x37);             /* mov rsi, [rdi] */
-    EMIT(&e, 0x4c, 0x8b, 0x7f, 0x08);       /* mov r15, [rdi + 8] */
-    EMIT(&e, 0x48, 0x8b, 0x6f, 0x10);       /* mov rbp, [rdi + 16] */
-    EMIT(&e, 0x45, 0x31, 0xe4);             /* xor r12d, r12d */
-    EMIT(&e, 0x41, 0xbd);                   /* mov r13d, cpu * 2 */
+    EMIT(&e, 0x57);                   /* push rdi */
+    EMIT(&e, 0x48, 0x8b, 0x37);       /* mov rsi, [rdi] */
+    EMIT(&e, 0x4c, 0x8b, 0x7f, 0x08); /* mov r15, [rdi + 8] */
+    EMIT(&e, 0x48, 0x8b, 0x6f, 0x10); /* mov rbp, [rdi + 16] */
+    EMIT(&e, 0x45, 0x31, 0xe4);       /* xor r12d, r12d */
+    EMIT(&e, 0x41, 0xbd);             /* mov r13d, cpu * 2 */
     emit_u32(&e, cpu * 2);
-    EMIT(&e, 0x4c, 0x8b, 0x77, 0x20);       /* mov r14, [rdi + 32] */
+    EMIT(&e, 0x4c, 0x8b, 0x77, 0x20); /* mov r14, [rdi + 32] */
     emit_meet(&e, cpus);
-    EMIT(&e, 0x4c, 0x8b, 0x7f, 0x28);       /* mov r15, [rdi + 40] */
+    EMIT(&e, 0x4c, 0x8b, 0x7f, 0x28); /* mov r15, [rdi + 40] */
     uint8_t *again = e.at;
     op->emit(&e, size, cpu);
     emit_dec_jnz(&e, RBP, again);
@@ -365,8 +370,8 @@ static uint64_t load(const uint8_t *p, unsigned size)
 }
 
 /* What the operation left, against what it must have; NULL, or what is wrong. */
-static const char *verify(const struct operation *op, const struct memory *mem, const uint8_t *at, unsigned size, unsigned cpus, const uint64_t value[],
-                          uint64_t before, unsigned repeats)
+static const char *verify(const struct operation *op, const struct memory *mem, const uint8_t *at, unsigned size,
+                          unsigned cpus, const uint64_t value[], uint64_t before, unsigned repeats)
 {
     uint64_t mask = size >= 8 ? ~0ull : (1ull << size * 8) - 1, now = load(at, size) & mask, want = before;
 
@@ -391,7 +396,8 @@ static const char *verify(const struct operation *op, const struct memory *mem, 
         for (unsigned i = 0; i < cpus; i++)
             want += repeats * value[i];
         if (size == 8)
-            return (uint32_t)now == (uint32_t)want && (uint32_t)(now >> 32) == -(uint32_t)want ? NULL : "the pair is wrong";
+            return (uint32_t)now == (uint32_t)want && (uint32_t)(now >> 32) == -(uint32_t)want ? NULL
+                                                                                               : "the pair is wrong";
         return now == want && load(at + 8, 8) == -want ? NULL : "the pair is wrong";
     case CHECK_GUARD:
         want = 0;
@@ -404,8 +410,8 @@ static const char *verify(const struct operation *op, const struct memory *mem, 
 }
 
 /* One operation at one site by so many processors, `rounds` times. */
-static void run_operation(struct machine *m, struct memory *mem, const struct operation *op, unsigned size, const struct site *site, unsigned cpus,
-                          double seconds, struct totals *totals)
+static void run_operation(struct machine *m, struct memory *mem, const struct operation *op, unsigned size,
+                          const struct site *site, unsigned cpus, double seconds, struct totals *totals)
 {
     static char name[96];
     uint64_t entry[CPUS_MAX], arg[CPUS_MAX], value[CPUS_MAX];
@@ -434,7 +440,8 @@ static void run_operation(struct machine *m, struct memory *mem, const struct op
         for (unsigned i = 0; i < cpus; i++) {
             value[i] = op->check == CHECK_SUM || op->check == CHECK_TOKENS ? litmus_random() : 3 + 2 * i;
             unsigned repeats = op->check == CHECK_PARITY && i == 0 ? usual + 1 : usual;
-            mem->args[i] = (struct atomic_args){machine_va(m, at), machine_va(m, mem->meet), repeats, 0, value[i], machine_va(m, mem->guarded)};
+            mem->args[i] = (struct atomic_args){machine_va(m, at), machine_va(m, mem->meet),   repeats, 0,
+                                                value[i],          machine_va(m, mem->guarded)};
             arg[i] = machine_va(m, &mem->args[i]);
         }
         if (machine_run(m, cpus, entry, arg)) {

@@ -62,7 +62,8 @@ void emit_bytes(struct emit *e, const void *bytes, size_t len);
 #define EMIT(e, ...) emit_bytes(e, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
 void emit_u32(struct emit *e, uint32_t value);
 void emit_u64(struct emit *e, uint64_t value);
-/* An instruction whose ModRM names [base] and reg: prefixes for the size, opcode (with 0x0f before it: 0x0f00 | opcode), no displacement. */
+/* An instruction whose ModRM names [base] and reg: prefixes for the size, opcode (with 0x0f before it: 0x0f00 |
+ * opcode), no displacement. */
 void emit_rm(struct emit *e, bool lock, unsigned size, unsigned opcode, unsigned reg, unsigned base);
 void emit_mov_imm(struct emit *e, unsigned reg, uint64_t value);
 /* Waits until `cpus` have come here, or not much longer: [R15] counts. Uses ECX. */
@@ -73,9 +74,9 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, 
 
 /* ---- model.c ---- */
 
-#define OPS_MAX 6
-#define LOCATIONS 3 /* x y z */
-#define REGS 4      /* a b c d of each processor */
+#define OPS_MAX      6
+#define LOCATIONS    3 /* x y z */
+#define REGS         4 /* a b c d of each processor */
 #define OUTCOMES_MAX 1024
 
 enum op_kind { OP_STORE, OP_LOAD, OP_XCHG, OP_XADD, OP_MFENCE, OP_LOCKED, OP_SFENCE, OP_LFENCE };

@@ -17,11 +17,11 @@
 
 #include "kage.h"
 
-#define ARENA_VA 0x40000000ull /* in the guest; 2 MiB aligned */
+#define ARENA_VA    0x40000000ull /* in the guest; 2 MiB aligned */
 #define ARENA_PAGES (ARENA_BYTES >> 12)
-#define TABLES_GPA ARENA_BYTES /* behind the arena: PML4, PDPT, PD, PTs */
-#define PT_COUNT (ARENA_PAGES / 512)
-#define RAM_BYTES (ARENA_BYTES + ((3 + PT_COUNT) << 12))
+#define TABLES_GPA  ARENA_BYTES /* behind the arena: PML4, PDPT, PD, PTs */
+#define PT_COUNT    (ARENA_PAGES / 512)
+#define RAM_BYTES   (ARENA_BYTES + ((3 + PT_COUNT) << 12))
 #define STACK_BYTES 4096u
 #define REPORT_PORT 0x10
 
@@ -89,7 +89,8 @@ static int arena_guest(struct machine *m)
     if (impl->ram == MAP_FAILED || m->arena == MAP_FAILED)
         return -1;
     for (size_t i = 0; i < ARENA_PAGES; i++)
-        if (mmap(m->arena + (i << 12), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, impl->memory, (off_t)(arena_frame(i) << 12)) == MAP_FAILED)
+        if (mmap(m->arena + (i << 12), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, impl->memory,
+                 (off_t)(arena_frame(i) << 12)) == MAP_FAILED)
             return -1;
     m->va = ARENA_VA;
     return 0;
@@ -142,10 +143,11 @@ static int vcpu_init(struct machine *m, struct processor *p, uint64_t loop)
         return -1;
     sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
     sregs.cr3 = TABLES_GPA;
-    sregs.cr4 = 0x6a0; /* OSXMMEXCPT OSFXSR PGE PAE */
+    sregs.cr4 = 0x6a0;  /* OSXMMEXCPT OSFXSR PGE PAE */
     sregs.efer = 0x500; /* LMA LME */
     sregs.gdt = sregs.idt = (struct kvm_dtable){0};
-    sregs.cs = (struct kvm_segment){.selector = 8, .limit = 0xffffffff, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1};
+    sregs.cs =
+        (struct kvm_segment){.selector = 8, .limit = 0xffffffff, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1};
     sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs = data;
     sregs.tr = (struct kvm_segment){.selector = 0x18, .limit = 0x67, .type = 11, .present = 1};
     sregs.ldt = (struct kvm_segment){.unusable = 1};
@@ -159,7 +161,8 @@ static int vm_init(struct machine *m)
     struct emit e;
 
     impl->kvm = &kage_backend_soft;
-    if ((impl->sys = impl->kvm->open()) < 0 || (impl->vm = impl->kvm->ioctl(impl->sys, KVM_CREATE_VM, NULL)) < 0 || arena_guest(m))
+    if ((impl->sys = impl->kvm->open()) < 0 || (impl->vm = impl->kvm->ioctl(impl->sys, KVM_CREATE_VM, NULL)) < 0 ||
+        arena_guest(m))
         return -1;
     if (m->mode->flags && impl->kvm->ioctl(impl->vm, KVM_KAGE_SET_TEST_FLAGS, (void *)(uintptr_t)m->mode->flags))
         return -1;
@@ -172,10 +175,10 @@ static int vm_init(struct machine *m)
 
     e.start = e.at = machine_alloc(m, 64, 64);
     e.end = e.start + 64;
-    EMIT(&e, 0x48, 0x8b, 0x04, 0x24);             /* mov rax, [rsp] */
-    EMIT(&e, 0x48, 0x8b, 0x7c, 0x24, 0x08);       /* mov rdi, [rsp + 8] */
-    EMIT(&e, 0xff, 0xd0);                         /* call rax */
-    EMIT(&e, 0xe6, REPORT_PORT);                  /* out REPORT_PORT, al */
+    EMIT(&e, 0x48, 0x8b, 0x04, 0x24);              /* mov rax, [rsp] */
+    EMIT(&e, 0x48, 0x8b, 0x7c, 0x24, 0x08);        /* mov rdi, [rsp + 8] */
+    EMIT(&e, 0xff, 0xd0);                          /* call rax */
+    EMIT(&e, 0xe6, REPORT_PORT);                   /* out REPORT_PORT, al */
     EMIT(&e, 0xeb, (uint8_t)(e.start - e.at - 2)); /* jmp start */
     for (unsigned i = 0; i < CPUS_MAX; i++)
         if (vcpu_init(m, &impl->cpu[i], machine_va(m, e.start)))
@@ -202,8 +205,8 @@ static bool vcpu_call(struct processor *p)
     text->bytes = 255;
     (void)impl->kvm->ioctl(p->vcpu, KAGE_GET_ERROR, text);
     (void)impl->kvm->ioctl(p->vcpu, KVM_GET_REGS, &regs);
-    fprintf(stderr, "litmus: %s: vCPU %u ends with %s %d at %#llx %s\n", running, p->index, err ? "errno" : "exit reason",
-            err ? errno : (int)p->run->exit_reason, regs.rip, text->text);
+    fprintf(stderr, "litmus: %s: vCPU %u ends with %s %d at %#llx %s\n", running, p->index,
+            err ? "errno" : "exit reason", err ? errno : (int)p->run->exit_reason, regs.rip, text->text);
     return false;
 }
 

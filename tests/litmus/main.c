@@ -15,7 +15,7 @@
 #include "kage.h"
 
 #define DEFAULT_SECONDS 15.0
-#define PATIENCE_S 120 /* for one machine, beside the time it was given */
+#define PATIENCE_S      120 /* for one machine, beside the time it was given */
 
 static const struct machine_mode modes[] = {
     {.name = "host"},
@@ -23,9 +23,9 @@ static const struct machine_mode modes[] = {
     {.name = "soft-nochain", .guest = true, .flags = KAGE_TEST_NO_CHAIN},
     {.name = "soft-tinytlb", .guest = true, .flags = KAGE_TEST_TINY_TLB},
 };
-#define MODES (sizeof(modes) / sizeof(modes[0]))
+#define MODES      (sizeof(modes) / sizeof(modes[0]))
 #define SHARE_SOFT 3 /* parts of the time: plain is what guests run */
-#define SHARES (MODES - 1 + SHARE_SOFT)
+#define SHARES     (MODES - 1 + SHARE_SOFT)
 
 bool verbose;
 const char *running = "start";
@@ -59,8 +59,9 @@ static bool wanted(const char *filter, const char *name)
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"seed", required_argument, NULL, 's'}, {"time", required_argument, NULL, 't'}, {"filter", required_argument, NULL, 'f'},
-        {"mode", required_argument, NULL, 'm'}, {"verbose", no_argument, NULL, 'v'},    {NULL, 0, NULL, 0},
+        {"seed", required_argument, NULL, 's'},   {"time", required_argument, NULL, 't'},
+        {"filter", required_argument, NULL, 'f'}, {"mode", required_argument, NULL, 'm'},
+        {"verbose", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0},
     };
     const char *filter = NULL, *only = NULL;
     double seconds = DEFAULT_SECONDS;
@@ -70,11 +71,21 @@ int main(int argc, char **argv)
 
     for (int opt; (opt = getopt_long(argc, argv, "", longs, NULL)) >= 0;)
         switch (opt) {
-        case 's': seed = strtoull(optarg, NULL, 0); break;
-        case 't': seconds = strtod(optarg, NULL); break;
-        case 'f': filter = optarg; break;
-        case 'm': only = optarg; break;
-        case 'v': verbose = true; break;
+        case 's':
+            seed = strtoull(optarg, NULL, 0);
+            break;
+        case 't':
+            seconds = strtod(optarg, NULL);
+            break;
+        case 'f':
+            filter = optarg;
+            break;
+        case 'm':
+            only = optarg;
+            break;
+        case 'v':
+            verbose = true;
+            break;
         default:
             fprintf(stderr, "usage: litmus [--seed N] [--time SECONDS] [--filter TEXT] [--mode NAME] [--verbose]\n");
             return 2;

@@ -246,6 +246,7 @@ bool model_outcomes(struct litmus *t)
         holds |= litmus_condition(t, t->outcome[i]);
     if (whole && holds == t->allowed)
         return true;
-    fprintf(stderr, "litmus: %s: %s\n", t->name, whole ? "the model and the table do not agree" : "too large for the model");
+    fprintf(stderr, "litmus: %s: %s\n", t->name,
+            whole ? "the model and the table do not agree" : "too large for the model");
     return false;
 }

@@ -12,14 +12,14 @@
 #include <string.h>
 #include <time.h>
 
-#define INSTANCES 768u
-#define LINE 64u
-#define PAGE 4096u
-#define PAGES_EACH 128u /* of each location, where it has pages of its own */
-#define CODE_BYTES 1024u
-#define TORN 15u
+#define INSTANCES      768u
+#define LINE           64u
+#define PAGE           4096u
+#define PAGES_EACH     128u /* of each location, where it has pages of its own */
+#define CODE_BYTES     1024u
+#define TORN           15u
 #define HISTOGRAM_ROOM 512u
-#define BATCHES_LEAST 2u
+#define BATCHES_LEAST  2u
 
 enum place {
     PLACE_LINES, /* a cache line each */
@@ -71,10 +71,10 @@ struct thread_args {
 
 /* What all tests of a machine share in its arena. */
 struct order {
-    struct record *records;                  /* INSTANCES */
-    uint64_t (*out[CPUS_MAX])[REGS];         /* INSTANCES */
-    uint32_t (*sync)[4];                     /* INSTANCES */
-    struct thread_args *args;                /* CPUS_MAX */
+    struct record *records;          /* INSTANCES */
+    uint64_t (*out[CPUS_MAX])[REGS]; /* INSTANCES */
+    uint32_t (*sync)[4];             /* INSTANCES */
+    struct thread_args *args;        /* CPUS_MAX */
     uint8_t *area[PLACES];
     size_t area_bytes[PLACES];
 };
@@ -180,10 +180,10 @@ static void emit_load(struct emit *e, const struct variant *v, unsigned loc, uns
         emit_rm(e, false, v->size == 16 ? 4 : v->size, v->size == 16 ? 0x0f6f : 0x0f6e, 1, loc);
         EMIT(e, 0x66, (uint8_t)(0x48 | reg >> 3), 0x0f, 0x7e, (uint8_t)(0xc8 | (reg & 7))); /* movq reg, xmm1 */
         if (v->size == 16) { /* halves that differ leave something in the upper half of a byte */
-            EMIT(e, 0x66, 0x0f, 0x73, 0xd9, 0x08, 0x66, 0x48, 0x0f, 0x7e, 0xc9);              /* psrldq xmm1, 8; movq rcx, xmm1 */
+            EMIT(e, 0x66, 0x0f, 0x73, 0xd9, 0x08, 0x66, 0x48, 0x0f, 0x7e, 0xc9); /* psrldq xmm1, 8; movq rcx, xmm1 */
             EMIT(e, (uint8_t)(0x48 | (reg >> 3) << 2), 0x31, (uint8_t)(0xc1 | (reg & 7) << 3)); /* xor rcx, reg */
-            EMIT(e, 0x48, 0xc1, 0xe1, 0x04);                                                  /* shl rcx, 4 */
-            EMIT(e, (uint8_t)(0x48 | reg >> 3), 0x09, (uint8_t)(0xc8 | (reg & 7)));           /* or reg, rcx */
+            EMIT(e, 0x48, 0xc1, 0xe1, 0x04);                                                    /* shl rcx, 4 */
+            EMIT(e, (uint8_t)(0x48 | reg >> 3), 0x09, (uint8_t)(0xc8 | (reg & 7)));             /* or reg, rcx */
         }
         break;
     }
@@ -237,23 +237,23 @@ static uint64_t emit_thread(struct machine *m, const struct litmus *t, unsigned 
     EMIT(&e, 0x48, 0x8b, 0x6f, 0x18); /* mov rbp, [rdi + 24] */
     EMIT(&e, 0x4c, 0x8b, 0x67, 0x20); /* mov r12, [rdi + 32] */
     uint8_t *again = e.at;
-    EMIT(&e, 0x48, 0x8b, 0x33);                            /* mov rsi, [rbx] */
-    EMIT(&e, 0x48, 0x8b, 0x7b, 0x08);                      /* mov rdi, [rbx + 8] */
-    EMIT(&e, 0x4c, 0x8b, 0x43, 0x10);                      /* mov r8, [rbx + 16] */
-    EMIT(&e, 0x31, 0xc0, 0x31, 0xd2);                      /* xor eax, eax; xor edx, edx */
-    EMIT(&e, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xdb);          /* xor r10d, r10d; xor r11d, r11d */
-    EMIT(&e, 0x45, 0x69, 0xe4, 0x0d, 0x66, 0x19, 0x00);    /* imul r12d, r12d, 1664525 */
-    EMIT(&e, 0x41, 0x81, 0xc4, 0x5f, 0xf3, 0x6e, 0x3c);    /* add r12d, 1013904223 */
+    EMIT(&e, 0x48, 0x8b, 0x33);                         /* mov rsi, [rbx] */
+    EMIT(&e, 0x48, 0x8b, 0x7b, 0x08);                   /* mov rdi, [rbx + 8] */
+    EMIT(&e, 0x4c, 0x8b, 0x43, 0x10);                   /* mov r8, [rbx + 16] */
+    EMIT(&e, 0x31, 0xc0, 0x31, 0xd2);                   /* xor eax, eax; xor edx, edx */
+    EMIT(&e, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xdb);       /* xor r10d, r10d; xor r11d, r11d */
+    EMIT(&e, 0x45, 0x69, 0xe4, 0x0d, 0x66, 0x19, 0x00); /* imul r12d, r12d, 1664525 */
+    EMIT(&e, 0x41, 0x81, 0xc4, 0x5f, 0xf3, 0x6e, 0x3c); /* add r12d, 1013904223 */
     emit_meet(&e, t->cpus);
-    EMIT(&e, 0x44, 0x89, 0xe1, 0xc1, 0xe9, 0x1b);          /* mov ecx, r12d; shr ecx, 27 */
-    EMIT(&e, 0xff, 0xc9, 0x79, 0xfc);                      /* 1: dec ecx; jns 1b */
+    EMIT(&e, 0x44, 0x89, 0xe1, 0xc1, 0xe9, 0x1b); /* mov ecx, r12d; shr ecx, 27 */
+    EMIT(&e, 0xff, 0xc9, 0x79, 0xfc);             /* 1: dec ecx; jns 1b */
     for (unsigned i = 0; i < t->ops[cpu]; i++)
         emit_op(&e, v, &t->op[cpu][i]);
-    EMIT(&e, 0x49, 0x89, 0x45, 0x00);                      /* mov [r13], rax */
-    EMIT(&e, 0x49, 0x89, 0x55, 0x08);                      /* mov [r13 + 8], rdx */
-    EMIT(&e, 0x4d, 0x89, 0x55, 0x10);                      /* mov [r13 + 16], r10 */
-    EMIT(&e, 0x4d, 0x89, 0x5d, 0x18);                      /* mov [r13 + 24], r11 */
-    EMIT(&e, 0x48, 0x83, 0xc3, sizeof(struct record));     /* add rbx, sizeof(struct record) */
+    EMIT(&e, 0x49, 0x89, 0x45, 0x00);                         /* mov [r13], rax */
+    EMIT(&e, 0x49, 0x89, 0x55, 0x08);                         /* mov [r13 + 8], rdx */
+    EMIT(&e, 0x4d, 0x89, 0x55, 0x10);                         /* mov [r13 + 16], r10 */
+    EMIT(&e, 0x4d, 0x89, 0x5d, 0x18);                         /* mov [r13 + 24], r11 */
+    EMIT(&e, 0x48, 0x83, 0xc3, sizeof(struct record));        /* add rbx, sizeof(struct record) */
     EMIT(&e, 0x49, 0x83, 0xc5, 0x20, 0x49, 0x83, 0xc7, 0x10); /* add r13, 32; add r15, 16 */
     emit_dec_jnz(&e, RBP, again);
     EMIT(&e, 0xc3);
@@ -357,7 +357,8 @@ static void note(outcome_t outcome, const char *variant)
         histogram.entry[histogram.count++] = (struct seen){outcome, 1, variant};
 }
 
-static int run_batch(struct machine *m, struct order *o, const struct litmus *t, const struct variant *v, const uint64_t entry[])
+static int run_batch(struct machine *m, struct order *o, const struct litmus *t, const struct variant *v,
+                     const uint64_t entry[])
 {
     uint64_t entries[CPUS_MAX], args[CPUS_MAX];
     unsigned first = (unsigned)(litmus_random() % t->cpus), size = v->size > 8 ? 8 : v->size;
@@ -371,7 +372,9 @@ static int run_batch(struct machine *m, struct order *o, const struct litmus *t,
     memset(o->sync, 0, INSTANCES * sizeof(*o->sync));
     for (unsigned i = 0; i < t->cpus; i++) {
         unsigned cpu = (i + first) % t->cpus; /* which part it plays */
-        o->args[cpu] = (struct thread_args){machine_va(m, o->records), machine_va(m, o->out[cpu]), machine_va(m, o->sync), INSTANCES, litmus_random(), {0}};
+        o->args[cpu] = (struct thread_args){machine_va(m, o->records), machine_va(m, o->out[cpu]),
+                                            machine_va(m, o->sync),    INSTANCES,
+                                            litmus_random(),           {0}};
         entries[i] = entry[cpu];
         args[i] = machine_va(m, &o->args[cpu]);
     }
@@ -457,14 +460,15 @@ void order_test(struct machine *m, struct litmus *t, double seconds, struct tota
         if (litmus_condition(t, s->outcome))
             remarkable += s->count;
         if (!ok) {
-            printf("FAIL %s: %s: seen %lu times, first with %s, and not allowed:", m->mode->name, t->name, s->count, s->variant);
+            printf("FAIL %s: %s: seen %lu times, first with %s, and not allowed:", m->mode->name, t->name, s->count,
+                   s->variant);
             print_outcome(t, s->outcome);
             printf("\n");
         }
     }
     if (verbose || remarkable)
-        printf("%-13s %-30s %7lu runs, %3u of %3u allowed outcomes seen; [%s] %s, %lu times\n", m->mode->name, t->name, instances, allowed, t->outcomes,
-               t->condition, t->allowed ? "allowed" : "forbidden", remarkable);
+        printf("%-13s %-30s %7lu runs, %3u of %3u allowed outcomes seen; [%s] %s, %lu times\n", m->mode->name, t->name,
+               instances, allowed, t->outcomes, t->condition, t->allowed ? "allowed" : "forbidden", remarkable);
     totals->passed += !failed;
     totals->failed += failed;
 }

@@ -5,7 +5,8 @@
  *   x:1>a  XCHG           x+1>a  LOCK XADD              lk         a locked operation on the stack
  * The condition says which processor's register (1:a) or which location (at the end) has which value; whether it
  * may hold is what the literature says, and the model has to agree. Names are those of the papers (iwp: Intel 64
- * Architecture Memory Ordering White Paper; amd: APM 2 7.2; n1 to n8: Owens, Sarkar, Sewell), or of the usual catalogue.
+ * Architecture Memory Ordering White Paper; amd: APM 2 7.2; n1 to n8: Owens, Sarkar, Sewell), or of the usual
+ * catalogue.
  */
 #include "litmus.h"
 
