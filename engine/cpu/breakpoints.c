@@ -59,3 +59,17 @@ void cpu_note_data_access(struct cpu *cpu, gva_t va, unsigned len, bool write)
         }
     }
 }
+
+void cpu_note_io_access(struct cpu *cpu, uint16_t port, unsigned len)
+{
+    struct breakpoint b;
+
+    if ((cpu->vmcs.guest_cr4 & X86_CR4_DE) == 0) {
+        return; /* R/W = 10b means nothing then */
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        if (breakpoint_get(cpu, i, &b) && b.kind == DR7_IO && port < b.address + b.len && b.address < (gva_t)port + len) {
+            cpu->data_breaks |= (uint8_t)(1u << i);
+        }
+    }
+}

@@ -182,7 +182,8 @@ struct cpu {
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
     bool has_1g_pages, has_nx;
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
-    uint8_t data_breaks; /* DR6 bits of the data breakpoints that this instruction has met */
+    uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
+    uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */
 
     struct cpu_event event;  /* to be delivered before the next instruction */
     struct cpu_mmio mmio[2];

@@ -262,6 +262,8 @@ KAGE_MUST_CHECK enum cpu_result cpu_segment_load(struct cpu *cpu, unsigned seg, 
 enum cpu_result cpu_raise_debug(struct cpu *cpu, uint64_t dr6_bits);
 /* Compares an access of the instruction at RIP with the armed data breakpoints (breakpoints.c); #DB follows it. */
 void cpu_note_data_access(struct cpu *cpu, gva_t va, unsigned len, bool write);
+/* The same for ports, with CR4.DE. */
+void cpu_note_io_access(struct cpu *cpu, uint16_t port, unsigned len);
 /* Regime of implicit supervisor accesses: descriptor tables, IDT and TSS (SDM 3A 4.6.1). */
 static inline enum mmu_idx cpu_implicit_idx(const struct cpu *cpu)
 {

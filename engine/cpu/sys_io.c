@@ -172,6 +172,7 @@ static enum cpu_result perform(struct cpu *cpu, const struct io_op *op, bool imm
                  (op->rep ? VMX_IO_REP : 0) | (imm ? VMX_IO_IMM : 0) | (uint64_t)op->port << 16;
     enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_IO, q, op->len);
     cpu->imm = op->count;
+    cpu->exit_breaks = cpu->data_breaks;
     if (op->string) {
         uint32_t size_code = op->addr_bytes == 8 ? 2 : op->addr_bytes == 4 ? 1 : 0;
         cpu->vmcs.guest_linear_address = va;
@@ -195,6 +196,9 @@ static enum cpu_result in_out(struct cpu *cpu, uint32_t arg, uint32_t len, bool 
     enum cpu_result r = check_permission(cpu, op.port, op.bytes);
     if (r != CPU_NEXT) {
         return r;
+    }
+    if ((cpu->mode & CPU_MODE_BREAK) != 0) {
+        cpu_note_io_access(cpu, op.port, op.bytes);
     }
     for (unsigned i = 0; !in && i < op.bytes; i++) {
         cpu->pio_buf[i] = (uint8_t)(cpu->gpr[X86_RAX] >> (8 * i));
@@ -252,7 +256,10 @@ static enum cpu_result ins_outs(struct cpu *cpu, uint32_t arg, uint32_t len, boo
     if (r != CPU_NEXT) {
         return r;
     }
-    if (op.rep && p.host != NULL && (cpu->mode & CPU_MODE_STEP) == 0) {
+    if ((cpu->mode & CPU_MODE_BREAK) != 0) {
+        cpu_note_io_access(cpu, op.port, op.bytes);
+    }
+    if (op.rep && p.host != NULL && (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) == 0) {
         uint64_t run = cpu_string_run(cpu, seg, va, reg, op.bytes, op.addr_bytes);
         uint64_t left = cpu->gpr[X86_RCX] & addr_mask;
         op.count = run == 0 ? 1 : run < left ? run : left;

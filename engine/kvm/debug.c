@@ -88,16 +88,22 @@ int kvm_debug_exit(struct kvm_vcpu *vcpu, unsigned vector)
 
 void kvm_debug_note_step(struct kvm_vcpu *vcpu)
 {
-    vcpu->stepped = debug_on(vcpu, KVM_GUESTDBG_SINGLESTEP) || (vcpu->cpu->vmcs.guest_rflags & X86_FLAGS_TF);
+    vcpu->stepped = debug_on(vcpu, KVM_GUESTDBG_SINGLESTEP) || (vcpu->cpu->vmcs.guest_rflags & X86_FLAGS_TF) ||
+                    vcpu->cpu->exit_breaks;
 }
 
 int kvm_debug_stepped(struct kvm_vcpu *vcpu)
 {
+    uint64_t bits = vcpu->cpu->exit_breaks;
+
     vcpu->stepped = false;
+    vcpu->cpu->exit_breaks = 0;
     if (debug_on(vcpu, KVM_GUESTDBG_SINGLESTEP))
-        return debug_to_client(vcpu, X86_EXC_DB, DR6_FIXED | DR6_BS);
+        return debug_to_client(vcpu, X86_EXC_DB, DR6_FIXED | DR6_BS | bits);
+    if (bits && debug_on(vcpu, KVM_GUESTDBG_USE_HW_BP))
+        return debug_to_client(vcpu, X86_EXC_DB, DR6_FIXED | bits);
     kvm_event_queue_exception(vcpu, X86_EXC_DB, false, 0);
     vcpu->exception.has_payload = true;
-    vcpu->exception.payload = DR6_BS;
+    vcpu->exception.payload = bits | (vcpu->cpu->vmcs.guest_rflags & X86_FLAGS_TF ? DR6_BS : 0);
     return KVM_RUN_ENTER;
 }

@@ -30,10 +30,12 @@ static int pio_finish(struct kvm_vcpu *vcpu)
     uint64_t rip = vcpu->cpu->rip;
     enum cpu_result result = cpu_io_complete(vcpu->cpu);
 
-    if (vcpu->cpu->rip != rip)
-        kvm_debug_note_step(vcpu);
-    if (result == CPU_FAULT)
+    if (result == CPU_FAULT) {
+        vcpu->cpu->exit_breaks = 0;
         kvm_event_take_fault(vcpu);
+    } else if (vcpu->cpu->rip != rip || vcpu->cpu->exit_breaks) {
+        kvm_debug_note_step(vcpu);
+    }
     if (result == CPU_EXIT)
         return kvm_exit_handle(vcpu, vcpu->cpu->vmcs.exit_reason);
     return KVM_RUN_ENTER;

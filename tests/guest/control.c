@@ -202,6 +202,25 @@ static void debug(void)
     write_cr4(read_cr4() | CR4_DE);
     check_eq(TRY("mov %%dr4, %%rax", ::: "rax"), UD, "dr4-with-de");
     write_cr4(read_cr4() & ~(uint64_t)CR4_DE);
+    /* I/O breakpoints, with CR4.DE: a trap behind the access, also of a port in the middle of it. */
+    static uint8_t two[2] = {1, 2};
+    uint64_t rsi = (uint64_t)two, rcx = 2;
+    write_dr0(0x501);
+    write_dr7(0x400 | 2 | 2 << 16);
+    check_eq(TRY("outb %%al, %%dx", ::"a"(0), "d"(0x501)), VEC_NONE, "io-without-de");
+    write_cr4(read_cr4() | CR4_DE);
+    write_dr6(0xffff0ff0);
+    check_eq(TRY("outb %%al, %%dx", ::"a"(0), "d"(0x501)), DB, "io-break-out");
+    check_eq(fault.dr6 & 0x400f, 1, "io-break-b0");
+    write_dr6(0xffff0ff0);
+    check_eq(TRY("inl %%dx, %%eax", : : "d"(0x500) : "rax"), DB, "io-break-in");
+    check_eq(TRY("outb %%al, %%dx", ::"a"(0), "d"(0x502)), VEC_NONE, "io-break-other-port");
+    check_eq(TRY("rep outsb", : "+S"(rsi), "+c"(rcx) : "d"(0x501)), DB, "io-break-rep");
+    check_eq(rcx, 1, "io-break-rep-after-one");
+    write_cr4(read_cr4() & ~(uint64_t)CR4_DE);
+    write_dr7(0x400);
+    write_dr6(0xffff0ff0);
+
     write_dr7(0x400 | 1 << 13); /* general detect */
     check_eq(TRY("mov %%dr0, %%rax", ::: "rax"), DB, "dr7-gd");
     check_eq(fault.dr6 & 1 << 13, 1 << 13, "dr6-bd");
