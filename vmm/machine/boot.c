@@ -108,6 +108,15 @@ int boot_place_initrd(const struct ram *ram, const char *path, uint64_t min_gpa,
     return 0;
 }
 
+struct vcpu_start boot_start(const struct ram *ram, enum vcpu_mode mode, uint64_t entry_gpa)
+{
+    uint64_t gdt[VCPU_GDT_ENTRIES];
+    vcpu_gdt(gdt, mode, LAYOUT_TSS_GPA);
+    memcpy(ram_at(ram, LAYOUT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
+    return (struct vcpu_start){
+        .mode = mode, .rip = entry_gpa, .rsp = LAYOUT_STACK_GPA, .gdt_gpa = LAYOUT_GDT_GPA, .tss_gpa = LAYOUT_TSS_GPA};
+}
+
 unsigned boot_memory_map(const struct ram *ram, struct boot_memory map[BOOT_MEMORY_MAX])
 {
     unsigned count = 0;

@@ -58,6 +58,9 @@ int boot_place_cmdline(const struct ram *ram, const char *cmdline, uint64_t max_
 int boot_place_initrd(const struct ram *ram, const char *path, uint64_t min_gpa, uint64_t max_gpa, uint64_t *gpa, uint64_t *bytes,
                       struct error *error);
 
+/* What every start state has: flat segments of a GDT in guest memory, a TSS, a stack. */
+struct vcpu_start boot_start(const struct ram *ram, enum vcpu_mode mode, uint64_t entry_gpa);
+
 /* The memory map that any protocol states. */
 enum boot_memory_type { BOOT_MEMORY_RAM = 1, BOOT_MEMORY_RESERVED = 2 };
 struct boot_memory {

@@ -92,18 +92,8 @@ int linux_prepare(const struct ram *ram, const struct boot_request *request, con
         linux_write_page_tables(ram);
     }
 
-    enum vcpu_mode mode = kernel->is_32 ? VCPU_MODE_PROTECTED : VCPU_MODE_LONG;
-    uint64_t gdt[VCPU_GDT_ENTRIES];
-    vcpu_gdt(gdt, mode, LAYOUT_TSS_GPA);
-    memcpy(ram_at(ram, LAYOUT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
-    *start = (struct vcpu_start){
-        .mode = mode,
-        .rip = kernel->entry_gpa,
-        .rsp = LAYOUT_STACK_GPA,
-        .rsi = LAYOUT_ZERO_PAGE_GPA,
-        .cr3 = LAYOUT_PAGE_TABLES_GPA,
-        .gdt_gpa = LAYOUT_GDT_GPA,
-        .tss_gpa = LAYOUT_TSS_GPA,
-    };
+    *start = boot_start(ram, kernel->is_32 ? VCPU_MODE_PROTECTED : VCPU_MODE_LONG, kernel->entry_gpa);
+    start->rsi = LAYOUT_ZERO_PAGE_GPA;
+    start->cr3 = LAYOUT_PAGE_TABLES_GPA;
     return 0;
 }

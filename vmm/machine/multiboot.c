@@ -229,17 +229,8 @@ int multiboot_load(const struct ram *ram, const struct boot_file *file, const st
     multiboot_fill_info(&loader);
     memcpy(ram_at(ram, LAYOUT_START_INFO_GPA, sizeof(loader.block)), &loader.block, sizeof(loader.block));
 
-    uint64_t gdt[VCPU_GDT_ENTRIES];
-    vcpu_gdt(gdt, VCPU_MODE_PROTECTED, LAYOUT_TSS_GPA);
-    memcpy(ram_at(ram, LAYOUT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
-    *start = (struct vcpu_start){
-        .mode = VCPU_MODE_PROTECTED,
-        .rip = entry,
-        .rsp = LAYOUT_STACK_GPA,
-        .rax = LOADER_MAGIC,
-        .rbx = LAYOUT_START_INFO_GPA,
-        .gdt_gpa = LAYOUT_GDT_GPA,
-        .tss_gpa = LAYOUT_TSS_GPA,
-    };
+    *start = boot_start(ram, VCPU_MODE_PROTECTED, entry);
+    start->rax = LOADER_MAGIC;
+    start->rbx = LAYOUT_START_INFO_GPA;
     return 0;
 }

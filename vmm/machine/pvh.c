@@ -79,15 +79,7 @@ int pvh_prepare(const struct ram *ram, const struct boot_request *request, uint6
     }
     memcpy(ram_at(ram, LAYOUT_START_INFO_GPA, sizeof(block)), &block, sizeof(block));
 
-    uint64_t gdt[VCPU_GDT_ENTRIES];
-    vcpu_gdt(gdt, VCPU_MODE_PROTECTED, LAYOUT_TSS_GPA);
-    memcpy(ram_at(ram, LAYOUT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
-    *start = (struct vcpu_start){
-        .mode = VCPU_MODE_PROTECTED,
-        .rip = entry_gpa,
-        .rbx = LAYOUT_START_INFO_GPA,
-        .gdt_gpa = LAYOUT_GDT_GPA,
-        .tss_gpa = LAYOUT_TSS_GPA,
-    };
+    *start = boot_start(ram, VCPU_MODE_PROTECTED, entry_gpa);
+    start->rbx = LAYOUT_START_INFO_GPA;
     return 0;
 }
