@@ -55,8 +55,8 @@ static void test_taken(void **state)
     assert_true(options.rtc && options.no_reboot && options.debug_exit);
     assert_int_equal(options.debug_exit_port, 0xf4);
     assert_int_equal(options.debug_exit_bytes, 4);
-    assert_int_equal(options.cpu_model.count, 1);
-    assert_false(options.cpu_model.features[0].on);
+    assert_null(options.cpu_model.definition);
+    assert_int_equal(options.cpu_model.off.word[FEATURES_7_0_EBX], 1u << 5);
 
     assert_int_equal(PARSE("-kernel", "k", "-nodefaults"), 0);
     assert_int_equal(options.serial_count, 0);

@@ -1,247 +1,270 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPUID of our processors. The back end says what it can do; this only takes away, adds what the user
- * asks for and the back end has, and states the topology.
+ * CPUID of our processors: the accelerator says what it can do; from that the model that the user asks for is
+ * made, which is never more.
  */
 #include "vcpu/cpuid.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define CPUID_ENTRIES_MAX 100 /* kvmtool's number: back ends know clients that give no more */
+#include <asm/kvm_para.h>
 
-enum cpuid_register { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+#include "vcpu/cpuid_table.h"
 
-/* SDM 2A, CPUID; names as Linux and QEMU have them. */
-static const struct cpuid_feature {
-    const char *name;
-    uint32_t leaf;
-    uint8_t subleaf;
-    uint8_t reg; /* enum cpuid_register */
-    uint8_t bit;
-} cpuid_features[] = {
-    {"sse3", 1, 0, CPUID_ECX, 0}, {"pclmulqdq", 1, 0, CPUID_ECX, 1}, {"vmx", 1, 0, CPUID_ECX, 5}, {"ssse3", 1, 0, CPUID_ECX, 9},
-    {"fma", 1, 0, CPUID_ECX, 12}, {"cx16", 1, 0, CPUID_ECX, 13}, {"pcid", 1, 0, CPUID_ECX, 17}, {"sse4.1", 1, 0, CPUID_ECX, 19},
-    {"sse4.2", 1, 0, CPUID_ECX, 20}, {"x2apic", 1, 0, CPUID_ECX, 21}, {"movbe", 1, 0, CPUID_ECX, 22}, {"popcnt", 1, 0, CPUID_ECX, 23},
-    {"tsc-deadline", 1, 0, CPUID_ECX, 24}, {"aes", 1, 0, CPUID_ECX, 25}, {"xsave", 1, 0, CPUID_ECX, 26}, {"avx", 1, 0, CPUID_ECX, 28},
-    {"f16c", 1, 0, CPUID_ECX, 29}, {"rdrand", 1, 0, CPUID_ECX, 30}, {"hypervisor", 1, 0, CPUID_ECX, 31},
-    {"pse", 1, 0, CPUID_EDX, 3}, {"mtrr", 1, 0, CPUID_EDX, 12}, {"pge", 1, 0, CPUID_EDX, 13}, {"pat", 1, 0, CPUID_EDX, 16},
-    {"clflush", 1, 0, CPUID_EDX, 19},
-    {"fsgsbase", 7, 0, CPUID_EBX, 0}, {"tsc_adjust", 7, 0, CPUID_EBX, 1}, {"bmi1", 7, 0, CPUID_EBX, 3}, {"avx2", 7, 0, CPUID_EBX, 5},
-    {"smep", 7, 0, CPUID_EBX, 7}, {"bmi2", 7, 0, CPUID_EBX, 8}, {"erms", 7, 0, CPUID_EBX, 9}, {"invpcid", 7, 0, CPUID_EBX, 10},
-    {"avx512f", 7, 0, CPUID_EBX, 16}, {"avx512dq", 7, 0, CPUID_EBX, 17}, {"rdseed", 7, 0, CPUID_EBX, 18}, {"adx", 7, 0, CPUID_EBX, 19},
-    {"smap", 7, 0, CPUID_EBX, 20}, {"avx512ifma", 7, 0, CPUID_EBX, 21}, {"clflushopt", 7, 0, CPUID_EBX, 23}, {"clwb", 7, 0, CPUID_EBX, 24},
-    {"avx512cd", 7, 0, CPUID_EBX, 28}, {"sha-ni", 7, 0, CPUID_EBX, 29}, {"avx512bw", 7, 0, CPUID_EBX, 30}, {"avx512vl", 7, 0, CPUID_EBX, 31},
-    {"avx512vbmi", 7, 0, CPUID_ECX, 1}, {"umip", 7, 0, CPUID_ECX, 2}, {"pku", 7, 0, CPUID_ECX, 3}, {"avx512vbmi2", 7, 0, CPUID_ECX, 6},
-    {"gfni", 7, 0, CPUID_ECX, 8}, {"vaes", 7, 0, CPUID_ECX, 9}, {"vpclmulqdq", 7, 0, CPUID_ECX, 10}, {"avx512vnni", 7, 0, CPUID_ECX, 11},
-    {"avx512bitalg", 7, 0, CPUID_ECX, 12}, {"avx512-vpopcntdq", 7, 0, CPUID_ECX, 14}, {"la57", 7, 0, CPUID_ECX, 16},
-    {"rdpid", 7, 0, CPUID_ECX, 22}, {"fsrm", 7, 0, CPUID_EDX, 4}, {"md-clear", 7, 0, CPUID_EDX, 10}, {"spec-ctrl", 7, 0, CPUID_EDX, 26},
-    {"stibp", 7, 0, CPUID_EDX, 27}, {"arch-capabilities", 7, 0, CPUID_EDX, 29}, {"ssbd", 7, 0, CPUID_EDX, 31},
-    {"avx-vnni", 7, 1, CPUID_EAX, 4}, {"avx512-bf16", 7, 1, CPUID_EAX, 5},
-    {"xsaveopt", 0xd, 1, CPUID_EAX, 0}, {"xsavec", 0xd, 1, CPUID_EAX, 1}, {"xgetbv1", 0xd, 1, CPUID_EAX, 2}, {"xsaves", 0xd, 1, CPUID_EAX, 3},
-    {"kvmclock", 0x40000001, 0, CPUID_EAX, 3}, {"kvm-asyncpf", 0x40000001, 0, CPUID_EAX, 4}, {"kvm-steal-time", 0x40000001, 0, CPUID_EAX, 5},
-    {"kvm-pv-eoi", 0x40000001, 0, CPUID_EAX, 6}, {"kvm-pv-unhalt", 0x40000001, 0, CPUID_EAX, 7},
-    {"kvm-pv-tlb-flush", 0x40000001, 0, CPUID_EAX, 9}, {"kvm-pv-ipi", 0x40000001, 0, CPUID_EAX, 11},
-    {"lahf_lm", 0x80000001, 0, CPUID_ECX, 0}, {"svm", 0x80000001, 0, CPUID_ECX, 2}, {"abm", 0x80000001, 0, CPUID_ECX, 5},
-    {"sse4a", 0x80000001, 0, CPUID_ECX, 6}, {"3dnowprefetch", 0x80000001, 0, CPUID_ECX, 8}, {"perfctr_core", 0x80000001, 0, CPUID_ECX, 23},
-    {"syscall", 0x80000001, 0, CPUID_EDX, 11}, {"nx", 0x80000001, 0, CPUID_EDX, 20}, {"pdpe1gb", 0x80000001, 0, CPUID_EDX, 26},
-    {"rdtscp", 0x80000001, 0, CPUID_EDX, 27}, {"lm", 0x80000001, 0, CPUID_EDX, 29}, {"invtsc", 0x80000007, 0, CPUID_EDX, 8},
-    {"clzero", 0x80000008, 0, CPUID_EBX, 0}, {"wbnoinvd", 0x80000008, 0, CPUID_EBX, 9}, {"ibpb", 0x80000008, 0, CPUID_EBX, 12},
-};
+#define PHYS_BITS_OF_NAMED 40u /* QEMU's default */
+#define XSAVE_LEGACY_BYTES 576u
 
-#define CPUID_FEATURES (sizeof(cpuid_features) / sizeof(cpuid_features[0]))
-_Static_assert(CPUID_FEATURES <= 256, "struct cpu_model keeps an index in a byte");
+/*
+ * What a named model has beside its own features, where the accelerator does: KVM's for guests, and what of the local APIC
+ * KVM makes by itself. (Without the TSC deadline Linux would look for a PIT to find the timer's frequency.)
+ */
+static const char always_if_supported[] = "x2apic tsc-deadline hypervisor";
 
-/* kvm_cpuid2 ends in its entries: `room` is where they lie. */
-union cpuid_table {
-    struct kvm_cpuid2 head;
-    uint8_t room[sizeof(struct kvm_cpuid2) + CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2)];
-};
-
-static int cpu_model_add(struct cpu_model *model, const char *name, size_t length, bool on, struct error *error)
+static struct feature_set features_of_table(union cpuid_table *table)
 {
-    for (unsigned i = 0; i < CPUID_FEATURES; i++) {
-        if (strlen(cpuid_features[i].name) == length && memcmp(cpuid_features[i].name, name, length) == 0) {
-            if (model->count == CPU_FEATURES_MAX) {
-                return error_set(error, "-cpu: more than %u features", CPU_FEATURES_MAX);
-            }
-            model->features[model->count].feature = (uint8_t)i;
-            model->features[model->count].on = on;
-            model->count++;
-            return 0;
-        }
+    struct feature_set set = {{0}};
+
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        struct kvm_cpuid_entry2 *e = cpuid_find(table, feature_registers[w].leaf, feature_registers[w].subleaf);
+        set.word[w] = e != NULL ? *cpuid_word(e, feature_registers[w].reg) : 0;
     }
-    return error_set(error, "-cpu: no such feature '%.*s'; '-cpu help' lists them", (int)length, name);
+    return set;
 }
 
-static int cpu_model_parse_word(struct cpu_model *model, const char *word, size_t length, struct error *error)
+/* 0 or -1: no room. Features that the table has no leaf for are none. */
+static int features_to_table(union cpuid_table *table, const struct feature_set *set)
 {
-    if (length == 7 && memcmp(word, "enforce", 7) == 0) {
-        model->enforce = true;
-        return 0;
-    }
-    if (length > 1 && (word[0] == '+' || word[0] == '-')) {
-        return cpu_model_add(model, word + 1, length - 1, word[0] == '+', error);
-    }
-    const char *equals = memchr(word, '=', length);
-    size_t name_length = equals != NULL ? (size_t)(equals - word) : length;
-    size_t value_length = equals != NULL ? length - name_length - 1 : 0;
-    bool on = equals == NULL || (value_length == 2 && memcmp(equals + 1, "on", 2) == 0);
-    bool off = value_length == 3 && memcmp(equals + 1, "off", 3) == 0;
-    if (!on && !off) {
-        return error_set(error, "-cpu: '%.*s' must be +feature, -feature, feature=on or feature=off", (int)length, word);
-    }
-    return cpu_model_add(model, word, name_length, on, error);
-}
-
-int cpu_model_parse(struct cpu_model *model, const char *text, struct error *error)
-{
-    *model = (struct cpu_model){0};
-    size_t length = strcspn(text, ",");
-    bool host = length == 4 && memcmp(text, "host", 4) == 0;
-    bool max = length == 3 && memcmp(text, "max", 3) == 0;
-    if (!host && !max) {
-        return error_set(error, "-cpu %.*s: no such model; host and max are there", (int)length, text);
-    }
-    for (text += length; *text == ','; text += length) {
-        text++;
-        length = strcspn(text, ",");
-        if (length != 0 && cpu_model_parse_word(model, text, length, error) != 0) {
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        const struct feature_register *r = &feature_registers[w];
+        bool indexed = r->leaf == 7 || r->leaf == 0xd;
+        struct kvm_cpuid_entry2 *e = set->word[w] != 0 ? cpuid_need(table, r->leaf, r->subleaf, indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0)
+                                                       : cpuid_find(table, r->leaf, r->subleaf);
+        if (e != NULL) {
+            *cpuid_word(e, r->reg) = set->word[w];
+        } else if (set->word[w] != 0) {
             return -1;
         }
     }
     return 0;
 }
 
-void cpu_model_help(void)
+static struct feature_set features_wanted(const struct cpu_model *model, const struct feature_set *supported)
 {
-    puts("Models for -cpu:\n  host  everything that the back end supports\n  max   the same\nFeatures (+name, -name, name=on|off):");
-    for (unsigned i = 0; i < CPUID_FEATURES; i++) {
-        printf("%s%-18s%s", i % 4 == 0 ? "  " : "", cpuid_features[i].name, i % 4 == 3 || i + 1 == CPUID_FEATURES ? "\n" : "");
+    struct feature_set set = *supported, always = {{0}}, unmigratable = {{0}};
+
+    if (model->definition != NULL) {
+        set = cpu_definition_features(model->definition);
+        feature_set_names(&always, always_if_supported);
+        always.word[FEATURES_KVM_EAX] = UINT32_MAX;
+    } else if (model->migratable) {
+        feature_set_names(&unmigratable, "invtsc");
     }
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        set.word[w] = (((set.word[w] | (always.word[w] & supported->word[w])) & ~unmigratable.word[w]) | model->on.word[w]) & ~model->off.word[w];
+    }
+    return set;
 }
 
-static uint32_t *cpuid_word(struct kvm_cpuid_entry2 *entry, unsigned reg)
+/* One missing feature, as QEMU names it: CPUID.07H:EBX.hle [bit 4]; a bit without a name by its number alone. */
+static int feature_text(char *text, size_t bytes, enum feature_word word, unsigned bit)
 {
-    uint32_t *const words[] = {&entry->eax, &entry->ebx, &entry->ecx, &entry->edx};
-    return words[reg];
+    static const char *const registers[] = {[CPUID_EAX] = "EAX", [CPUID_EBX] = "EBX", [CPUID_ECX] = "ECX", [CPUID_EDX] = "EDX"};
+    const struct feature_register *r = &feature_registers[word];
+    const char *name = feature_name(word, bit);
+    char subleaf[8] = "";
+
+    if (r->subleaf != 0) {
+        snprintf(subleaf, sizeof(subleaf), ".%u", r->subleaf);
+    }
+    return snprintf(text, bytes, "CPUID.%02XH%s:%s%s%s [bit %u]", r->leaf, subleaf, registers[r->reg], name != NULL ? "." : "",
+                    name != NULL ? name : "", bit);
 }
 
-static struct kvm_cpuid_entry2 *cpuid_find(union cpuid_table *table, uint32_t leaf, uint32_t subleaf)
+/* Tells of what is wanted and not there; with `enforce` it is an error, which names as many as fit. */
+static int features_report(const struct feature_set *missing, const struct cpu_model *model, const char *accelerator, struct error *error)
 {
-    for (uint32_t i = 0; i < table->head.nent; i++) {
-        if (table->head.entries[i].function == leaf && table->head.entries[i].index == subleaf) {
-            return &table->head.entries[i];
+    char text[80], all[300] = "";
+    size_t used = 0;
+    unsigned count = 0;
+
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        for (unsigned bit = 0; bit < 32; bit++) {
+            if (!feature_is_in(missing, (enum feature_word)w, bit)) {
+                continue;
+            }
+            int length = feature_text(text, sizeof(text), (enum feature_word)w, bit);
+            if (!model->enforce && !model->quiet) {
+                fprintf(stderr, "kage: warning: -cpu: accelerator %s doesn't support requested feature: %s\n", accelerator, text);
+            }
+            if (length > 0 && used + (size_t)length + 3 < sizeof(all)) {
+                used += (size_t)snprintf(all + used, sizeof(all) - used, "%s%s", count > 0 ? ", " : "", text);
+            }
+            count++;
         }
     }
-    return NULL;
+    return model->enforce && count > 0 ? error_set(error, "-cpu: accelerator %s doesn't support requested features: %s", accelerator, all) : 0;
 }
 
-/* SDM 2A CPUID leaf 0BH: levels' types */
-enum { CPUID_LEVEL_NONE = 0, CPUID_LEVEL_THREAD = 1, CPUID_LEVEL_CORE = 2, CPUID_LEVEL_DIE = 5 };
+/* ---- leaves that follow from the features ---- */
 
-static void cpuid_set_level(struct kvm_cpuid_entry2 *entry, unsigned type, unsigned shift, unsigned cpus)
+/* Components of the XSAVE area and the feature that brings each (SDM 1 13.1). */
+static const struct {
+    uint8_t component, word, bit;
+} xsave_components[] = {
+    {2, FEATURES_1_ECX, 28},   {3, FEATURES_7_0_EBX, 14}, {4, FEATURES_7_0_EBX, 14},  {5, FEATURES_7_0_EBX, 16},
+    {6, FEATURES_7_0_EBX, 16}, {7, FEATURES_7_0_EBX, 16}, {9, FEATURES_7_0_ECX, 3},   {17, FEATURES_7_0_EDX, 24},
+    {18, FEATURES_7_0_EDX, 24},
+};
+
+static bool xsave_has(const struct feature_set *features, unsigned component)
 {
-    entry->eax = shift;
-    entry->ebx = cpus;
-    entry->ecx = (entry->index & 0xff) | type << 8;
-}
-
-/* Extended topology: leaf 0xB has no dies, its second level is the package; 0x1F has them if there is more than one. */
-static void cpuid_set_levels(struct kvm_cpuid_entry2 *entry, uint32_t apic_id, const struct cpu_topology *t)
-{
-    unsigned per_die = t->cores * t->threads, per_package = t->dies * per_die;
-    bool dies = entry->function == 0x1f && t->dies > 1;
-
-    switch (entry->index) {
-    case 0:
-        cpuid_set_level(entry, CPUID_LEVEL_THREAD, topology_core_shift(t), t->threads);
-        break;
-    case 1:
-        cpuid_set_level(entry, CPUID_LEVEL_CORE, dies ? topology_die_shift(t) : topology_package_shift(t), dies ? per_die : per_package);
-        break;
-    case 2:
-        cpuid_set_level(entry, dies ? CPUID_LEVEL_DIE : CPUID_LEVEL_NONE, dies ? topology_package_shift(t) : 0, dies ? per_package : 0);
-        break;
-    default:
-        cpuid_set_level(entry, CPUID_LEVEL_NONE, 0, 0);
-        break;
+    for (size_t i = 0; i < sizeof(xsave_components) / sizeof(xsave_components[0]); i++) {
+        if (xsave_components[i].component == component) {
+            return feature_is_in(features, (enum feature_word)xsave_components[i].word, xsave_components[i].bit);
+        }
     }
-    entry->edx = apic_id;
+    return component < 2;
 }
 
-/* Caches of levels 1 and 2 belong to a core, those above to a package (leaf 4; AMD's 0x8000001D has the same fields). */
-static void cpuid_set_cache(struct kvm_cpuid_entry2 *entry, const struct cpu_topology *t)
+/* Leaf 0xD: XCR0 has no more than the features use. Its EBX and that of subleaf 1 follow XCR0, in the accelerator. */
+static void cpuid_set_xsave(union cpuid_table *table, const struct feature_set *features)
 {
-    unsigned level = entry->eax >> 5 & 7u;
-    unsigned sharing = level <= 2 ? 1u << topology_core_shift(t) : 1u << topology_package_shift(t);
-    unsigned cores = 1u << (topology_package_shift(t) - topology_core_shift(t));
+    struct kvm_cpuid_entry2 *main = cpuid_find(table, 0xd, 0), *one = cpuid_find(table, 0xd, 1);
+    bool xsave = feature_is_in(features, FEATURES_1_ECX, 26);
+    uint64_t xcr0 = 0;
 
-    if ((entry->eax & 0x1fu) == 0) {
+    if (main == NULL || !xsave) {
+        cpuid_remove(table, 0xd, 0xd);
         return;
     }
-    entry->eax = (entry->eax & 0x00003fffu) | (sharing - 1) << 14 | (entry->function == 4 ? (cores - 1) << 26 : 0);
-}
-
-static void cpuid_set_topology(struct kvm_cpuid_entry2 *entry, uint32_t apic_id, const struct cpu_topology *t)
-{
-    unsigned per_package = t->dies * t->cores * t->threads;
-    unsigned ids = 1u << topology_package_shift(t);
-
-    switch (entry->function) {
-    case 1: /* EBX: initial APIC id, ids in a package; EDX.HTT */
-        entry->ebx = (entry->ebx & 0x0000ffffu) | apic_id << 24 | (ids & 0xff) << 16;
-        entry->edx = (entry->edx & ~(1u << 28)) | (per_package > 1 ? 1u << 28 : 0);
-        break;
-    case 4:
-    case 0x8000001d:
-        cpuid_set_cache(entry, t);
-        break;
-    case 0xb:
-    case 0x1f:
-        cpuid_set_levels(entry, apic_id, t);
-        break;
-    case 0x80000001: /* ECX.CmpLegacy: cores, no threads; TopologyExtensions: leaves 0x8000001D and 0x8000001E */
-        entry->ecx &= ~(1u << 1) & ~(t->threads == 1 ? 1u << 22 : 0);
-        entry->ecx |= per_package > 1 && t->threads == 1 ? 1u << 1 : 0;
-        break;
-    case 0x80000008: /* ECX: processors in a package, bits of their ids */
-        entry->ecx = (entry->ecx & ~0xf0ffu) | (per_package - 1) | topology_package_shift(t) << 12;
-        break;
-    case 0x8000001e: /* EAX: APIC id; EBX: core, threads in it; ECX: nodes in a package, node (APM 3 E.4.18) */
-        entry->eax = apic_id;
-        entry->ebx = ((apic_id & (ids - 1)) >> topology_core_shift(t)) | (t->threads - 1) << 8;
-        entry->ecx = apic_id >> topology_package_shift(t) & 0xff;
-        break;
-    default:
-        break;
-    }
-}
-
-static int cpuid_apply_features(union cpuid_table *table, const union cpuid_table *supported, const struct cpu_model *model,
-                                struct error *error)
-{
-    for (unsigned i = 0; i < model->count; i++) {
-        const struct cpuid_feature *feature = &cpuid_features[model->features[i].feature];
-        struct kvm_cpuid_entry2 *entry = cpuid_find(table, feature->leaf, feature->subleaf);
-        const struct kvm_cpuid_entry2 *offered = cpuid_find((union cpuid_table *)(uintptr_t)supported, feature->leaf, feature->subleaf);
-        uint32_t bit = 1u << feature->bit;
-        bool has = entry != NULL && offered != NULL && (*cpuid_word((struct kvm_cpuid_entry2 *)(uintptr_t)offered, feature->reg) & bit) != 0;
-        if (!model->features[i].on) {
-            if (entry != NULL) {
-                *cpuid_word(entry, feature->reg) &= ~bit;
-            }
-        } else if (has) {
-            *cpuid_word(entry, feature->reg) |= bit;
-        } else if (model->enforce) {
-            return error_set(error, "-cpu: the back end does not support %s", feature->name);
-        } else {
-            fprintf(stderr, "kage: warning: -cpu: the back end does not support %s\n", feature->name);
+    uint64_t offered = main->eax | (uint64_t)main->edx << 32;
+    uint32_t bytes = XSAVE_LEGACY_BYTES;
+    for (unsigned i = 0; i < 63; i++) {
+        struct kvm_cpuid_entry2 *e = i >= 2 ? cpuid_find(table, 0xd, i) : NULL;
+        if ((offered >> i & 1) != 0 && xsave_has(features, i)) {
+            xcr0 |= 1ull << i;
+            bytes = e != NULL && e->eax + e->ebx > bytes ? e->eax + e->ebx : bytes;
+        } else if (e != NULL && (e->ecx & 1) == 0) { /* not XSS's */
+            e->eax = e->ebx = e->ecx = e->edx = 0;
         }
     }
+    main->eax = (uint32_t)xcr0;
+    main->edx = (uint32_t)(xcr0 >> 32);
+    main->ebx = main->ecx = bytes;
+    if (one != NULL && !feature_is_in(features, FEATURES_D_1_EAX, 3)) {
+        one->ecx = one->edx = 0;
+    }
+}
+
+/* AMD repeats leaf 1 EDX in 0x80000001 EDX (APM 3 E.3.6); Intel's has those bits clear. */
+#define AMD_MIRROR 0x0183f3ffu
+
+static void features_set_mirror(struct feature_set *set, bool amd)
+{
+    uint32_t *ext = &set->word[FEATURES_80000001_EDX];
+
+    *ext = (*ext & ~AMD_MIRROR) | (amd ? set->word[FEATURES_1_EDX] & AMD_MIRROR : 0);
+}
+
+static int cpuid_set_widths(union cpuid_table *table, const struct cpu_model *model, const struct feature_set *features, const char *accelerator,
+                            struct error *error)
+{
+    struct kvm_cpuid_entry2 *e = cpuid_find(table, 0x80000008u, 0);
+
+    if (e == NULL) {
+        return 0; /* xlevel= is below it */
+    }
+    uint32_t most = e->eax & 0xff, bits = most;
+    if (model->phys_bits.given) {
+        bits = model->phys_bits.value;
+        if (bits > most) {
+            return error_set(error, "-cpu phys-bits=%u: accelerator %s has at most %u", bits, accelerator, most);
+        }
+    } else if (model->definition != NULL && bits > PHYS_BITS_OF_NAMED) {
+        bits = PHYS_BITS_OF_NAMED;
+    }
+    e->eax = bits | (feature_is_in(features, FEATURES_7_0_ECX, 16) ? 57u : 48u) << 8;
     return 0;
+}
+
+/* A dialect that only the soft accelerator can give: on hardware SYSCALL and SYSENTER are the host's vendor's. */
+static const char *vendor_of(const struct kvm_backend *backend, int system_fd, const struct cpu_model *model, const char *host)
+{
+    bool any = backend->ioctl(system_fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KAGE_CAP_EXTENSIONS) > 0;
+
+    if (model->vendor[0] != '\0') {
+        return model->vendor;
+    }
+    return model->definition != NULL && any ? model->definition->vendor : host;
+}
+
+static int cpuid_no_room(struct error *error)
+{
+    return error_set(error, "-cpu: more than %u CPUID leaves", CPUID_ENTRIES_MAX);
+}
+
+static int cpuid_set_model(const struct kvm_backend *backend, int system_fd, union cpuid_table *table, const struct cpu_model *model,
+                           bool report, struct error *error)
+{
+    struct feature_set supported = features_of_table(table), set = features_wanted(model, &supported), missing;
+    struct kvm_cpuid_entry2 *basic = cpuid_find(table, 0, 0);
+    char host[CPU_VENDOR_BYTES + 1] = CPU_VENDOR_INTEL;
+
+    if (basic != NULL) {
+        memcpy(host, &basic->ebx, 4);
+        memcpy(host + 4, &basic->edx, 4);
+        memcpy(host + 8, &basic->ecx, 4);
+    }
+    const char *vendor = vendor_of(backend, system_fd, model, host);
+    feature_set_drop_dependents(&set);
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        missing.word[w] = set.word[w] & ~supported.word[w];
+        set.word[w] &= supported.word[w];
+    }
+    if (report && features_report(&missing, model, backend->name, error) != 0) {
+        return -1;
+    }
+    feature_set_drop_dependents(&set);
+    features_set_mirror(&set, memcmp(vendor, CPU_VENDOR_INTEL, CPU_VENDOR_BYTES) != 0);
+    if (features_to_table(table, &set) != 0 || cpuid_set_identity(table, model, vendor, &set) != 0) {
+        return cpuid_no_room(error);
+    }
+    cpuid_set_xsave(table, &set);
+    if (model->no_kvm) {
+        cpuid_remove(table, KVM_CPUID_SIGNATURE, KVM_CPUID_SIGNATURE + 0xffff);
+    }
+    return cpuid_set_widths(table, model, &set, backend->name, error);
+}
+
+/* Dies are in leaf 0x1F alone, which only Intel's processors have. */
+static int cpuid_need_dies(union cpuid_table *table)
+{
+    enum { LEVELS = 4 };
+    struct kvm_cpuid_entry2 *basic = cpuid_find(table, 0, 0);
+
+    if (basic == NULL || memcmp(&basic->ebx, CPU_VENDOR_INTEL, 4) != 0) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < LEVELS; i++) {
+        if (cpuid_need(table, 0x1f, i, KVM_CPUID_FLAG_SIGNIFCANT_INDEX) == NULL) {
+            return -1;
+        }
+    }
+    basic->eax = basic->eax > 0x1f ? basic->eax : 0x1f;
+    return 0;
+}
+
+/* KVM_SET_TSC_KHZ: an accelerator that cannot scale has only the host's. */
+static int cpuid_set_tsc(const struct kvm_backend *backend, int vcpu_fd, const struct cpu_model *model, struct error *error)
+{
+    if (model->tsc_hz == 0 || backend->ioctl(vcpu_fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)(model->tsc_hz / 1000)) == 0) {
+        return 0;
+    }
+    int khz = backend->ioctl(vcpu_fd, KVM_GET_TSC_KHZ, NULL);
+    return error_set(error, "-cpu tsc-frequency=%llu: accelerator %s has no TSC scaling; the host's is %d kHz", (unsigned long long)model->tsc_hz,
+                     backend->name, khz);
 }
 
 int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, uint32_t apic_id, const struct cpu_topology *topology,
@@ -253,22 +276,24 @@ int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, uin
     if (backend->ioctl(system_fd, KVM_GET_SUPPORTED_CPUID, &table) != 0) {
         return error_set(error, "-accel %s: KVM_GET_SUPPORTED_CPUID: %s", backend->name, strerror(errno));
     }
-    union cpuid_table supported = table;
-    for (uint32_t i = 0; i < table.head.nent; i++) {
-        cpuid_set_topology(&table.head.entries[i], apic_id, topology);
-    }
     struct kvm_cpuid_entry2 *features = cpuid_find(&table, 1, 0);
     if (features != NULL) {
         /* api.rst: a client with an in-kernel APIC may set it where the capability says so. */
         bool deadline = backend->ioctl(system_fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
         features->ecx |= 1u << 31 | (deadline ? 1u << 24 : 0);
-        cpuid_find(&supported, 1, 0)->ecx = features->ecx;
     }
-    if (cpuid_apply_features(&table, &supported, model, error) != 0) {
+    /* The boot processor's is like all others': what is missing is told once. */
+    if (cpuid_set_model(backend, system_fd, &table, model, apic_id == 0, error) != 0) {
         return -1;
+    }
+    if (topology->dies > 1 && cpuid_need_dies(&table) != 0) {
+        return cpuid_no_room(error);
+    }
+    for (uint32_t i = 0; i < table.head.nent; i++) {
+        cpuid_set_topology(&table.head.entries[i], apic_id, topology);
     }
     if (backend->ioctl(vcpu_fd, KVM_SET_CPUID2, &table) != 0) {
         return error_set(error, "-accel %s: KVM_SET_CPUID2: %s", backend->name, strerror(errno));
     }
-    return 0;
+    return cpuid_set_tsc(backend, vcpu_fd, model, error);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU models: what the back end supports (KVM_GET_SUPPORTED_CPUID), with the topology of our machine
- * and the features that -cpu adds or takes away.
+ * CPUID of a vCPU: the model that -cpu asks for, out of what the back end supports
+ * (KVM_GET_SUPPORTED_CPUID), with the topology of our machine.
  */
 #ifndef KAGE_VCPU_CPUID_H
 #define KAGE_VCPU_CPUID_H
@@ -12,25 +12,10 @@
 #include <kage.h>
 
 #include "util/error.h"
+#include "vcpu/cpu_model.h"
 #include "vcpu/topology.h"
 
-#define CPU_FEATURES_MAX 32u
-
-struct cpu_model {
-    bool enforce; /* a feature that the back end lacks is an error, not a warning */
-    unsigned count;
-    struct {
-        uint8_t feature; /* index of the table in cpuid.c */
-        bool on;
-    } features[CPU_FEATURES_MAX];
-};
-
-/* MODEL[,+feature][,-feature][,feature=on|off][,enforce]; MODEL is host or max. */
-int cpu_model_parse(struct cpu_model *model, const char *text, struct error *error);
-/* The list for `-cpu help`, to stdout. */
-void cpu_model_help(void);
-
-/* KVM_SET_CPUID2 of a vCPU. */
+/* KVM_SET_CPUID2 of a vCPU, and its TSC frequency. */
 int cpuid_set(const struct kvm_backend *backend, int system_fd, int vcpu_fd, uint32_t apic_id, const struct cpu_topology *topology,
               const struct cpu_model *model, struct error *error);
 
