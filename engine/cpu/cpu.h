@@ -198,6 +198,7 @@ struct cpu {
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
     uint8_t *fpu_buf; /* 64-byte aligned copy of an FXSAVE or XSAVE area, see sys_fpu.c */
+    struct cpu_x87_pointers { uint64_t fip, fdp; uint16_t fcs, fds, fop; } x87_loaded; /* that the guest loaded last */
     uint32_t mxcsr_mask; /* of the host; bits outside raise #GP */
     struct cpu_xcomp { uint32_t offset, size; bool align64; } xcomp[8]; /* XSAVE components 2 to 7, of the host */
 

@@ -61,6 +61,14 @@ void cpu_sys_fini(struct cpu *cpu);
 #define CPU_FPU_BUF_BYTES 16384u
 void cpu_fpu_probe_host(struct cpu *cpu); /* sys_fpu.c: layout of the host's XSAVE area */
 
+/*
+ * The guest's x87 pointers, of which the host's unit has host_fip and host_fdp, with the low `bytes` of each known
+ * (x87_pointers.c). fip and fcs; `all`: the operand and opcode too, which takes a look at the code, and is what the
+ * handler of an exception that waits asks for. May save the vector state.
+ */
+void cpu_x87_pointers(struct cpu *cpu, uint64_t host_fip, uint64_t host_fdp, unsigned bytes, bool all,
+                      struct cpu_x87_pointers *p);
+
 /* ---- memory accesses (sys_mem.c) ---- */
 
 /*

@@ -4,7 +4,7 @@
  * on cpu->fpu_buf; bytes are then moved between that buffer and guest memory as the instruction's
  * definition says (SDM 1 chapter 13), after the checks that would fault. XSAVEOPT is without the
  * modified optimisation, which is keyed by an address that here is always the buffer's. Instruction
- * and data pointers are host addresses and are never shown.
+ * and data pointers are host addresses: they are turned into the guest's (x87_pointers.c).
  *
  *   0        24    32       160      416   512     576
  *   | x87    |MXCSR| ST0..7 | XMM0.. | ... | header | components 2.. at their offsets, or packed
@@ -29,6 +29,19 @@
 #define COMP_YMM 2u
 #define COMP_ZMM_HIGH 6u
 #define COMP_ZMM16 7u
+
+static uint16_t get16(const uint8_t *p)
+{
+    uint16_t v;
+    __builtin_memcpy(&v, p, 2);
+    return v;
+}
+
+static void put16(uint8_t *p, uint32_t v)
+{
+    uint16_t v16 = (uint16_t)v;
+    __builtin_memcpy(p, &v16, 2);
+}
 
 static uint32_t get32(const uint8_t *p)
 {
@@ -86,10 +99,55 @@ void cpu_fpu_probe_host(struct cpu *cpu)
     }
 }
 
-/* FIP, FDP, their selectors and FOP are of the host's code. */
-static void hide_pointers(uint8_t *legacy)
+/*
+ * Pointers in the legacy region:
+ *   6  FOP   8  FIP (32 bits), FCS (16)   16  FDP (32), FDS (16);  with REX.W FIP and FDP have 64 bits, and no selectors
+ */
+#define FSW_ES 0x80u
+
+static bool has_wide_pointers(const struct cpu *cpu, uint32_t arg)
 {
+    return cpu_in_64bit_code(cpu) && HELPER_ARG_OPSIZE(arg) == 8;
+}
+
+/* The host's pointers of the image become the guest's. AMD's processors give them only while an exception waits. */
+static void show_pointers(struct cpu *cpu, uint32_t arg, uint8_t *legacy)
+{
+    struct cpu_x87_pointers p = {0};
+
+    if ((legacy[2] & FSW_ES) != 0) {
+        cpu_x87_pointers(cpu, get64(legacy + 8), get64(legacy + 16), 8, true, &p);
+    }
     zero(legacy + 6, 18);
+    put16(legacy + 6, p.fop);
+    if (has_wide_pointers(cpu, arg)) {
+        put64(legacy + 8, p.fip);
+        put64(legacy + 16, p.fdp);
+    } else {
+        put32(legacy + 8, (uint32_t)p.fip);
+        put16(legacy + 12, p.fcs);
+        put32(legacy + 16, (uint32_t)p.fdp);
+        put16(legacy + 20, p.fds);
+    }
+}
+
+/* The guest's pointers of an image are remembered; the host's unit takes the first, by which they are known again. */
+static void take_pointers(struct cpu *cpu, uint32_t arg, uint8_t *legacy)
+{
+    struct cpu_x87_pointers p = {.fop = get16(legacy + 6)};
+
+    if (has_wide_pointers(cpu, arg)) {
+        p.fip = get64(legacy + 8);
+        p.fdp = get64(legacy + 16);
+    } else {
+        p.fip = get32(legacy + 8);
+        p.fcs = get16(legacy + 12);
+        p.fdp = get32(legacy + 16);
+        p.fds = get16(legacy + 20);
+    }
+    cpu->x87_loaded = p;
+    zero(legacy + 6, 18);
+    put64(legacy + 8, p.fip);
 }
 
 static bool fpu_absent(const struct cpu *cpu)
@@ -130,12 +188,32 @@ static enum cpu_result load(struct cpu *cpu, unsigned at, uint8_t *to, unsigned 
 
 /* ---- FXSAVE, FXRSTOR ---- */
 
+/* FXRSTOR of AMD's processors begins with the last byte, at an address of its own: that is the one which faults. */
+static enum cpu_result fx_check_last(struct cpu *cpu, uint32_t arg)
+{
+    uint64_t offset = (cpu->ea + LEGACY_BYTES - 1) & cpu_size_mask(HELPER_ARG_ADDRSIZE(arg));
+    uint64_t base = cpu_in_64bit_code(cpu) ? 0 : cpu->vmcs.guest_seg[HELPER_ARG_SEG(arg)].base;
+    gva_t va = cpu->ea + LEGACY_BYTES - 1;
+    enum cpu_result r = CPU_NEXT;
+
+    if (((base + cpu->ea) & 15) != 0) {
+        return CPU_NEXT; /* #GP whatever limits and page tables say */
+    }
+    if (!cpu_in_64bit_code(cpu)) {
+        r = cpu_linear(cpu, HELPER_ARG_SEG(arg), offset, 1, MMU_READ, &va);
+    }
+    return r == CPU_NEXT ? cpu_probe(cpu, va, 1, MMU_READ, cpu_mmu_idx(cpu)) : r;
+}
+
 static enum cpu_result fx_check(struct cpu *cpu, uint32_t arg, enum mmu_access access)
 {
     if (fpu_absent(cpu)) {
         return cpu_raise(cpu, X86_EXC_NM);
     }
-    enum cpu_result r = cpu_operand(cpu, arg, LEGACY_BYTES, access);
+    enum cpu_result r = access == MMU_READ ? fx_check_last(cpu, arg) : CPU_NEXT;
+    if (r == CPU_NEXT) {
+        r = cpu_operand(cpu, arg, LEGACY_BYTES, access);
+    }
     return r == CPU_NEXT && (cpu->ea & 15) != 0 ? cpu_raise_gp(cpu, 0) : r;
 }
 
@@ -157,7 +235,7 @@ static enum cpu_result fxsave(struct cpu *cpu, uint32_t arg)
     }
     cpu_fpu_load(cpu);
     __asm__ volatile("fxsave64 (%0)" : : "r"(cpu->fpu_buf) : "memory");
-    hide_pointers(cpu->fpu_buf);
+    show_pointers(cpu, arg, cpu->fpu_buf);
     return store(cpu, 0, cpu->fpu_buf, fx_bytes(cpu));
 }
 
@@ -177,7 +255,7 @@ static enum cpu_result fxrstor(struct cpu *cpu, uint32_t arg)
         return cpu_raise_gp(cpu, 0);
     }
     cpu_fpu_load(cpu);
-    hide_pointers(buf);
+    take_pointers(cpu, arg, buf);
     if (!cpu_in_64bit_code(cpu)) {
         __asm__ volatile("fxsave64 (%0)" : : "r"(now) : "memory");
         copy(buf + XMM_OFFSET + LEGACY_XMM_BYTES, now + XMM_OFFSET + LEGACY_XMM_BYTES, LEGACY_XMM_BYTES);
@@ -295,7 +373,7 @@ static enum cpu_result xsave(struct cpu *cpu, uint32_t arg, enum xsave_kind kind
     cpu_fpu_load(cpu);
     zero(buf + LEGACY_BYTES, HEADER_BYTES);
     __asm__ volatile("xsave64 (%0)" : : "r"(buf), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
-    hide_pointers(buf);
+    show_pointers(cpu, arg, buf);
 
     uint64_t in_use = get64(buf + LEGACY_BYTES) & mask;
     if (!cpu_in_64bit_code(cpu)) {
@@ -367,6 +445,9 @@ static enum cpu_result xrstor(struct cpu *cpu, uint32_t arg)
     uint8_t *buf = cpu->fpu_buf, *header = buf + LEGACY_BYTES;
 
     enum cpu_result r = xs_check(cpu, arg, EXTENDED_OFFSET, MMU_READ);
+    if (r == CPU_NEXT) { /* the first byte is what a page fault names */
+        r = cpu_probe(cpu, cpu->ea, 1, MMU_READ, cpu_mmu_idx(cpu));
+    }
     if (r == CPU_NEXT) {
         r = load(cpu, LEGACY_BYTES, header, HEADER_BYTES);
     }
@@ -408,7 +489,12 @@ static enum cpu_result xrstor(struct cpu *cpu, uint32_t arg)
     if (loads_mxcsr && (mxcsr & ~cpu->mxcsr_mask) != 0) {
         return cpu_raise_gp(cpu, 0);
     }
-    hide_pointers(buf);
+    if ((mask & X86_XCR0_X87) != 0) {
+        if ((bv & X86_XCR0_X87) == 0) {
+            zero(buf, MXCSR_OFFSET);
+        }
+        take_pointers(cpu, arg, buf);
+    }
     if (!cpu_in_64bit_code(cpu)) {
         if ((bv & X86_XCR0_SSE) == 0) {
             zero(buf + XMM_OFFSET, LEGACY_XMM_BYTES);
@@ -439,34 +525,16 @@ static enum cpu_result xrstor(struct cpu *cpu, uint32_t arg)
 #define X87_REGISTER_BYTES 80u
 #define ENV_RESERVED 0xffff0000u
 
-struct x87_pointers {
-    uint32_t fip, fdp;
-    uint16_t fcs, fds, fop;
-};
-
 static bool has_real_form(const struct cpu *cpu)
 {
     return cpu_in_real_mode(cpu) || cpu_in_v86_mode(cpu);
 }
 
-static uint16_t get16(const uint8_t *p)
+/* The guest's form of the environment at `host`, with the guest's pointers. */
+static void env_encode(uint8_t *env, const uint8_t *host, const struct cpu_x87_pointers *p, bool small, bool real)
 {
-    uint16_t v;
-    __builtin_memcpy(&v, p, 2);
-    return v;
-}
-
-static void put16(uint8_t *p, uint32_t v)
-{
-    uint16_t v16 = (uint16_t)v;
-    __builtin_memcpy(p, &v16, 2);
-}
-
-/* The guest's form of the environment at `host`; its pointers are given, those of the host are not the guest's. */
-static void env_encode(uint8_t *env, const uint8_t *host, const struct x87_pointers *p, bool small, bool real)
-{
-    uint32_t fip = real ? ((uint32_t)p->fcs << 4) + p->fip : p->fip;
-    uint32_t fdp = real ? ((uint32_t)p->fds << 4) + p->fdp : p->fdp;
+    uint32_t fip = (uint32_t)p->fip + (real ? (uint32_t)p->fcs << 4 : 0);
+    uint32_t fdp = (uint32_t)p->fdp + (real ? (uint32_t)p->fds << 4 : 0);
 
     for (unsigned i = 0; i < 3; i++) { /* FCW, FSW, FTW */
         small ? put16(env + 2 * i, get16(host + 4 * i)) : put32(env + 4 * i, get32(host + 4 * i));
@@ -484,13 +552,33 @@ static void env_encode(uint8_t *env, const uint8_t *host, const struct x87_point
     }
 }
 
-/* The host's form of the guest's environment, without its pointers. */
-static void env_decode(uint8_t *host, const uint8_t *env, bool small)
+/* The host's form of the guest's environment; its pointers. */
+static void env_decode(uint8_t *host, const uint8_t *env, struct cpu_x87_pointers *p, bool small, bool real)
 {
     zero(host, ENV_BYTES);
     for (unsigned i = 0; i < 3; i++) {
         put32(host + 4 * i, ENV_RESERVED | get16(env + (small ? 2 : 4) * i));
     }
+    *p = (struct cpu_x87_pointers){0};
+    if (real) { /* linear addresses, of 20 or 32 bits */
+        unsigned step = small ? 2 : 4;
+        uint32_t fip_high = small ? get16(env + 8) : get32(env + 16), fdp_high = small ? get16(env + 12) : get32(env + 24);
+        p->fip = get16(env + 3 * step) | (fip_high >> 12 & 0xffff) << 16;
+        p->fdp = get16(env + 5 * step) | (fdp_high >> 12 & 0xffff) << 16;
+        p->fop = fip_high & 0x7ff;
+    } else if (small) {
+        p->fip = get16(env + 6);
+        p->fcs = get16(env + 8);
+        p->fdp = get16(env + 10);
+        p->fds = get16(env + 12);
+    } else {
+        p->fip = get32(env + 12);
+        p->fcs = get16(env + 16);
+        p->fop = get16(env + 18) & 0x7ff;
+        p->fdp = get32(env + 20);
+        p->fds = get16(env + 24);
+    }
+    put32(host + 12, (uint32_t)p->fip);
 }
 
 /* The operand of all four: #NM, segment, alignment to its size. */
@@ -505,7 +593,7 @@ static enum cpu_result x87_operand(struct cpu *cpu, uint32_t arg, unsigned bytes
 
 static enum cpu_result save_x87(struct cpu *cpu, uint32_t arg, bool all)
 {
-    static const struct x87_pointers hidden;
+    struct cpu_x87_pointers pointers;
     bool small = HELPER_ARG_OPSIZE(arg) == 2;
     unsigned env = small ? ENV_BYTES_16 : ENV_BYTES, bytes = env + (all ? X87_REGISTER_BYTES : 0);
     uint8_t *host = cpu->fpu_buf, *image = cpu->fpu_buf + NOW_OFFSET;
@@ -524,7 +612,8 @@ static enum cpu_result save_x87(struct cpu *cpu, uint32_t arg, bool all)
     } else {
         __asm__ volatile("fnstenv (%0)" : : "r"(host) : "memory");
     }
-    env_encode(image, host, &hidden, small, has_real_form(cpu));
+    cpu_x87_pointers(cpu, get32(host + 12), get32(host + 20), 4, (get16(host + 4) & FSW_ES) != 0, &pointers);
+    env_encode(image, host, &pointers, small, has_real_form(cpu));
     return store(cpu, 0, image, bytes);
 }
 
@@ -551,7 +640,7 @@ static enum cpu_result restore_x87(struct cpu *cpu, uint32_t arg, bool all)
         return r;
     }
     cpu_fpu_load(cpu);
-    env_decode(host, image, small);
+    env_decode(host, image, &cpu->x87_loaded, small, has_real_form(cpu));
     if (all) {
         copy(host + ENV_BYTES, image + env, X87_REGISTER_BYTES);
         __asm__ volatile("frstor (%0)" : : "r"(host) : "memory");

@@ -154,31 +154,30 @@ enum cpu_result sys_popa(struct cpu *cpu, uint32_t arg, uint32_t len)
     unsigned bytes = HELPER_ARG_OPSIZE(arg);
     uint64_t sp = cpu_sp(cpu);
     uint8_t frame[PUSHA_ITEMS * 4];
+    bool simple = frame_is_simple(cpu, sp, bytes, MMU_READ);
     enum cpu_result r = CPU_NEXT;
     gva_t va;
 
-    if (frame_is_simple(cpu, sp, bytes, MMU_READ)) {
+    if (simple) {
         r = cpu_stack_va(cpu, sp, bytes, MMU_READ, &va);
         if (r == CPU_NEXT) {
             r = cpu_read(cpu, va, frame, PUSHA_ITEMS * bytes, cpu_mmu_idx(cpu));
         }
-    } else {
-        for (unsigned i = 0; r == CPU_NEXT && i < PUSHA_ITEMS; i++) {
-            uint64_t value;
-            r = stack_read(cpu, sp + i * bytes, &value, bytes);
-            __builtin_memcpy(frame + i * bytes, &value, bytes);
-        }
-        r = refuse_mmio(cpu, r, len);
     }
-    if (r != CPU_NEXT) {
-        return r;
-    }
-    for (unsigned i = 0; i < PUSHA_ITEMS; i++) {
+    for (unsigned i = 0; r == CPU_NEXT && i < PUSHA_ITEMS; i++) {
         uint64_t value = 0;
-        __builtin_memcpy(&value, frame + i * bytes, bytes);
-        if (X86_RDI - i != X86_RSP) { /* its value is thrown away */
+        if (simple) {
+            __builtin_memcpy(&value, frame + i * bytes, bytes);
+        } else {
+            r = stack_read(cpu, sp + i * bytes, &value, bytes);
+        }
+        if (r == CPU_NEXT && X86_RDI - i != X86_RSP) { /* its value is thrown away */
             cpu_set_gpr(cpu, X86_RDI - i, bytes, value);
         }
+    }
+    if (r != CPU_NEXT) {
+        /* What was popped before a fault stays, as on AMD's processors; ESP does not move. */
+        return simple ? r : refuse_mmio(cpu, r, len);
     }
     cpu_set_sp(cpu, sp + PUSHA_ITEMS * bytes);
     return CPU_NEXT;

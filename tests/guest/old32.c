@@ -348,6 +348,45 @@ static void test_x87_images(void)
     check_eq(*(uint16_t *)(low + 0x700), 1, "real-frstor-st0");
 }
 
+/*
+ * The instruction and data pointers. While no exception waits AMD's processors lose them at any switch of tasks, the
+ * host's too: only then may a try fail.
+ */
+static void test_x87_pointers(void)
+{
+    static uint32_t env[7];
+    static uint8_t area[512] __attribute__((aligned(16)));
+    static uint32_t zero_word;
+    uint16_t cw = 0x37b; /* zero divide is not masked */
+    uint32_t at = 0, tries = 0;
+
+    do
+        asm volatile("fninit\n1: fldz; fnstenv %0; lea 1b, %1; fstp %%st(0)" : "=m"(env), "=r"(at));
+    while (env[3] != at && ++tries < 1000);
+    check_eq(env[3], at, "fip");
+    check_eq((uint16_t)env[4], SEL_KCS, "fcs");
+
+    write_cr4(read_cr4() | CR4_OSFXSR);
+    asm volatile("fninit; fldcw %3; fld1\n1: fdivs (%4); fxsave %2; fnstenv %0; lea 1b, %1; fnclex"
+                 : "=m"(env), "=r"(at), "=m"(area) : "m"(cw), "c"(&zero_word));
+    check_eq(env[3], at, "waiting-fip");
+    check_eq(env[4], 0x0310000 | SEL_KCS, "waiting-fop-fcs"); /* D8 31 */
+    check_eq(env[5], (uint32_t)&zero_word, "waiting-fdp");
+    check_eq((uint16_t)env[6], SEL_KDS, "waiting-fds");
+    check_eq(*(uint16_t *)(area + 6), 0x31, "fxsave-fop");
+    check_eq(*(uint32_t *)(area + 8), at, "fxsave-fip");
+    check_eq(*(uint32_t *)(area + 16), (uint32_t)&zero_word, "fxsave-fdp");
+    check_eq(*(uint16_t *)(area + 20), SEL_KDS, "fxsave-fds");
+
+    /* Values that were loaded come back. */
+    static uint32_t loaded[7] = {0xffff037f, 0xffff0000, 0xffffffff, 0x12345678, 0x05aa1234, 0x9abcdef0, 0xffff5678};
+    tries = 0;
+    do
+        asm volatile("fldenv %1; fnstenv %0" : "=m"(env) : "m"(loaded));
+    while (env[3] != loaded[3] && ++tries < 1000);
+    check_eq(memcmp(env, loaded, sizeof env), 0, "fldenv-fnstenv");
+}
+
 static void test_fxsave(void)
 {
     static uint8_t a[1024] __attribute__((aligned(64))), b[1024] __attribute__((aligned(64)));
@@ -456,7 +495,7 @@ static void test_alignment(void)
 void test_main(void)
 {
     static void (*const parts[])(void) = {test_strings, test_port_strings, test_decimal, test_bound_arpl_xlat, test_stack16,
-                                          test_stack_limit, test_x87_images, test_fxsave, test_fpu_modes, test_alignment};
+                                          test_stack_limit, test_x87_images, test_fxsave, test_fpu_modes, test_alignment, test_x87_pointers};
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
         if (guest_arg >> i & 1)
             parts[i]();

@@ -53,6 +53,12 @@ bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
     cpu->vmcs.guest_pdpte[0] = cr3 | X86_PTE_P;
     return !pdptes_are_bad;
 }
+void cpu_x87_pointers(struct cpu *cpu, uint64_t host_fip, uint64_t host_fdp, unsigned bytes, bool all,
+                      struct cpu_x87_pointers *p)
+{
+    (void)cpu, (void)host_fip, (void)host_fdp, (void)bytes, (void)all;
+    *p = (struct cpu_x87_pointers){0};
+}
 void cpu_fpu_save(struct cpu *cpu) { (void)cpu; }
 void cpu_fpu_load(struct cpu *cpu) { (void)cpu; }
 bool isa_vendor_amd(void) { return vendor_amd; }
