@@ -78,7 +78,8 @@ static const void *code_if_cached(struct cpu *cpu)
 /* What EFLAGS.AC asks of an operand (SDM 3A table 6-7): its size; 10-byte reals want 8. */
 static unsigned alignment_of(unsigned len)
 {
-    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= 16 ? len : 1;
+    unsigned longest = isa_vendor_amd() ? 64 : 16; /* AMD's processors check YMM operands too, Intel's do not */
+    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= longest ? len : 1;
 }
 
 #define SHARE_MISSES_MAX 24u
@@ -188,12 +189,14 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     if (!check_segment(cpu, d, access, len)) {
         return NULL;
     }
-    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea)) {
-        cpu_raise_error(cpu, X86_EXC_AC, 0);
-        return NULL;
-    }
+    /* Before #AC: what must be aligned always, and operands that are not canonical to their last byte. */
     if (is_misaligned_vector(cpu, d)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
+        return NULL;
+    }
+    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea) &&
+        x86_is_canonical(cpu->ea + len - 1)) {
+        cpu_raise_error(cpu, X86_EXC_AC, 0);
         return NULL;
     }
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,

@@ -518,6 +518,9 @@ static enum cpu_result bytes_store(struct cpu *cpu, struct masked_operand *m, co
     enum cpu_result r = cpu_linear(cpu, m->seg, m->at, count, MMU_WRITE, &m->at);
 
     m->linear = true;
+    if (r == CPU_NEXT && (count == 8 || isa_vendor_amd())) {
+        r = cpu_check_aligned(cpu, m->at, count);
+    }
     if (r == CPU_NEXT) {
         r = cpu_probe(cpu, m->at, count, MMU_WRITE, cpu_mmu_idx(cpu));
     }

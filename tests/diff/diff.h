@@ -63,6 +63,7 @@ extern const struct diff_arch diff_archs[3];
 #define DIFF_PATCHES 6
 #define DIFF_TEMPLATES 8
 
+#define DIFF_FLAGS_AC 0x40000u
 #define DIFF_FLAGS_ARITH 0x8d5u /* CF PF AF ZF SF OF */
 
 /* All that XSAVE holds of the vector state, in one layout for every host. */

@@ -130,7 +130,7 @@ void diff_gen_state(struct diff_case *c)
         c->in.gpr[4] = DIFF_DATA + 0x2000 - (r >> 20) % 9; /* a stack that crosses pages */
     if (r >> 60 == 1)
         c->in.gpr[4] = DIFF_DATA + ((r >> 59) & 1) * 0x3000 + (r >> 20) % 17; /* ... that ends; or is read-only */
-    c->in.rflags = 0x202 | (diff_random() & DIFF_FLAGS_ARITH) | (chance(15) ? 0x400 : 0);
+    c->in.rflags = 0x202 | (diff_random() & DIFF_FLAGS_ARITH) | (chance(15) ? 0x400 : 0) | (chance(4) ? DIFF_FLAGS_AC : 0);
     c->in.fs_base = DIFF_DATA + 0x100 * (r >> 8 & 15);
     c->in.gs_base = chance(10) ? (r | 0xffff800000000000ull) : DIFF_DATA + 8 * (r >> 16 & 255);
     c->in.seg = 0;

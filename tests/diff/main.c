@@ -183,7 +183,7 @@ static bool usable(const struct diff_case *c, const struct diff_outcome *host, c
     /* what is no instruction is so everywhere: a part of them is enough beyond the first mode */
     if (mode->guest && mode->part && host->vector == EXC_UD && c->id % 8)
         return false;
-    return !mode->cpl0 || (!c->user_only && !(host->out.rflags & 0x40000));
+    return !mode->cpl0 || (!c->user_only && !(host->out.rflags & DIFF_FLAGS_AC));
 }
 
 struct pair {

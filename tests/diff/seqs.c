@@ -61,7 +61,7 @@ bool diff_seq_case(struct diff_case *c, size_t index)
         if (pointers[i].gpr < diff_arch->gprs)
             c->in.gpr[pointers[i].gpr] = DIFF_DATA - diff_seg_base(c, pointers[i].gpr == 5 ? DIFF_SS : DIFF_DS) + pointers[i].offset;
     c->in.gpr[4] = DIFF_DATA - diff_seg_base(c, DIFF_SS) + 0x1600;
-    c->in.rflags &= ~0x400ull;
+    c->in.rflags &= ~(0x400ull | DIFF_FLAGS_AC);
     if (diff_arch->bits == 64) {
         c->in.gpr[15] = DIFF_WINDOW + 0x1c0;
         c->in.fs_base = DIFF_DATA + 0x100;
