@@ -135,6 +135,8 @@ static void test_pvpanic(void **state)
     bus_write(&ports, 0x505, 1, 0x01);
     assert_int_equal(events, 1);
     assert_int_equal(event, POWER_OFF);
+    bus_write(&ports, 0x505, 1, 0x03); /* once is enough */
+    assert_int_equal(events, 1);
 }
 
 static uint32_t lines;
