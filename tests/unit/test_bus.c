@@ -124,6 +124,41 @@ static void test_memory_edges(void **state)
     assert_int_equal(a.reads, 1);
 }
 
+/* A range goes and comes elsewhere while others stay; what is not the start of one goes not. */
+static void test_move(void **state)
+{
+    static struct bus bus;
+    struct probe a = {.value = 1}, b = {.value = 2}, c = {.value = 3};
+    (void)state;
+    bus_init(&bus, "port", 0xffff);
+    assert_int_equal(bus_add(&bus, 0x100, 4, &probe_ops, &a), 0);
+    assert_int_equal(bus_add(&bus, 0x200, 4, &probe_ops, &b), 0);
+    assert_int_equal(bus_add(&bus, 0x300, 4, &probe_ops, &c), 0);
+    bus_remove(&bus, 0x202);
+    bus_remove(&bus, 0x1ff);
+    bus_remove(&bus, 0);
+    bus_remove(&bus, 0xffff);
+    assert_int_equal(bus.count, 3);
+    bus_remove(&bus, 0x200);
+    assert_int_equal(bus.count, 2);
+    assert_int_equal(bus_read(&bus, 0x200, 1), 0xff);
+    assert_int_equal(bus_read(&bus, 0x100, 1), 1);
+    assert_int_equal(bus_read(&bus, 0x300, 1), 3);
+    assert_int_equal(bus_add(&bus, 0x80, 4, &probe_ops, &b), 0);
+    assert_int_equal(bus_read(&bus, 0x80, 1), 2);
+    bus_remove(&bus, 0x300); /* the last */
+    bus_remove(&bus, 0x80);  /* the first */
+    bus_remove(&bus, 0x100);
+    bus_remove(&bus, 0x100);
+    assert_int_equal(bus.count, 0);
+    assert_int_equal(bus_read(&bus, 0x100, 1), 0xff);
+    for (unsigned n = 0; n < 3 * BUS_RANGES_MAX; n++) { /* places are free again */
+        assert_int_equal(bus_add(&bus, n, 1, &probe_ops, &a), 0);
+        bus_remove(&bus, n);
+    }
+    bus_fini(&bus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -131,6 +166,7 @@ int main(void)
         cmocka_unit_test(test_float),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_memory_edges),
+        cmocka_unit_test(test_move),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -199,6 +199,23 @@ static void test_memory_size(void **state)
     assert_int_equal(get(fake, 0x5b) | get(fake, 0x5c) << 8 | get(fake, 0x5d) << 16, (UINT64_C(5) << 30) >> 16);
 }
 
+/* Below 16 MiB, and what firmware reads besides of memory's size. */
+static void test_firmware_bytes(void **state)
+{
+    struct fake *fake = *state;
+    cmos_set_memory(&fake->cmos, UINT64_C(8) << 20, 0);
+    assert_int_equal(get(fake, 0x17) | get(fake, 0x18) << 8, 7 << 10);
+    assert_int_equal(get(fake, 0x30) | get(fake, 0x31) << 8, 7 << 10);
+    assert_int_equal(get(fake, 0x34) | get(fake, 0x35) << 8, 0);
+    assert_int_equal(get(fake, 0x5b) | get(fake, 0x5c) | get(fake, 0x5d), 0);
+    cmos_set_boot(&fake->cmos, 64);
+    assert_int_equal(get(fake, 0x5f), 63);
+    assert_int_equal(get(fake, 0x3d), 0x32);
+    assert_int_equal(get(fake, 0x38), 0x40);
+    cmos_reset(&fake->cmos);
+    assert_int_equal(get(fake, 0x5f), 63); /* a battery keeps them */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +227,7 @@ int main(void)
         cmocka_unit_test_setup(test_periodic, setup),
         cmocka_unit_test_setup(test_alarm, setup),
         cmocka_unit_test_setup(test_memory_size, setup),
+        cmocka_unit_test_setup(test_firmware_bytes, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,14 +67,16 @@ static uint64_t pvpanic_read(void *self, uint64_t offset, unsigned size)
 
 static void pvpanic_write(void *self, uint64_t offset, unsigned size, uint64_t value)
 {
-    const struct pvpanic *pvpanic = self;
+    struct pvpanic *pvpanic = self;
+    unsigned known = (unsigned)value & (PVPANIC_PANICKED | PVPANIC_CRASHLOADED);
+    unsigned fresh = known & ~atomic_fetch_or(&pvpanic->said, known); /* a guest cannot fill the terminal */
 
     (void)offset;
     (void)size;
-    if ((value & PVPANIC_PANICKED) != 0) {
+    if ((fresh & PVPANIC_PANICKED) != 0) {
         fprintf(stderr, "kage: the guest has panicked\n");
         power_request(&pvpanic->power, POWER_OFF, 0);
-    } else if ((value & PVPANIC_CRASHLOADED) != 0) {
+    } else if ((fresh & PVPANIC_CRASHLOADED) != 0) {
         fprintf(stderr, "kage: the guest has panicked, and goes on in its crash kernel\n");
     }
 }

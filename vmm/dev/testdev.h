@@ -9,6 +9,7 @@
 #define KAGE_DEV_TESTDEV_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "chardev/chardev.h"
@@ -29,6 +30,7 @@ void debugcon_fini(struct debugcon *debugcon);
 
 struct pvpanic {
     struct power power;
+    atomic_uint said; /* events that came before */
 };
 
 extern const struct device_ops pvpanic_ops; /* one port */
