@@ -52,6 +52,12 @@ void mmu_flush_page(struct cpu *cpu, gva_t va) { (void)cpu, (void)va; }
 void mmu_flush_page_pcid(struct cpu *cpu, gva_t va, unsigned pcid) { (void)cpu, (void)va, (void)pcid; }
 void mmu_switch_cr3(struct cpu *cpu, bool noflush) { (void)cpu, (void)noflush; }
 bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3) { (void)cpu, (void)cr3; return true; }
+void cpu_x87_pointers(struct cpu *cpu, uint64_t host_fip, uint64_t host_fdp, unsigned bytes, bool all,
+                      struct cpu_x87_pointers *p)
+{
+    (void)cpu, (void)host_fip, (void)host_fdp, (void)bytes, (void)all;
+    *p = (struct cpu_x87_pointers){0};
+}
 void cpu_fpu_save(struct cpu *cpu) { (void)cpu; }
 void cpu_fpu_load(struct cpu *cpu) { (void)cpu; }
 bool isa_vendor_amd(void) { return vendor_amd; }
