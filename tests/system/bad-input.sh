@@ -46,6 +46,9 @@ plain="-machine microvm -nographic -m 512M"
 	refused "option without its value" 'kernel' run $plain -kernel
 	refused "serial to an impossible file" 'serial|no/such' run $plain -kernel "$kernel" -serial file:/no/such/directory/file
 	refused "too many processors" 'smp|cpu|processor' run $plain -kernel "$kernel" -smp 100000
+	refused "unknown processor" 'i4004' run $plain -kernel "$kernel" -cpu i4004
+	refused "a feature that nobody has" 'rtm' run $plain -accel soft -kernel "$kernel" -cpu Haswell,enforce
+	refused "a TSC that cannot be" 'tsc-frequency' run $plain -accel soft -kernel "$kernel" -cpu host,tsc-frequency=1M
 	refused "a command line that is too long" 'append|command line|long' run $plain -kernel "$kernel" \
 		-append "$(head -c 100000 /dev/zero | tr '\0' a)"
 	refused "unknown verb" 'levitate' levitate

@@ -595,7 +595,7 @@ static const struct options_option {
     {"M", "", NULL, options_apply_machine},
     {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
-    {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor: host or max; '-cpu help' lists features", options_apply_cpu},
+    {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor (host); '-cpu help' lists models and features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
     {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "a debug port, 0x402: -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
