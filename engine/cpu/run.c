@@ -78,8 +78,10 @@ static const void *code_if_cached(struct cpu *cpu)
 /* What EFLAGS.AC asks of an operand (SDM 3A table 6-7): its size; 10-byte reals want 8. */
 static unsigned alignment_of(unsigned len)
 {
-    unsigned longest = isa_vendor_amd() ? 64 : 16; /* AMD's processors check YMM operands too, Intel's do not */
-    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= longest ? len : 1;
+    if (len > 16 && (len & (len - 1)) == 0) {
+        return isa_vendor_amd() ? 16 : 1; /* AMD's processors check YMM operands, by their halves; Intel's do not */
+    }
+    return len == 10 ? 8 : (len & (len - 1)) == 0 && len <= 16 ? len : 1;
 }
 
 #define SHARE_MISSES_MAX 24u
