@@ -50,10 +50,15 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 			{ printf "\\$kind" && head -c 60000 "$1/tests/guest/smoke.elf"; } >"$fuzz/corpus/seed-$kind"
 		done
 	fi
+	# Multiboot: addresses that hold, and, behind five of them that nobody looks at, a 32-bit ELF file.
+	{ printf '\004\000\004\040\000\000\000\040\000\000\020\040\000\000\200\040\000\020\000\040\000' && head -c 5000 /dev/zero; } >"$fuzz/corpus/seed-004"
+	if [ -s "$1/tests/guest/paging32.elf" ]; then
+		{ printf '\005%020d' 0 && head -c 60000 "$1/tests/guest/paging32.elf"; } >"$fuzz/corpus/seed-005"
+	fi
 	: >"$work/log"
 	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 		-Iinclude -Ivmm tests/fuzz/fuzz_loader.c vmm/machine/boot.c vmm/machine/bzimage.c vmm/machine/decompress.c \
-		vmm/machine/elf.c vmm/machine/linux.c vmm/machine/pvh.c vmm/machine/ram.c vmm/util/error.c vmm/util/log.c vmm/vcpu/state.c \
+		vmm/machine/elf.c vmm/machine/linux.c vmm/machine/multiboot.c vmm/machine/pvh.c vmm/machine/ram.c vmm/util/error.c vmm/util/log.c vmm/vcpu/state.c \
 		-lz -llzma -llz4 -lzstd -o "$fuzz/fuzz_loader" &&
 		"$fuzz/fuzz_loader" -max_len=65536 -max_total_time="$FUZZ_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus" >"$work/log" 2>&1; then
 		passed=$((passed + 1))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * libFuzzer harness of the kernel loaders. The input's first byte says how deep the rest goes in: as
- * the file itself, as an ELF file, as the payload of a sound bzImage (one of the decompressors), or as
- * what is packed in it. Guest memory stands between two inaccessible pages. tests/fuzz-smoke.sh builds
+ * the file itself, as an ELF file, as the payload of a sound bzImage (one of the decompressors), as what
+ * is packed in it, or as a multiboot kernel: a header whose magic and checksum hold, over code or over an ELF file. Guest memory stands between two inaccessible pages. tests/fuzz-smoke.sh builds
  * and runs this; a crash leaves its input behind.
  */
 #include <asm/bootparam.h>
@@ -23,7 +23,11 @@
 #define PAYLOAD_AT 0x200u
 #define FILE_MAX (CODE_AT + PAYLOAD_AT + INPUT_MAX + 1024u)
 
-enum fuzz_kind { FUZZ_FILE, FUZZ_ELF, FUZZ_PAYLOAD, FUZZ_PACKED, FUZZ_KINDS };
+#define MULTIBOOT_MAGIC 0x1badb002u
+#define MULTIBOOT_ADDRESSES 0x10000u
+#define MULTIBOOT_AT 0x400u /* behind any ELF headers */
+
+enum fuzz_kind { FUZZ_FILE, FUZZ_ELF, FUZZ_PAYLOAD, FUZZ_PACKED, FUZZ_MULTIBOOT, FUZZ_MULTIBOOT_ELF, FUZZ_KINDS };
 
 static struct ram ram;
 static uint8_t file[FILE_MAX];
@@ -89,11 +93,32 @@ static size_t fuzz_bzimage(const uint8_t *in, size_t in_bytes, bool pack)
     return CODE_AT + PAYLOAD_AT + bytes;
 }
 
+/* Flags and, from the input's first bytes, the five addresses; the rest of the input is the file. */
+static size_t fuzz_multiboot(const uint8_t *in, size_t in_bytes, bool is_elf)
+{
+    uint32_t words[8] = {MULTIBOOT_MAGIC, is_elf ? 0 : MULTIBOOT_ADDRESSES};
+    size_t header_bytes = in_bytes < 5 * sizeof(words[0]) ? in_bytes : 5 * sizeof(words[0]);
+
+    words[2] = 0u - words[0] - words[1];
+    memcpy(words + 3, in, header_bytes);
+    memset(file, 0, MULTIBOOT_AT + sizeof(words));
+    memcpy(file, in + header_bytes, in_bytes - header_bytes);
+    if (is_elf) {
+        memcpy(file, "\x7f" "ELF\1\1\1", 7);
+    }
+    memcpy(file + MULTIBOOT_AT, words, sizeof(words));
+    size_t least = MULTIBOOT_AT + sizeof(words);
+    return in_bytes - header_bytes > least ? in_bytes - header_bytes : least;
+}
+
 /* Makes the kernel file of an input. */
 static size_t fuzz_file(enum fuzz_kind kind, const uint8_t *in, size_t in_bytes)
 {
     if (kind == FUZZ_PAYLOAD || kind == FUZZ_PACKED) {
         return fuzz_bzimage(in, in_bytes, kind == FUZZ_PACKED);
+    }
+    if (kind == FUZZ_MULTIBOOT || kind == FUZZ_MULTIBOOT_ELF) {
+        return fuzz_multiboot(in, in_bytes, kind == FUZZ_MULTIBOOT_ELF);
     }
     memcpy(file, in, in_bytes);
     if (kind == FUZZ_ELF && in_bytes >= 4) {
