@@ -17,6 +17,12 @@ struct bench {
 
 extern const struct bench bench_compute[];
 extern const struct bench bench_system[];
+extern const struct bench bench_parallel[]; /* run only if named */
+
+/* Of bench_compute, for use on several threads. */
+uint64_t bench_qsort(uint64_t rounds);
+uint64_t bench_interpreter(uint64_t rounds);
+uint64_t bench_chase(uint64_t rounds);
 
 /* Runs a program and waits for it; true if it ends with status 0. Output goes to /dev/null. */
 _Bool bench_spawn(const char *const argv[]);

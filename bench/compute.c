@@ -76,7 +76,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static uint64_t run_qsort(uint64_t rounds)
+uint64_t bench_qsort(uint64_t rounds)
 {
     const size_t count = 300000;
     uint64_t *words = malloc(count * 8), seed = 12345, check = 1;
@@ -136,7 +136,7 @@ static void op_loop(struct machine *m)
 }
 static void (*const ops[])(struct machine *) = {op_add, op_xor, op_rotate, op_swap, op_multiply, op_loop};
 
-static uint64_t run_interpreter(uint64_t rounds)
+uint64_t bench_interpreter(uint64_t rounds)
 {
     struct machine m = {.a = 1, .b = 2, .counter = rounds};
     op_loop(&m);
@@ -146,7 +146,7 @@ static uint64_t run_interpreter(uint64_t rounds)
     return (m.a ^ m.b) | 1;
 }
 
-static uint64_t run_chase(uint64_t rounds)
+uint64_t bench_chase(uint64_t rounds)
 {
     const size_t count = 1u << 20; /* 8 MiB of indices in one random cycle (Sattolo) */
     uint64_t *next = mmap(NULL, count * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -157,7 +157,7 @@ static uint64_t run_chase(uint64_t rounds)
     for (size_t i = 0; i < count; i++)
         next[i] = i;
     for (size_t i = count - 1; i > 0; i--) {
-        size_t k = random_next(&seed) % i;
+        size_t k = (size_t)(random_next(&seed) % i);
         uint64_t t = next[i];
         next[i] = next[k];
         next[k] = t;
@@ -172,9 +172,9 @@ const struct bench bench_compute[] = {
     {"shell-loop", "200000 turns", 1, run_shell},
     {"sha256sum", "8 MiB", 2, run_sha256},
     {"gzip-9", "8 MiB", 1, run_gzip},
-    {"qsort", "300000 words", 5, run_qsort},
+    {"qsort", "300000 words", 5, bench_qsort},
     {"matrix", "256x256 double", 10, run_matrix},
-    {"interpreter", "12 indirect calls", 2000000, run_interpreter},
-    {"pointer-chase", "load", 5000000, run_chase},
+    {"interpreter", "12 indirect calls", 2000000, bench_interpreter},
+    {"pointer-chase", "load", 5000000, bench_chase},
     {0},
 };

@@ -17,24 +17,24 @@ static int64_t now_ns(void)
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
-static int wanted(const char *name, int count, char **names)
+static int wanted(const struct bench *group, const char *name, int count, char **names)
 {
     for (int i = 0; i < count; i++)
         if (!strcmp(names[i], name))
             return 1;
-    return count == 0;
+    return count == 0 && group != bench_parallel;
 }
 
 int main(int argc, char **argv)
 {
-    const struct bench *const groups[] = {bench_compute, bench_system};
+    const struct bench *const groups[] = {bench_compute, bench_system, bench_parallel};
     int failures = 0;
 
     if (argc == 2 && !strcmp(argv[1], "exit"))
         return 0;
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
         for (const struct bench *b = groups[g]; b->name; b++) {
-            if (!wanted(b->name, argc - 1, argv + 1))
+            if (!wanted(groups[g], b->name, argc - 1, argv + 1))
                 continue;
             int64_t start = now_ns();
             uint64_t check = b->run(b->rounds);
