@@ -42,12 +42,16 @@ trap 'kill $x64 $ia32 2>/dev/null; exit 1' INT TERM
 for bits in x64 ia32; do
 	eval "wait \$$bits" && status=0 || status=$?
 	sed 's/\x1b\[[0-9;?]*[A-Za-z]/\n/g' "$work/$bits" | grep -a . | tail -n 30 >"$work/screen"
-	# The tests that a pass is made of were there.
-	tests=$(sed 's/\x1b\[[0-9;?]*[A-Za-z]/\n/g' "$work/$bits" | grep -aoE '^ #[0-9]+ ' | sort -u | wc -l)
-	if [ "$status" = 0 ] && [ "$tests" -ge 10 ]; then
-		pass "memtest86+ $bits: one pass of $tests tests in $(cat "$work/$bits.time")"
+	# A pass has eleven tests, but the screen is sent every two seconds: short ones may not be seen, the long ones must be.
+	tests=$(sed 's/\x1b\[[0-9;?]*[A-Za-z]/\n/g' "$work/$bits" | grep -aoE '^ #[0-9]+ ' | sort -u | tr -d '\n')
+	long=yes
+	for number in 10 8 6; do
+		case $tests in *"#$number "*) ;; *) long=no ;; esac
+	done
+	if [ "$status" = 0 ] && [ $long = yes ]; then
+		pass "memtest86+ $bits: one pass in $(cat "$work/$bits.time")"
 	else
-		fail "memtest86+ $bits: $tests tests seen in $(cat "$work/$bits.time")" "$work/screen"
+		fail "memtest86+ $bits, after $(cat "$work/$bits.time"); tests seen:$tests" "$work/screen"
 	fi
 done
 summary
