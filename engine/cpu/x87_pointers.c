@@ -100,10 +100,12 @@ void cpu_x87_pointers(struct cpu *cpu, uint64_t host_fip, uint64_t host_fdp, uns
     uint64_t offset = low_bytes(host_fip - (uint64_t)(uintptr_t)rx, bytes);
 
     *p = (struct cpu_x87_pointers){0};
+    /* First: what a guest loads may look like an address of ours. */
+    if (host_fip != 0 && low_bytes(cpu->x87_loaded.fip, bytes) == host_fip) {
+        *p = cpu->x87_loaded;
+        return;
+    }
     if (offset >= cpu->vm->size) {
-        if (host_fip != 0 && low_bytes(cpu->x87_loaded.fip, bytes) == host_fip) {
-            *p = cpu->x87_loaded;
-        }
         return;
     }
     const struct block *b = code_find_by_host(cpu->vm, rx + offset);
