@@ -324,7 +324,7 @@ static bool legacy_differs_rightly(const struct diff_outcome *host, const struct
  * but a hypervisor that intercepts #DB may report the instruction's own. A near CALL of a
  * non-canonical address pushes the return address or not before it faults: that is below RSP. And a far
  * RET to another privilege level takes SS:RSP from the stack before it looks at CS on AMD (APM 3 RETF),
- * after it on Intel (SDM 2B RET): #PF or #GP.
+ * after it on Intel (SDM 2B RET): #PF, #AC or #GP.
  */
 static bool differs_rightly(const struct diff_case *c, const struct diff_outcome *host, const struct diff_outcome *guest, struct diff_outcome *same)
 {
@@ -348,7 +348,7 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
         memcpy(same->mem + slot, guest->mem + slot, 8);
         return true;
     }
-    if (host->vector == EXC_PF && guest->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_RET &&
+    if ((host->vector == EXC_PF || host->vector == EXC_AC) && guest->vector == EXC_GP && insn.mnemonic == ZYDIS_MNEMONIC_RET &&
         insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
         *same = *host;
         same->vector = guest->vector;
@@ -361,11 +361,6 @@ static bool differs_rightly(const struct diff_case *c, const struct diff_outcome
                                                               insn.mnemonic == ZYDIS_MNEMONIC_XRSTOR || insn.mnemonic == ZYDIS_MNEMONIC_XRSTOR64)) {
         *same = *host;
         same->vector = guest->vector;
-        return true;
-    }
-    /* elements of a gather are fetched in any order (SDM 2C VGATHERDPS) */
-    if (guest->vector == EXC_AC && host->vector == EXC_PF && insn.meta.category == ZYDIS_CATEGORY_AVX2GATHER) {
-        *same = *guest;
         return true;
     }
     /* outside 64-bit code too, a CALL beyond the segment has pushed or not */
