@@ -111,6 +111,7 @@ struct cpu_event {
     uint8_t vector;
     uint8_t type;
     bool raised;      /* by cpu_raise…: subject to the exception bitmap; injected events are not */
+    bool address;     /* #GP: of an operand's address that is not canonical; it is #SS if that is the stack's */
     uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
     uint32_t error;
     uint64_t payload; /* #PF: CR2; #DB: DR6 bits to set */

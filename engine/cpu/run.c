@@ -255,8 +255,7 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     case CPU_JUMP:
         break;
     case CPU_FAULT:
-        if (HELPER_ARG_IS_MEM(s->arg) && HELPER_ARG_SEG(s->arg) == X86_SS && cpu->event.vector == X86_EXC_GP &&
-            cpu->event.error == 0 && !x86_is_canonical(cpu->ea)) {
+        if (HELPER_ARG_IS_MEM(s->arg) && HELPER_ARG_SEG(s->arg) == X86_SS && cpu->event.vector == X86_EXC_GP && cpu->event.address) {
             cpu->event.vector = X86_EXC_SS;
         }
         return NULL;

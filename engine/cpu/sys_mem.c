@@ -122,7 +122,9 @@ static enum cpu_result pieces_translate(struct cpu *cpu, gva_t va, unsigned len,
     }
     *n = first == len ? 1 : 2;
     if (*n == 2 && x86_is_canonical(va) && !x86_is_canonical(va + len - 1) && cpu_in_long_mode(cpu)) {
-        return cpu_raise_gp(cpu, 0); /* of the whole operand, before its first page is looked at */
+        enum cpu_result gp = cpu_raise_gp(cpu, 0); /* of the whole operand, before its first page is looked at */
+        cpu->event.address = true;
+        return gp;
     }
     gva_t next = cpu_va_add(cpu, va, first);
     enum cpu_result r = piece_translate(cpu, va, first, access, idx, &p[0]);

@@ -10,6 +10,7 @@
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
+#define FSW_ES 0x80u
 #define ST_OFFSET 32u
 #define XMM_OFFSET 160u
 #define XSTATE_BV_OFFSET 512u
@@ -549,6 +550,9 @@ static enum cpu_result masked_bytes(struct cpu *cpu, const struct decoded *d, ui
         vector_access(cpu, a, &data, false);
         vector_access(cpu, b, &mask, false);
         return bytes_store(cpu, &m, &data, &mask, 16, len);
+    }
+    if ((*xstate_bv(cpu) & X86_XCR0_X87) != 0 && (cpu->xsave[2] & FSW_ES) != 0) {
+        return cpu_raise(cpu, X86_EXC_MF); /* an x87 error waits, as every MMX instruction but EMMS finds out */
     }
     mmx_read(cpu, a, &data);
     mmx_read(cpu, b, &mask);

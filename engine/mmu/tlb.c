@@ -258,6 +258,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     }
     if (!x86_is_canonical(va) && cpu_in_long_mode(cpu)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
+        cpu->event.address = true;
         return MMU_FAULT;
     }
     cpu->stats[CPU_STAT_TLB2_MISSES]++;

@@ -14,6 +14,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -246,7 +247,12 @@ _Noreturn void diff_host_run(struct diff_batch *batch, uint32_t first)
 {
     struct rlimit no_core = {0, 0}, cpu = {120, 120};
     struct itimerval tick = {{0, TICK_US}, {0, TICK_US}};
+    cpu_set_t first_cpu;
 
+    /* Linux' GDT has the processor's number as a limit (LSL of 0x7b): the guest's has 0 */
+    CPU_ZERO(&first_cpu);
+    CPU_SET(0, &first_cpu);
+    (void)sched_setaffinity(0, sizeof(first_cpu), &first_cpu);
     host.batch = batch;
     host.index = first;
     host.fsgsbase = has_fsgsbase();

@@ -687,6 +687,14 @@ CASE "far call through memory"
     ud2
 1:  nop
 END
+CASE "privilege comes before a stack address that is not canonical"
+    mov rbp, 0x8000000000000000
+    ltr [rbp + 8]
+END
+CASE "lar of a stack address that is not canonical"
+    mov rbp, 0x8000000000000000
+    lar eax, [rbp + 8]
+END
 CASE "far jump to the kernel's segment"
     mov word ptr [rbx + 8], 0x10
     .byte 0x48 # REX.W
@@ -1240,6 +1248,17 @@ CASE "x87 unmasked exception comes with the next instruction"
     fdivp st(1), st
     inc rax
     fld1
+    inc rcx
+END
+CASE "x87 error that waits comes with maskmovq"
+    fninit
+    mov word ptr [rbx], 0x37b
+    fldcw [rbx]
+    fld1
+    fldz
+    fdivp st(1), st
+    mov rdi, rbx
+    maskmovq mm0, mm1
     inc rcx
 END
 CASE "x87 fwait reports"
