@@ -335,14 +335,17 @@ enum cpu_result sys_too_long(struct cpu *cpu, uint32_t arg, uint32_t len)
     return cpu_raise_error(cpu, X86_EXC_GP, 0);
 }
 
-/* Clears the cache line at rAX (APM 3, CLZERO). */
+/* Clears the cache line at rAX (APM 3, CLZERO), all of which must lie in the segment. */
 enum cpu_result sys_clzero(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
     static const uint8_t zeros[64];
+    unsigned seg = HELPER_ARG_SEG(arg);
     uint64_t at = cpu->gpr[X86_RAX] & cpu_size_mask(HELPER_ARG_ADDRSIZE(arg));
-
     gva_t va;
-    enum cpu_result r = cpu_linear(cpu, HELPER_ARG_SEG(arg), at, 1, MMU_WRITE, &va);
 
+    enum cpu_result r = cpu_linear(cpu, seg, at, 1, MMU_WRITE, &va);
+    if (r == CPU_NEXT && !cpu_in_64bit_code(cpu)) {
+        r = cpu_linear(cpu, seg, (uint32_t)(at - (va & 63)), sizeof(zeros), MMU_WRITE, &va);
+    }
     return r == CPU_NEXT ? cpu_write_last(cpu, va & ~63ull, zeros, sizeof(zeros), len) : r;
 }
