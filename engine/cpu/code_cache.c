@@ -454,6 +454,7 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to)
 
 void code_flush(struct cpu_vm *vm)
 {
+    pthread_mutex_lock(&vm->lock); /* no vCPU runs, but a thread that changes memory slots may be looking for their code */
     for (uint32_t i = 1; i < vm->page_count; i++) {
         atomic_store_explicit(&vm->page_index[vm->pages[i].gpa >> KAGE_PAGE_SHIFT], 0, memory_order_release);
     }
@@ -476,6 +477,7 @@ void code_flush(struct cpu_vm *vm)
         }
         vm->cpus[i]->stats[CPU_STAT_CODE_FLUSHES]++;
     }
+    pthread_mutex_unlock(&vm->lock);
 }
 
 void code_unshare(struct cpu *cpu, struct block *b)

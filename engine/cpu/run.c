@@ -201,10 +201,16 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         cpu_raise_error(cpu, X86_EXC_AC, 0);
         return NULL;
     }
+    uint64_t generation = cpu->vm->generation;
+    bool stack = (d->info & ACCESS_STACK) != 0;
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
                                            (d->info & ACCESS_WRITE) != 0, (d->info & ACCESS_LOCKED) != 0, idx, &host);
+    if (r == CPU_NEXT && cpu->vm->generation != generation) {
+        cpu_access_abandon(cpu); /* the cache was emptied while we waited for others: the instruction runs anew */
+        return NULL;
+    }
     if (r != CPU_NEXT) {
-        if (r == CPU_FAULT && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
+        if (r == CPU_FAULT && stack && cpu->event.vector == X86_EXC_GP) {
             cpu->event.vector = X86_EXC_SS; /* SDM 3A 6.15, interrupt 12 */
         }
         return NULL;
@@ -216,20 +222,27 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     return (const uint8_t *)d + to;
 }
 
+/* The block that the descriptor belongs to. */
+static bool is_dropped(const struct cpu *cpu, const struct slow_desc *d)
+{
+    const struct block *b = code_find_by_host(cpu->vm, (const uint8_t *)d);
+    return b == NULL || !b->valid;
+}
+
 const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d)
 {
     uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
-    bool was_alone = cpu->bounce_alone;
+    bool was_alone = cpu->bounce_alone, has_code = cpu->bounce_piece[0].has_code || cpu->bounce_piece[1].has_code;
 
     cpu->rip = d->next_rip != 0 ? d->next_rip : d->rip;
     if (cpu_access_commit(cpu) != CPU_NEXT) {
         return NULL;
     }
     /*
-     * The store may have changed this very block: look the next instruction up anew. And where others were waited for, the host
-     * addresses that the block's shared checks have found may be gone.
+     * The store may have changed this very block, which another vCPU may have dropped before: look the next instruction up anew. And
+     * where others were waited for, the host addresses that the block's shared checks have found may be gone.
      */
-    if ((was_alone || cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations) && d->next_rip != 0) {
+    if ((was_alone || cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations || (has_code && is_dropped(cpu, d))) && d->next_rip != 0) {
         return NULL;
     }
     cpu_fpu_load(cpu);
