@@ -153,13 +153,13 @@ static int write_msr(struct guest *g, uint32_t index, uint64_t value)
 /* By ioctl: 1 if it was taken. */
 static int host_msr(struct guest *g, unsigned long request, uint32_t index, uint64_t *value)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = {.head.nmsrs = 1, .entry = {.index = index, .data = *value}};
-    int done = ask(g->vcpu, request, &msrs);
+    struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(msrs->entries[0]));
 
-    *value = msrs.entry.data;
+    msrs->nmsrs = 1;
+    msrs->entries[0] = (struct kvm_msr_entry){.index = index, .data = *value};
+    int done = ask(g->vcpu, request, msrs);
+    *value = msrs->entries[0].data;
+    free(msrs);
     return done;
 }
 
