@@ -73,6 +73,7 @@
 #define X86_EFER_LME (1ull << 8)
 #define X86_EFER_LMA (1ull << 10)
 #define X86_EFER_NX (1ull << 11)
+#define X86_EFER_FFXSR (1ull << 14) /* AMD: FXSAVE and FXRSTOR of the kernel leave XMM registers out */
 #define X86_EFER_FFXSR (1ull << 14)
 
 #define X86_XCR0_X87 (1ull << 0)
@@ -152,6 +153,9 @@ enum { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_LDTR, X86_TR, X86_SEG
 #define MSR_IA32_TSC_ADJUST 0x3b
 #define MSR_IA32_SPEC_CTRL 0x48
 #define MSR_IA32_PRED_CMD 0x49
+#define MSR_PLATFORM_INFO 0xce
+#define MSR_IA32_FLUSH_CMD 0x10b
+#define MSR_VIRT_SPEC_CTRL 0xc001011fu
 #define MSR_IA32_BIOS_SIGN_ID 0x8b
 #define MSR_IA32_MTRRCAP 0xfe
 #define MSR_IA32_ARCH_CAPABILITIES 0x10a

@@ -182,6 +182,7 @@ struct cpu {
     uint32_t msr_tsc_aux;
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
     bool has_1g_pages, has_nx;
+    uint64_t efer_valid;      /* bits of EFER that the guest may set */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
     uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */

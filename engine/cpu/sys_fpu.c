@@ -217,9 +217,18 @@ static enum cpu_result fx_check(struct cpu *cpu, uint32_t arg, enum mmu_access a
     return r == CPU_NEXT && (cpu->ea & 15) != 0 ? cpu_raise_gp(cpu, 0) : r;
 }
 
+/* EFER.FFXSR: in 64-bit code of the kernel XMM registers are neither saved nor restored (APM 2 3.1.7). */
+static bool fx_is_fast(const struct cpu *cpu)
+{
+    return (cpu->vmcs.guest_ia32_efer & X86_EFER_FFXSR) != 0 && cpu_in_64bit_code(cpu) && cpu_cpl(cpu) == 0;
+}
+
 /* Bytes of the FXSAVE area that are the processor's: in 64-bit code with 16 vector registers, else with 8. */
 static unsigned fx_bytes(const struct cpu *cpu)
 {
+    if (fx_is_fast(cpu)) {
+        return XMM_OFFSET;
+    }
     return cpu_in_64bit_code(cpu) ? FXSAVE_BYTES : XMM_OFFSET + LEGACY_XMM_BYTES;
 }
 
@@ -256,7 +265,10 @@ static enum cpu_result fxrstor(struct cpu *cpu, uint32_t arg)
     }
     cpu_fpu_load(cpu);
     take_pointers(cpu, arg, buf);
-    if (!cpu_in_64bit_code(cpu)) {
+    if (fx_is_fast(cpu)) {
+        __asm__ volatile("fxsave64 (%0)" : : "r"(now) : "memory");
+        copy(buf + XMM_OFFSET, now + XMM_OFFSET, FXSAVE_BYTES - XMM_OFFSET);
+    } else if (!cpu_in_64bit_code(cpu)) {
         __asm__ volatile("fxsave64 (%0)" : : "r"(now) : "memory");
         copy(buf + XMM_OFFSET + LEGACY_XMM_BYTES, now + XMM_OFFSET + LEGACY_XMM_BYTES, LEGACY_XMM_BYTES);
     }

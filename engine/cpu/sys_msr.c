@@ -9,8 +9,6 @@
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
-#define EFER_WRITABLE (X86_EFER_SCE | X86_EFER_LME | X86_EFER_NX)
-
 static uint64_t host_tsc(void)
 {
     return __builtin_ia32_rdtsc();
@@ -31,9 +29,8 @@ static int set_efer(struct cpu *cpu, uint64_t value)
 {
     struct vmcs *v = &cpu->vmcs;
     uint64_t old = v->guest_ia32_efer;
-    uint64_t allowed = EFER_WRITABLE | X86_EFER_LMA;
 
-    if ((value & ~allowed) != 0 || ((value & X86_EFER_NX) != 0 && !cpu->has_nx)) {
+    if ((value & ~cpu->efer_valid) != 0) {
         return -EINVAL;
     }
     if (((value ^ old) & X86_EFER_LME) != 0 && (v->guest_cr0 & X86_CR0_PG) != 0) {

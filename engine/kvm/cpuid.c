@@ -349,6 +349,7 @@ static void cpuid_apply(struct kvm_vcpu *vcpu)
     if (phys < 32 || phys > 52)
         phys = 36;
     vcpu->cpu->maxphyaddr_mask = ~((1ull << phys) - 1) & 0x000fffffffffffffull;
+    vcpu->cpu->efer_valid = kvm_limits_efer_valid(vcpu, false);
     vcpu->cpu->has_nx = (ext & CPUID_BIT(20)) != 0;
     vcpu->cpu->has_1g_pages = (ext & CPUID_BIT(26)) != 0;
     vcpu->cpu->no_sysenter64 = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX) == 0x444d4163u; /* AuthenticAMD */

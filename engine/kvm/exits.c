@@ -229,6 +229,11 @@ int kvm_exit_msr_complete(struct kvm_vcpu *vcpu)
     return msr_done(vcpu, vcpu->msr_is_write, vcpu->run->msr.data);
 }
 
+static uint32_t msr_reason(int err)
+{
+    return err == KVM_MSR_UNKNOWN ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL;
+}
+
 static int exit_rdmsr(struct kvm_vcpu *vcpu)
 {
     uint32_t index = (uint32_t)vcpu->cpu->gpr[X86_RCX];
@@ -236,9 +241,10 @@ static int exit_rdmsr(struct kvm_vcpu *vcpu)
 
     if (!kvm_msr_filter_allows(vcpu->vm, index, KVM_MSR_FILTER_READ))
         return msr_to_client(vcpu, false, KVM_MSR_EXIT_REASON_FILTER);
-    if (kvm_msr_get(vcpu, index, &value, false)) {
+    int err = kvm_msr_get(vcpu, index, &value, false);
+    if (err) {
         kvm_log(KAGE_LOG_DEBUG, "vCPU %u: RDMSR 0x%x: #GP", vcpu->id, index);
-        return msr_to_client(vcpu, false, KVM_MSR_EXIT_REASON_UNKNOWN);
+        return msr_to_client(vcpu, false, msr_reason(err));
     }
     return msr_done(vcpu, false, value);
 }
@@ -250,9 +256,10 @@ static int exit_wrmsr(struct kvm_vcpu *vcpu)
 
     if (!kvm_msr_filter_allows(vcpu->vm, index, KVM_MSR_FILTER_WRITE))
         return msr_to_client(vcpu, true, KVM_MSR_EXIT_REASON_FILTER);
-    if (kvm_msr_set(vcpu, index, value, false)) {
+    int err = kvm_msr_set(vcpu, index, value, false);
+    if (err) {
         kvm_log(KAGE_LOG_DEBUG, "vCPU %u: WRMSR 0x%x = 0x%llx: #GP", vcpu->id, index, (unsigned long long)value);
-        return msr_to_client(vcpu, true, KVM_MSR_EXIT_REASON_UNKNOWN);
+        return msr_to_client(vcpu, true, msr_reason(err));
     }
     return msr_done(vcpu, true, value);
 }

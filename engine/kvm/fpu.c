@@ -88,6 +88,23 @@ int kvm_vcpu_set_fpu(struct kvm_object *object, void *arg)
     return 0;
 }
 
+/* A component without its XSTATE_BV bit has its initial bytes, whatever the client left there: clients look at bytes alone. */
+static void area_set_initial(const struct cpu *cpu, uint8_t *area, uint64_t xstate_bv)
+{
+    static const uint16_t fcw = FCW_INIT;
+
+    if (!(xstate_bv & X86_XCR0_X87)) {
+        memset(area, 0, XSAVE_MXCSR);
+        memcpy(area + XSAVE_FCW, &fcw, sizeof(fcw));
+        memset(area + XSAVE_ST, 0, XSAVE_XMM - XSAVE_ST);
+    }
+    if (!(xstate_bv & X86_XCR0_SSE))
+        memset(area + XSAVE_XMM, 0, XSAVE_XSTATE_BV - XSAVE_XMM);
+    for (unsigned i = 2; i < KAGE_ARRAY_SIZE(cpu->xcomp); i++)
+        if (!(xstate_bv >> i & 1) && cpu->xcomp[i].size && cpu->xcomp[i].offset + cpu->xcomp[i].size <= XSAVE_API_BYTES)
+            memset(area + cpu->xcomp[i].offset, 0, cpu->xcomp[i].size);
+}
+
 int kvm_vcpu_get_xsave(struct kvm_object *object, void *arg)
 {
     const struct cpu *cpu = kvm_vcpu_of(object)->cpu;
@@ -117,6 +134,7 @@ int kvm_vcpu_set_xsave(struct kvm_object *object, void *arg)
     if (area_u32(area, XSAVE_MXCSR) & ~MXCSR_VALID)
         return -EINVAL;
     memset(area + XSAVE_XCOMP_BV, 0, 64 - 8); /* XRSTOR wants the header's reserved bytes zero */
+    area_set_initial(cpu, area, xstate_bv);
     memset(cpu->xsave, 0, cpu->xsave_bytes);
     memcpy(cpu->xsave, area, bytes);
     return 0;

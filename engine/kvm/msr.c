@@ -124,7 +124,9 @@ static int set_processor(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uin
 static int set_efer(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t value, bool host)
 {
     if (host) {
-        vcpu->cpu->vmcs.guest_ia32_efer = value & (X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NX);
+        if (value & ~kvm_limits_efer_valid(vcpu, true))
+            return MSR_GP;
+        vcpu->cpu->vmcs.guest_ia32_efer = value;
         cpu_update_mode(vcpu->cpu);
         return 0;
     }
@@ -429,13 +431,6 @@ static int set_mce_bank(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint
 
 /* ---- the others ---- */
 
-static int get_arch_capabilities(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t *value)
-{
-    if (!(kvm_cpuid_register(vcpu, 7, 0, CPUID_EDX) & CPUID_BIT(29)) && vcpu->cpuid_count)
-        return MSR_GP;
-    return get_stored(vcpu, desc, index, value);
-}
-
 static int get_debugctl(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t *value)
 {
     (void)desc, (void)index;
@@ -487,11 +482,11 @@ static const struct msr_desc msr_table[] = {
     { MSR_IA32_BIOS_SIGN_ID, 1, get_stored, set_stored_host_ignore, MSR_SAVE | MSR_FEATURE, UINT64_MAX, 0 },
     { 0xc1, 2, ZERO, 0, 0, 0 },                                            /* IA32_PMC0, 1 */
     { 0xcd, 1, get_const, set_gp, 0, 0, 3 },                               /* MSR_FSB_FREQ: 100 MHz */
-    { 0xce, 1, get_platform_info, set_stored_host_ignore, MSR_SAVE, UINT64_MAX, 0 }, /* MSR_PLATFORM_INFO */
+    { MSR_PLATFORM_INFO, 1, get_platform_info, set_stored_host_ignore, MSR_SAVE, UINT64_MAX, 0 },
     { MSR_IA32_MTRRCAP, 1, get_const, set_gp, 0, 0, MTRR_CAP },
-    { MSR_IA32_ARCH_CAPABILITIES, 1, get_arch_capabilities, set_stored_host, MSR_SAVE | MSR_FEATURE, UINT64_MAX,
+    { MSR_IA32_ARCH_CAPABILITIES, 1, get_stored, set_stored_host, MSR_SAVE | MSR_FEATURE, UINT64_MAX,
       ARCH_CAP_KAGE },
-    { 0x10b, 1, get_gp, set_ignore, 0, 0, 0 },                             /* IA32_FLUSH_CMD */
+    { MSR_IA32_FLUSH_CMD, 1, get_gp, set_ignore, 0, 0, 0 },
     { 0x11e, 1, get_const, set_ignore, 0, 0, 0xbe702111ull },              /* BBL_CR_CTL3 */
     { 0x140, 1, STORED, MSR_SAVE, 0, 0 },                                  /* MISC_FEATURES_ENABLES */
     { MSR_IA32_SYSENTER_CS, 3, PROCESSOR, MSR_SAVE, 0, 0 },
@@ -539,7 +534,7 @@ static const struct msr_desc msr_table[] = {
     { 0xc0010112u, 2, ZERO, 0, 0, 0 },                                     /* SMM_ADDR, SMM_MASK */
     { 0xc0010114u, 1, get_const, set_gp, 0, 0, 1ull << 4 },                /* VM_CR: SVME disabled */
     { 0xc0010117u, 1, get_stored, set_stored_host, MSR_SAVE, UINT64_MAX, 0 }, /* VM_HSAVE_PA */
-    { 0xc001011fu, 1, STORED, MSR_SAVE, 4, 0 },                            /* VIRT_SPEC_CTRL: SSBD */
+    { MSR_VIRT_SPEC_CTRL, 1, STORED, MSR_SAVE, 4, 0 },                     /* SSBD */
     { 0xc0010200u, 12, ZERO, 0, 0, 0 },                                    /* PerfEvtSel and PerfCtr 0 to 5 */
     { 0xc0011022u, 1, ZERO, 0, 0, 0 },                                     /* DC_CFG */
     { 0xc0011029u, 1, STORED, MSR_FEATURE, UINT64_MAX, 2 },                /* DE_CFG: LFENCE serializes */
@@ -574,6 +569,8 @@ int kvm_msr_get(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *value, bool hos
     const struct msr_desc *desc = msr_find(index);
 
     if (!desc)
+        return KVM_MSR_UNKNOWN;
+    if (!host && !kvm_limits_has_msr(vcpu, index))
         return MSR_GP;
     if (host && desc->get == get_gp) {
         *value = desc->reset;
@@ -586,7 +583,9 @@ int kvm_msr_set(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value, bool host
 {
     const struct msr_desc *desc = msr_find(index);
 
-    return desc ? desc->set(vcpu, desc, index, value, host) : MSR_GP;
+    if (!desc)
+        return KVM_MSR_UNKNOWN;
+    return host || kvm_limits_has_msr(vcpu, index) ? desc->set(vcpu, desc, index, value, host) : MSR_GP;
 }
 
 void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init)

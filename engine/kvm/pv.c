@@ -65,6 +65,21 @@ static uint64_t pv_sched_yield(void)
     return 0;
 }
 
+/* Under KVM_CAP_ENFORCE_PV_FEATURE_CPUID a hypercall needs its feature's bit. */
+static bool pv_offered(const struct kvm_vcpu *vcpu, uint64_t number)
+{
+    switch (number) {
+    case KVM_HC_KICK_CPU:
+        return kvm_limits_has_pv(vcpu, KVM_FEATURE_PV_UNHALT);
+    case KVM_HC_SEND_IPI:
+        return kvm_limits_has_pv(vcpu, KVM_FEATURE_PV_SEND_IPI);
+    case KVM_HC_SCHED_YIELD:
+        return kvm_limits_has_pv(vcpu, KVM_FEATURE_PV_SCHED_YIELD);
+    default:
+        return true;
+    }
+}
+
 uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
 {
     const uint64_t *gpr = vcpu->cpu->gpr;
@@ -73,6 +88,8 @@ uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
 
     if (cpu_cpl(vcpu->cpu))
         return (uint64_t)-KVM_EPERM;
+    if (!pv_offered(vcpu, gpr[X86_RAX] & mask))
+        return (uint64_t)-KVM_ENOSYS;
     switch (gpr[X86_RAX] & mask) {
     case KVM_HC_VAPIC_POLL_IRQ:
         return 0;

@@ -125,7 +125,7 @@ static bool sregs_valid(const struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sr
     uint64_t cr0 = sregs->cr0;
 
     if ((cr0 >> 32) || ((cr0 & X86_CR0_NW) && !(cr0 & X86_CR0_CD)) || ((cr0 & X86_CR0_PG) && !(cr0 & X86_CR0_PE)) ||
-        (sregs->cr4 & ~CR4_SUPPORTED))
+        (sregs->cr4 & (~CR4_SUPPORTED | kvm_limits_cr4_reserved(vcpu))) || (sregs->efer & ~kvm_limits_efer_valid(vcpu, true)))
         return false;
     if ((sregs->efer & X86_EFER_LME) && (cr0 & X86_CR0_PG))
         return (sregs->cr4 & X86_CR4_PAE) && (sregs->efer & X86_EFER_LMA) &&

@@ -82,6 +82,8 @@ static const struct capability capabilities[] = {
     { KVM_CAP_XSAVE2, (int)sizeof(struct kvm_xsave) },
     { KVM_CAP_SYS_ATTRIBUTES, 1 },
     { KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
+    { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
+    { KVM_CAP_MSR_PLATFORM_INFO, 1 },
     { KAGE_CAP_EXTENSIONS, 1 },
 };
 

@@ -54,6 +54,8 @@ static void vcpu_fill_msr_bitmap(struct kvm_vcpu *vcpu)
         uint32_t index = vcpu_open_msrs[i].index, bit = index & 0x1fff;
         uint8_t *read = bitmap + (index >= 0xc0000000u ? 1024 : 0);
         uint8_t mask = (uint8_t)~(1u << (bit % 8));
+        if (!kvm_limits_has_msr(vcpu, index))
+            continue;
         if (vcpu_open_msrs[i].read && kvm_msr_filter_allows(vcpu->vm, index, KVM_MSR_FILTER_READ))
             read[bit / 8] &= mask;
         if (vcpu_open_msrs[i].write && kvm_msr_filter_allows(vcpu->vm, index, KVM_MSR_FILTER_WRITE))
@@ -76,8 +78,8 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
                             VMX_PROC_MONITOR_EXITING | VMX_PROC_RDPMC_EXITING | VMX_PROC_CR8_LOAD_EXITING |
                             VMX_PROC_CR8_STORE_EXITING | VMX_PROC_UNCOND_IO_EXITING | VMX_PROC_USE_MSR_BITMAPS |
                             VMX_PROC_SECONDARY;
-    vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_RDTSCP | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST |
-                             VMX_PROC2_INVPCID | VMX_PROC2_PAUSE_LOOP_EXITING;
+    vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_PAUSE_LOOP_EXITING |
+                             kvm_limits_proc2(vcpu);
     vmcs->ple_gap = VCPU_PLE_GAP;
     vmcs->ple_window = VCPU_PLE_WINDOW;
     vmcs->exit_ctls = VMX_EXIT_HOST_ADDR_SPACE_SIZE;
@@ -85,9 +87,7 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
     vmcs->vpid = (uint16_t)(vcpu->index + 1);
     vmcs->guest_vmcs_link_pointer = UINT64_MAX;
     vmcs->cr0_mask = vmcs->cr0_read_shadow = 0;
-    /* Bits that this processor does not have: setting them exits, and raises #GP. */
-    vmcs->cr4_mask = X86_CR4_LA57 | X86_CR4_VMXE | X86_CR4_PKE | (1ull << 14) /* SMXE */ | (1ull << 23) /* CET */ |
-                     (1ull << 24) /* PKS */;
+    vmcs->cr4_mask = kvm_limits_cr4_reserved(vcpu); /* setting one of them exits, and raises #GP */
     vmcs->cr4_read_shadow = 0;
     kvm_debug_update(vcpu);
 }
@@ -338,8 +338,12 @@ static int vcpu_set_vapic_addr(struct kvm_object *object, void *arg)
 
 static int vcpu_enable_cap(struct kvm_object *object, void *arg)
 {
-    (void)object, (void)arg;
-    return -EINVAL; /* those that x86 has on vCPUs are Hyper-V's and PV feature enforcement */
+    const struct kvm_enable_cap *cap = arg;
+
+    if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+        return -EINVAL; /* the others that x86 has on vCPUs are Hyper-V's */
+    kvm_vcpu_of(object)->enforce_pv = cap->args[0] != 0;
+    return 0;
 }
 
 /* KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET (devices/vcpu.rst). */

@@ -84,6 +84,7 @@ struct kvm_vcpu {
     struct kvm_cpuid_entry2 *cpuid;
     uint32_t cpuid_count;
     uint64_t guest_xcr0_supported;
+    bool enforce_pv; /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 
     /* MSRs that are KVM's (msr.c); indexed by the table's slot */
     uint64_t msr[KVM_VCPU_MSR_SLOTS];
@@ -149,6 +150,13 @@ void kvm_vcpu_skip(struct kvm_vcpu *vcpu);
 uint64_t kvm_vcpu_apic_base(const struct kvm_vcpu *vcpu);
 uint8_t kvm_vcpu_cr8(const struct kvm_vcpu *vcpu);
 void kvm_vcpu_set_cr8(struct kvm_vcpu *vcpu, uint8_t cr8);
+
+/* limits.c: what the vCPU's CPUID leaves out */
+uint64_t kvm_limits_cr4_reserved(const struct kvm_vcpu *vcpu);
+uint64_t kvm_limits_efer_valid(const struct kvm_vcpu *vcpu, bool host);
+bool kvm_limits_has_msr(const struct kvm_vcpu *vcpu, uint32_t index); /* for the guest: an ioctl reaches all */
+bool kvm_limits_has_pv(const struct kvm_vcpu *vcpu, unsigned feature); /* KVM_FEATURE_* */
+uint32_t kvm_limits_proc2(const struct kvm_vcpu *vcpu); /* VMX_PROC2_* */
 
 /* run.c */
 kvm_ioctl_fn kvm_vcpu_run;
@@ -219,6 +227,8 @@ void kvm_cpuid_query(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, u
 uint32_t kvm_cpuid_register(const struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, unsigned reg);
 
 /* msr.c. 0, or -1 for #GP. host: an ioctl, not the guest. */
+/* 0, KVM_MSR_UNKNOWN: there is no such MSR, or another negative number: not for this access, or not this value. */
+#define KVM_MSR_UNKNOWN (-2)
 int kvm_msr_get(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *value, bool host);
 int kvm_msr_set(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value, bool host);
 void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init);

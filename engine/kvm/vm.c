@@ -298,6 +298,12 @@ static int cap_max_vcpu_id(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
     return 0;
 }
 
+static int cap_msr_platform_info(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    vm->no_platform_info = cap->args[0] == 0;
+    return 0;
+}
+
 static const struct {
     uint32_t cap;
     int (*enable)(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
@@ -310,6 +316,7 @@ static const struct {
     { KVM_CAP_X86_USER_SPACE_MSR, cap_user_space_msr },
     { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, cap_manual_dirty_protect },
     { KVM_CAP_MAX_VCPU_ID, cap_max_vcpu_id },
+    { KVM_CAP_MSR_PLATFORM_INFO, cap_msr_platform_info },
 };
 
 static int vm_enable_cap(struct kvm_object *object, void *arg)

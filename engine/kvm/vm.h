@@ -47,7 +47,7 @@ struct kvm_vm {
 
     uint64_t disabled_quirks, x2apic_api;
     uint32_t max_vcpu_id;
-    bool exception_payload, triple_fault_event;
+    bool exception_payload, triple_fault_event, no_platform_info;
     uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
     struct kvm_msr_filter_set *_Atomic msr_filter;
     struct kvm_msr_filter_set *msr_filter_retired;

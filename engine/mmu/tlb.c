@@ -63,6 +63,7 @@ int mmu_init(struct cpu *cpu)
     if (cpu->maxphyaddr_mask == 0) {
         cpu->maxphyaddr_mask = PTE_RESERVED_ABOVE(40);
         cpu->has_1g_pages = cpu->has_nx = true;
+        cpu->efer_valid = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NX;
     }
     t->oldest_valid = 1;
     t->global = new_stamp(t);

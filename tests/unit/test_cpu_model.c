@@ -28,8 +28,8 @@ union cpuid_room {
 
 struct machine {
     int system, vm, vcpu;
-    union cpuid_room cpuid;
     struct error error;
+    union cpuid_room cpuid; /* last: it ends in its entries */
 };
 
 static void machine_open(struct machine *m)
