@@ -132,7 +132,7 @@ if [ -e "$TEST_KERNELS/multiboot.bin" ]; then
 		for kernel in multiboot.elf multiboot.bin; do
 			name="$kernel on $machine"
 			multi "$name" 33 $machine $kernel 'one two=3' -initrd "$work/first arg=1 b,$work/second" &&
-				says "$name" 'loader kage' 'cmdline one two=3' 'lower 0x27f' 'upper 0xfc00' 'memory 0x0 0x9fc00 0x1' \
+				says "$name" 'loader kage' "cmdline $TEST_KERNELS/$kernel one two=3" 'lower 0x27f' 'upper 0xfc00' 'memory 0x0 0x9fc00 0x1' \
 					'memory 0x100000 0x3f00000 0x1' "module 0x3 $sum $work/first arg=1 b" "module 0x2710 0x0 $work/second" done
 		done
 		name="pc-testdev on $machine"
