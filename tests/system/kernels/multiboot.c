@@ -138,7 +138,7 @@ static void check(bool good, const char *what)
     }
 }
 
-static bool has_word(const char *text, const char *word)
+static bool has_text(const char *text, const char *word)
 {
     for (; *text != '\0'; text++) {
         size_t i = 0;
@@ -239,17 +239,17 @@ void kernel_main(uint32_t magic, const struct info *info)
     const char *cmdline = (const char *)info->cmdline;
     check_state(magic);
     say_info(info);
-    if (has_word(cmdline, "testdev")) {
+    if (has_text(cmdline, " testdev")) {
         use_testdev();
     }
-    if (has_word(cmdline, "debug")) {
+    if (has_text(cmdline, " debug")) {
         use_debug_port();
     }
-    if (has_word(cmdline, "crashload")) {
+    if (has_text(cmdline, " crashload")) {
         check((in8(PVPANIC_PORT) & 3) == 3, "pvpanic's events");
         out8(PVPANIC_PORT, 2);
     }
-    if (has_word(cmdline, "panic")) {
+    if (has_text(cmdline, " panic")) {
         out8(PVPANIC_PORT, 1);
         check(false, "nothing follows a panic");
     }
