@@ -21,6 +21,7 @@ refused() {
 head -c 100000 "$kernel" >"$work/truncated"
 head -c 300 "$kernel" >"$work/header"
 : >"$work/empty"
+head -c 131072 /dev/zero >"$work/zeros"
 awk 'BEGIN { srand(1); for (i = 0; i < 40000; i++) printf "%c", 32 + int(rand() * 90) }' >"$work/text"
 # The payload itself damaged: the decompressor must notice.
 { head -c 1000000 "$kernel"; head -c 64 /dev/zero | tr '\0' U; tail -c +1000065 "$kernel"; } >"$work/damaged"
@@ -46,11 +47,33 @@ plain="-machine microvm -nographic -m 512M"
 	refused "option without its value" 'kernel' run $plain -kernel
 	refused "serial to an impossible file" 'serial|no/such' run $plain -kernel "$kernel" -serial file:/no/such/directory/file
 	refused "too many processors" 'smp|cpu|processor' run $plain -kernel "$kernel" -smp 100000
+	refused "no processors" 'smp.*0' run $plain -kernel "$kernel" -smp 0
+	refused "a number of processors in letters" 'smp.*many' run $plain -kernel "$kernel" -smp many
+	refused "a topology that does not come out" 'sockets.*cores.*threads' run $plain -kernel "$kernel" -smp 4,cores=3
+	refused "more processors than there can be" 'maxcpus' run $plain -kernel "$kernel" -smp 4,maxcpus=2
+	refused "an unknown level of topology" 'clusters' run $plain -kernel "$kernel" -smp 4,clusters=2
 	refused "unknown processor" 'i4004' run $plain -kernel "$kernel" -cpu i4004
 	refused "a feature that nobody has" 'rtm' run $plain -accel soft -kernel "$kernel" -cpu Haswell,enforce
 	refused "a TSC that cannot be" 'tsc-frequency' run $plain -accel soft -kernel "$kernel" -cpu host,tsc-frequency=1M
 	refused "a command line that is too long" 'append|command line|long' run $plain -kernel "$kernel" \
 		-append "$(head -c 100000 /dev/zero | tr '\0' a)"
+	refused "a property that a device does not have" 'pvpanic.*colour' run $plain -kernel "$kernel" -device pvpanic,colour=red
+	refused "a port that is none" 'pvpanic.*port' run $plain -kernel "$kernel" -device pvpanic,ioport=0x10000
+	refused "port 0" 'isa-debugcon.*port' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0
+	refused "a device twice" 'only one' run $plain -kernel "$kernel" -device isa-debug-exit -device isa-debug-exit
+	refused "two devices at one port" 'isa-debugcon.*0x3f8.*serial' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0x3f8
+	refused "a debug port to nowhere" 'debugcon.*telegraph' run $plain -kernel "$kernel" -debugcon telegraph
+	refused "a debug port to an impossible file" '-debugcon file:/no/such' run $plain -kernel "$kernel" -debugcon file:/no/such/directory/file
+	refused "two debug ports" 'only one' run $plain -kernel "$kernel" -debugcon null -device isa-debugcon
+	refused "terminal for two" 'terminal' run $plain -kernel "$kernel" -debugcon stdio
+	refused "firmware for a board without" 'bios.*microvm' run $plain -kernel "$kernel" -bios "$work/text"
+	refused "missing firmware" 'bios.*no-such-bios' run -machine pc -nographic -bios "$work/no-such-bios"
+	refused "a directory as firmware" "bios.*$work" run -machine pc -nographic -bios "$work"
+	refused "empty firmware" 'bios.*empty' run -machine pc -nographic -bios "$work/empty"
+	refused "firmware of an odd size" 'bios.*text.*KiB' run -machine pc -nographic -bios "$work/text"
+	# With 128 KiB of zeros as firmware nothing but -kernel is looked at.
+	refused "a kernel that firmware cannot start" 'text.*bzImage' run -machine pc -nographic -bios "$work/zeros" -kernel "$work/text"
+	refused "a kernel too large for the guest" 'memory' run -machine pc -nographic -bios "$work/zeros" -m 16M -kernel "$kernel"
 	refused "unknown verb" 'levitate' levitate
 }
 

@@ -43,11 +43,11 @@ need_guest() {
 	done
 }
 
-# boot SECONDS LOG INITRD KERNEL [kage options...]: boots on microvm; kage's exit status.
+# boot SECONDS LOG INITRD KERNEL [kage options...]: boots on $machine or microvm; kage's exit status.
 boot() {
 	_limit=$1 _log=$2 _initrd=$3 _kernel=$4
 	shift 4
-	timeout -k 5 "$_limit" "$KAGE" run -machine microvm -m 512M -kernel "$_kernel" -initrd "$_initrd" \
+	timeout -k 5 "$_limit" "$KAGE" run -machine "${machine:-microvm}" -m 512M -kernel "$_kernel" -initrd "$_initrd" \
 		-append "console=ttyS0 quiet panic=-1${append:+ $append}" -nographic -no-reboot "$@" </dev/null >"$_log" 2>&1
 }
 

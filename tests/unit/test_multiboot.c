@@ -141,6 +141,14 @@ static void check_start(uint32_t entry)
     assert_string_equal(string(word(info + 64)), "kage");
 }
 
+/* The kernel's name, then what -append says. */
+static void check_cmdline(const char *append)
+{
+    char cmdline[100];
+    snprintf(cmdline, sizeof(cmdline), "%s %s", path, append);
+    assert_string_equal(string(word((uint32_t)start.rbx + 16)), cmdline);
+}
+
 static void test_addresses(void **state)
 {
     uint32_t addresses[5];
@@ -157,7 +165,7 @@ static void test_addresses(void **state)
         assert_int_equal(*ram_at(&ram, LOAD_GPA + i, 1), 0); /* bss */
     }
     assert_int_equal(*ram_at(&ram, LOAD_GPA + 0x8000, 1), 0xcc);
-    assert_string_equal(string(word(start.rbx + 16)), "one two");
+    check_cmdline("one two");
     assert_int_equal(word(start.rbx + 20), 0); /* no modules */
 
     /* No end: to the end of the file. No bss. And code that does not begin at the file's start. */
@@ -344,7 +352,7 @@ static void test_modules(void **state)
     snprintf(initrd, sizeof(initrd), "%s arg=1 -x", module_path[0]);
     assert_string_equal(string(word(list + 8)), initrd);
     assert_string_equal(string(word(list + 24)), module_path[1]);
-    assert_string_equal(string(word(start.rbx + 16)), "");
+    check_cmdline("");
 }
 
 static void test_modules_refused(void **state)
@@ -379,9 +387,9 @@ static void test_modules_refused(void **state)
     text[0x20000 - 1] = '\0';
     assert_int_equal(load_with(NULL, text), -1);
     assert_non_null(strstr(error.text, "-append"));
-    for (size_t length = LAYOUT_CMDLINE_BYTES - 8; length <= LAYOUT_CMDLINE_BYTES; length++) {
+    for (size_t length = LAYOUT_CMDLINE_BYTES - sizeof(path) - 8; length <= LAYOUT_CMDLINE_BYTES - sizeof(path); length++) {
         text[length] = '\0';
-        bool fits = length + 1 + sizeof("kage") <= LAYOUT_CMDLINE_BYTES;
+        bool fits = sizeof(path) + length + 1 + sizeof("kage") <= LAYOUT_CMDLINE_BYTES;
         assert_int_equal(load_with(NULL, text), fits ? 0 : -1);
         assert_int_equal(load_with(module_path[0], text), -1);
         text[length] = 'a';

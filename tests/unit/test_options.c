@@ -55,6 +55,7 @@ static void test_taken(void **state)
     assert_true(options.rtc && options.no_reboot && options.debug_exit);
     assert_int_equal(options.debug_exit_port, 0xf4);
     assert_int_equal(options.debug_exit_bytes, 4);
+    assert_null(options.debugcon);
     assert_null(options.cpu_model.definition);
     assert_int_equal(options.cpu_model.off.word[FEATURES_7_0_EBX], 1u << 5);
 
@@ -66,6 +67,29 @@ static void test_taken(void **state)
     assert_int_equal(options.action, OPTIONS_VERSION);
     assert_int_equal(PARSE("-h"), 0);
     assert_int_equal(options.action, OPTIONS_HELP);
+}
+
+/* Board pc, and what goes with it. A property's value outlives the list that it came in. */
+static void test_firmware(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("-M", "pc"), 0); /* firmware runs without a kernel */
+    assert_string_equal(options.machine, "pc");
+    assert_null(options.bios);
+    assert_null(options.debugcon);
+    assert_int_equal(options.pvpanic_port, 0);
+    assert_int_equal(PARSE("-machine", "pc", "-bios", "b", "-debugcon", "file:x", "-device", "pvpanic", "-device", "pc-testdev"), 0);
+    assert_string_equal(options.bios, "b");
+    assert_string_equal(options.debugcon, "file:x");
+    assert_int_equal(options.debugcon_port, 0x402);
+    assert_int_equal(options.pvpanic_port, 0x505);
+    assert_true(options.testdev);
+    assert_int_equal(PARSE("-machine", "pc", "-device", "isa-debugcon,chardev=file:some/path,iobase=0xe9", "-device", "pvpanic,ioport=0x506"), 0);
+    assert_string_equal(options.debugcon, "file:some/path");
+    assert_int_equal(options.debugcon_port, 0xe9);
+    assert_int_equal(options.pvpanic_port, 0x506);
+    assert_int_equal(PARSE("-machine", "pc", "-nodefaults", "-debugcon", "stdio"), 0);
+    assert_int_equal(PARSE("-machine", "pc", "-serial", "null", "-debugcon", "stdio"), 0);
 }
 
 /* Every refusal says one line that names what is refused. */
@@ -112,6 +136,16 @@ static void test_refused(void **state)
         {{"-device", "isa-debug-exit,iosize=0"}, "iosize"},
         {{"-device", "isa-debug-exit,irq=4"}, "irq"},
         {{"-device", "isa-debug-exit", "-device", "isa-debug-exit"}, "one"},
+        {{"-device", "isa-debugcon,iobase=0"}, "isa-debugcon,iobase"},
+        {{"-device", "isa-debugcon", "-debugcon", "null"}, "only one debug port"},
+        {{"-debugcon", "null", "-device", "isa-debugcon"}, "only one debug port"},
+        {{"-device", "pvpanic,ioport=0x10000"}, "pvpanic,ioport"},
+        {{"-device", "pvpanic", "-device", "pvpanic"}, "only one"},
+        {{"-device", "pc-testdev", "-device", "pc-testdev"}, "only one"},
+        {{"-device", "pc-testdev,iobase=1"}, "iobase"},
+        {{"-debugcon", "telegraph"}, "telegraph"},
+        {{"-debugcon", "stdio", "-kernel", "k"}, "terminal"},
+        {{"-bios", "b", "-kernel", "k"}, "microvm"},
         {{"-serial", "carrier-pigeon"}, "carrier-pigeon"},
         {{"-serial", "file:"}, "file:"},
         {{"-serial", "stdio", "-serial", "mon:stdio"}, "terminal"},
@@ -184,8 +218,8 @@ static void test_escape_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken), cmocka_unit_test(test_refused),     cmocka_unit_test(test_long_part),
-        cmocka_unit_test(test_size),  cmocka_unit_test(test_escape_keys),
+        cmocka_unit_test(test_taken),     cmocka_unit_test(test_firmware), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_long_part), cmocka_unit_test(test_size),     cmocka_unit_test(test_escape_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

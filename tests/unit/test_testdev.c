@@ -69,7 +69,7 @@ static void test_debugcon_backend(void **state)
     char spec[64];
     (void)state;
     snprintf(spec, sizeof(spec), "file:%s", path);
-    struct chardev *chardev = chardev_new(spec, &loop, &error);
+    struct chardev *chardev = chardev_new("-debugcon", spec, &loop, &error);
     assert_non_null(chardev);
     debugcon_init(&debugcon, chardev);
     assert_int_equal(bus_add(&ports, PORT, 1, &debugcon_ops, &debugcon), 0);

@@ -329,28 +329,29 @@ bool chardev_spec_is_stdio(const char *spec)
     return kind != NULL && kind->terminal;
 }
 
-struct chardev *chardev_new(const char *spec, struct loop *loop, struct error *error)
+struct chardev *chardev_new(const char *option, const char *spec, struct loop *loop, struct error *error)
 {
     const char *argument;
     const struct chardev_kind *kind = chardev_kind_find(spec, &argument);
     if (kind == NULL) {
-        error_set(error, "-serial %s: no such backend; try stdio, mon:stdio, null, none, file:PATH, pty or unix:PATH", spec);
+        error_set(error, "%s %s: no such backend; try stdio, mon:stdio, null, none, file:PATH, pty or unix:PATH", option, spec);
         return NULL;
     }
     struct chardev *chardev = calloc(1, sizeof(*chardev));
     if (chardev == NULL) {
-        error_set(error, "-serial %s: out of memory", spec);
+        error_set(error, "%s %s: out of memory", option, spec);
         return NULL;
     }
     pthread_mutex_init(&chardev->lock, NULL);
     chardev->kind = kind;
+    chardev->option = option;
     chardev->loop = loop;
     chardev->in.fd = chardev->out.fd = chardev->listen.fd = -1;
     chardev->timer = (struct loop_source){
         .fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), .ready = chardev_timer_ready, .opaque = chardev};
     int result = chardev->timer.fd < 0 ? -errno : loop_add(loop, &chardev->timer, EPOLLIN);
     if (result != 0) {
-        error_set(error, "-serial %s: %s", spec, strerror(-result));
+        error_set(error, "%s %s: %s", option, spec, strerror(-result));
         chardev_free(chardev);
         return NULL;
     }

@@ -30,8 +30,8 @@ bool chardev_spec_valid(const char *spec);
 /* Does `spec` use the terminal? */
 bool chardev_spec_is_stdio(const char *spec);
 
-/* NULL with `error` filled. `loop` outlives it. A unix socket that waits for its client does so here. */
-struct chardev *chardev_new(const char *spec, struct loop *loop, struct error *error);
+/* NULL with `error` filled. `option` is what asked for it, as errors name it. Both it and `loop` outlive the backend. A unix socket that waits for its client does so here. */
+struct chardev *chardev_new(const char *option, const char *spec, struct loop *loop, struct error *error);
 /* Writes out what waits, for at most a second, then closes. */
 void chardev_free(struct chardev *chardev);
 

@@ -26,6 +26,7 @@ struct chardev_kind {
 
 struct chardev {
     const struct chardev_kind *kind;
+    const char *option; /* that asked for it, for what people are told */
     struct loop *loop;
     struct loop_source in;     /* fd -1: nothing to read from */
     struct loop_source out;    /* a descriptor of its own, also where it is the same file as `in`; -1: nothing to write to */

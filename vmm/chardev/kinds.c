@@ -22,7 +22,7 @@
 static int kind_start(struct chardev *chardev, const char *what, struct error *error)
 {
     int result = chardev_start(chardev);
-    return result == 0 ? 0 : error_set(error, "-serial %s: %s", what, strerror(-result));
+    return result == 0 ? 0 : error_set(error, "%s %s: %s", chardev->option, what, strerror(-result));
 }
 
 static int kind_open_null(struct chardev *chardev, const char *argument, struct error *error)
@@ -61,7 +61,7 @@ static int kind_open_file(struct chardev *chardev, const char *argument, struct 
 {
     chardev->out.fd = open(argument, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (chardev->out.fd < 0) {
-        return error_set(error, "-serial file:%s: %s", argument, strerror(errno));
+        return error_set(error, "%s file:%s: %s", chardev->option, argument, strerror(errno));
     }
     return kind_start(chardev, argument, error);
 }
@@ -77,18 +77,18 @@ static int kind_open_pty(struct chardev *chardev, const char *argument, struct e
     raw.c_cflag |= CREAD;
     if (openpty(&chardev->in.fd, &slave, NULL, &raw, NULL) != 0) {
         chardev->in.fd = -1;
-        return error_set(error, "-serial pty: %s", strerror(errno));
+        return error_set(error, "%s pty: %s", chardev->option, strerror(errno));
     }
     int named = ttyname_r(slave, name, sizeof(name));
     close(slave);
     if (named != 0) {
-        return error_set(error, "-serial pty: %s", strerror(named));
+        return error_set(error, "%s pty: %s", chardev->option, strerror(named));
     }
     fcntl(chardev->in.fd, F_SETFD, FD_CLOEXEC);
     fcntl(chardev->in.fd, F_SETFL, O_RDWR | O_NONBLOCK);
     chardev->out.fd = fcntl(chardev->in.fd, F_DUPFD_CLOEXEC, 3);
     chardev->is_pty = true;
-    fprintf(stderr, "kage: serial port redirected to %s\n", name);
+    fprintf(stderr, "kage: %s pty: redirected to %s\n", chardev->option, name);
     return kind_start(chardev, "pty", error);
 }
 
@@ -98,7 +98,7 @@ struct kind_unix_options {
     bool wait;
 };
 
-static int kind_parse_unix(const char *argument, struct kind_unix_options *options, struct error *error)
+static int kind_parse_unix(const struct chardev *chardev, const char *argument, struct kind_unix_options *options, struct error *error)
 {
     static const struct {
         const char *text;
@@ -111,7 +111,7 @@ static int kind_parse_unix(const char *argument, struct kind_unix_options *optio
     *options = (struct kind_unix_options){.address.sun_family = AF_UNIX, .wait = true};
     size_t length = strcspn(argument, ",");
     if (length == 0 || length >= sizeof(options->address.sun_path)) {
-        return error_set(error, "-serial unix:%s: the path must have 1 to %zu bytes", argument,
+        return error_set(error, "%s unix:%s: the path must have 1 to %zu bytes", chardev->option, argument,
                          sizeof(options->address.sun_path) - 1);
     }
     memcpy(options->address.sun_path, argument, length);
@@ -127,7 +127,7 @@ static int kind_parse_unix(const char *argument, struct kind_unix_options *optio
             }
         }
         if (!known) {
-            return error_set(error, "-serial unix:…,%.*s: no such option; try server=on|off, wait=on|off", (int)size, word);
+            return error_set(error, "%s unix:…,%.*s: no such option; try server=on|off, wait=on|off", chardev->option, (int)size, word);
         }
         word += size;
     }
@@ -164,7 +164,7 @@ static int kind_listen(struct chardev *chardev, int fd, const struct kind_unix_o
         unlink(path); /* of a VMM that is gone, as QEMU does */
     }
     if (bind(fd, (const struct sockaddr *)&options->address, sizeof(options->address)) != 0 || listen(fd, 1) != 0) {
-        error_set(error, "-serial unix:%s: %s", path, strerror(errno));
+        error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(errno));
         close(fd);
         return -1;
     }
@@ -174,29 +174,29 @@ static int kind_listen(struct chardev *chardev, int fd, const struct kind_unix_o
         fprintf(stderr, "kage: waiting for a connection on unix:%s\n", path);
         int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (client < 0) {
-            return error_set(error, "-serial unix:%s: %s", path, strerror(errno));
+            return error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(errno));
         }
         return kind_connected(chardev, client, error);
     }
     int result = loop_add(chardev->loop, &chardev->listen, EPOLLIN);
-    return result == 0 ? 0 : error_set(error, "-serial unix:%s: %s", path, strerror(-result));
+    return result == 0 ? 0 : error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(-result));
 }
 
 static int kind_open_unix(struct chardev *chardev, const char *argument, struct error *error)
 {
     struct kind_unix_options options;
-    if (kind_parse_unix(argument, &options, error) != 0) {
+    if (kind_parse_unix(chardev, argument, &options, error) != 0) {
         return -1;
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
-        return error_set(error, "-serial unix:%s: %s", argument, strerror(errno));
+        return error_set(error, "%s unix:%s: %s", chardev->option, argument, strerror(errno));
     }
     if (options.server) {
         return kind_listen(chardev, fd, &options, error);
     }
     if (connect(fd, (const struct sockaddr *)&options.address, sizeof(options.address)) != 0) {
-        error_set(error, "-serial unix:%s: %s", options.address.sun_path, strerror(errno));
+        error_set(error, "%s unix:%s: %s", chardev->option, options.address.sun_path, strerror(errno));
         close(fd);
         return -1;
     }

@@ -16,7 +16,6 @@
 #include "util/log.h"
 
 #define OPTIONS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define OPTIONS_WORD_MAX 256u
 #define OPTIONS_DEBUGCON_PORT 0x402u
 #define OPTIONS_PVPANIC_PORT 0x505u
 #define OPTIONS_RAM_DEFAULT (UINT64_C(128) << 20)
@@ -259,7 +258,8 @@ static int options_set_count(const char *name, const char *value, unsigned *coun
 {
     uint64_t number;
     if (options_parse_number(value, 65535, &number) != 0 || number == 0) {
-        return error_set(error, "-smp %s%s%s: must be a number of processors, 1 or more", name, name[0] != '\0' ? "=" : "", value);
+        return error_set(error, "-smp %s%s%s: must be a number of processors, 1 to %u", name, name[0] != '\0' ? "=" : "", value,
+                         TOPOLOGY_CPUS_MAX);
     }
     *count = (unsigned)number;
     return 0;
@@ -310,8 +310,8 @@ static int options_apply_smp(struct options *options, const char *argument, stru
 static int options_set_port(const char *device, const char *value, uint16_t *port, struct error *error)
 {
     uint64_t number;
-    if (options_parse_number(value, 0xffff, &number) != 0) {
-        return error_set(error, "-device %s: %s: must be a port, 0 to 0xffff", device, value);
+    if (options_parse_number(value, 0xffff, &number) != 0 || number == 0) {
+        return error_set(error, "-device %s: %s: must be a port, 1 to 0xffff", device, value);
     }
     *port = (uint16_t)number;
     return 0;
@@ -363,12 +363,19 @@ static int options_set_debugcon(struct options *options, const char *value, stru
     return 0;
 }
 
+/* As a property it is a copy that does not last. */
+static int options_set_debugcon_chardev(struct options *options, const char *value, struct error *error)
+{
+    snprintf(options->debugcon_value, sizeof(options->debugcon_value), "%s", value);
+    return options_set_debugcon(options, options->debugcon_value, error);
+}
+
 static int options_add_debugcon(struct options *options, struct error *error)
 {
-    (void)error;
-    if (options->debugcon == NULL) {
-        options->debugcon = "none";
+    if (options->debugcon != NULL) {
+        return error_set(error, "-device isa-debugcon: there can be only one debug port");
     }
+    options->debugcon = "none";
     return 0;
 }
 
@@ -379,14 +386,18 @@ static int options_set_pvpanic_port(struct options *options, const char *value, 
 
 static int options_add_pvpanic(struct options *options, struct error *error)
 {
-    (void)error;
+    if (options->pvpanic_port != 0) {
+        return error_set(error, "-device pvpanic: there can be only one");
+    }
     options->pvpanic_port = OPTIONS_PVPANIC_PORT;
     return 0;
 }
 
 static int options_add_testdev(struct options *options, struct error *error)
 {
-    (void)error;
+    if (options->testdev) {
+        return error_set(error, "-device pc-testdev: there can be only one");
+    }
     options->testdev = true;
     return 0;
 }
@@ -406,7 +417,7 @@ static const struct options_device {
     {"isa-debug-exit", "a port that ends kage: a write of V gives status (V << 1) | 1", options_add_debug_exit, options_check_debug_exit,
      {{{"iobase", options_set_exit_port, NULL}, "PORT (0x501)"}, {{"iosize", options_set_iosize, NULL}, "BYTES (2)"}}},
     {"isa-debugcon", "a port whose bytes go to a character backend and to the log (-d firmware)", options_add_debugcon, NULL,
-     {{{"iobase", options_set_debugcon_port, NULL}, "PORT (0x402)"}, {{"chardev", options_set_debugcon, NULL}, "BACKEND (none)"}}},
+     {{{"iobase", options_set_debugcon_port, NULL}, "PORT (0x402)"}, {{"chardev", options_set_debugcon_chardev, NULL}, "BACKEND (none)"}}},
     {"pvpanic", "a port by which a guest says that it has panicked", options_add_pvpanic, NULL,
      {{{"ioport", options_set_pvpanic_port, NULL}, "PORT (0x505)"}}},
     {"pc-testdev", "ports 0xe0 to 0xeb and 0x2000 to 0x2017, and 64 KiB at 0xff000000, for test kernels", options_add_testdev, NULL, {{{0}, NULL}}},
@@ -463,6 +474,9 @@ static int options_apply_device(struct options *options, const char *argument, s
 
 static int options_apply_debugcon(struct options *options, const char *argument, struct error *error)
 {
+    if (options->debugcon != NULL) {
+        return error_set(error, "-debugcon %s: there can be only one debug port", argument);
+    }
     return options_set_debugcon(options, argument, error);
 }
 
@@ -591,17 +605,17 @@ static const struct options_option {
     const char *help;     /* NULL: another name of the row before */
     int (*apply)(struct options *options, const char *argument, struct error *error);
 } options_table[] = {
-    {"machine", "microvm[,PROP=VALUE...]", "the board; acpi=on|off, rtc=on|off|auto, accel=NAME", options_apply_machine},
+    {"machine", "microvm|pc[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, accel=NAME", options_apply_machine},
     {"M", "", NULL, options_apply_machine},
     {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
     {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor (host); '-cpu help' lists models and features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
     {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
-    {"debugcon", "BACKEND", "a debug port, 0x402: -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
+    {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
-    {"kernel", "FILE", "the kernel: bzImage, vmlinux or another ELF file", options_apply_kernel},
-    {"initrd", "FILE", "the initial RAM disk", options_apply_initrd},
+    {"kernel", "FILE", "the kernel: bzImage, vmlinux, another ELF file with a PVH entry, or multiboot", options_apply_kernel},
+    {"initrd", "FILE", "the initial RAM disk; of a multiboot kernel, its modules: \"FILE ARGS,FILE\"", options_apply_initrd},
     {"append", "TEXT", "the kernel's command line", options_apply_append},
     {"nographic", NULL, "no display; the serial port is on the terminal", options_apply_nographic},
     {"display", "none", "no display", options_expect_none},
@@ -661,6 +675,11 @@ static int options_complete(struct options *options, struct error *error)
     }
     if (options->serial_count == 0 && !options->no_defaults) {
         options->serial[options->serial_count++] = "mon:stdio";
+    }
+    for (unsigned i = 0; i < options->serial_count && options->debugcon != NULL; i++) {
+        if (chardev_spec_is_stdio(options->debugcon) && chardev_spec_is_stdio(options->serial[i])) {
+            return error_set(error, "-debugcon %s: the terminal serves the serial port; give that another place with -serial", options->debugcon);
+        }
     }
     return 0;
 }

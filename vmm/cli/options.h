@@ -22,6 +22,9 @@ enum options_action {
     OPTIONS_DONE, /* a list was asked for and printed */
 };
 
+#define OPTIONS_WORD_MAX 256u /* a part of a list, with its NUL */
+
+/* Not to be copied: it may point into itself. */
 struct options {
     enum options_action action;
     const char *accel; /* "soft", "kvm", "auto" */
@@ -43,7 +46,8 @@ struct options {
     uint16_t debug_exit_bytes;
     const char *machine; /* name of a board */
     const char *bios;    /* NULL: the board's own */
-    const char *debugcon; /* NULL: none asked for */
+    const char *debugcon; /* NULL: none asked for; in argv or in debugcon_value */
+    char debugcon_value[OPTIONS_WORD_MAX];
     uint16_t debugcon_port;
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;

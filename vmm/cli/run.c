@@ -125,7 +125,7 @@ static int run_init_serials(struct run *run, struct error *error)
         if (strcmp(spec, "none") == 0) {
             continue;
         }
-        run->config.serial[i] = chardev_new(spec, &run->loop, error);
+        run->config.serial[i] = chardev_new("-serial", spec, &run->loop, error);
         if (run->config.serial[i] == NULL) {
             return -1;
         }
@@ -142,7 +142,7 @@ static int run_init_debugcon(struct run *run, struct error *error)
     if (spec == NULL || strcmp(spec, "none") == 0) {
         return 0;
     }
-    run->config.debugcon = chardev_new(spec, &run->loop, error);
+    run->config.debugcon = chardev_new("-debugcon", spec, &run->loop, error);
     return run->config.debugcon != NULL ? 0 : -1;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ACPI tables of a board without PCI: RSDP, XSDT, FADT, FACS, MADT, DSDT.
+ * The ACPI tables of our boards: RSDP, XSDT, FADT, FACS, MADT, DSDT.
  */
 #ifndef KAGE_MACHINE_ACPI_H
 #define KAGE_MACHINE_ACPI_H

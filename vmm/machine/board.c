@@ -85,10 +85,13 @@ int board_place(struct machine *machine, uint16_t port, uint16_t bytes, const st
                          struct error *error)
 {
     int result = bus_add(&machine->pio, port, bytes, ops, device);
+    struct bus_range taken = {.ops = ops};
     if (result == -EEXIST) {
-        return error_set(error, "-device %s: ports 0x%x-0x%x are taken by another device", ops->name, port, port + bytes - 1);
+        for (unsigned i = 0; i < bytes && !bus_find(&machine->pio, port + i, 1, &taken); i++) {
+        }
+        return error_set(error, "%s: ports 0x%x-0x%x are taken by %s", ops->name, port, port + bytes - 1, taken.ops->name);
     }
-    return result == 0 ? 0 : error_set(error, "-device %s: ports 0x%x-0x%x: %s", ops->name, port, port + bytes - 1, strerror(-result));
+    return result == 0 ? 0 : error_set(error, "%s: ports 0x%x-0x%x: %s", ops->name, port, port + bytes - 1, strerror(-result));
 }
 
 static int board_add_testdev(struct machine *machine, struct error *error)

@@ -21,7 +21,8 @@
 
 #define LAYOUT_LAPIC_GPA 0xfee00000u
 #define LAYOUT_IOAPIC_GPA 0xfec00000u
-#define LAYOUT_TSS_ADDR_GPA 0xfffbd000u /* three pages that Intel's real-mode emulation wants */
-#define LAYOUT_IDENTITY_MAP_GPA 0xfffbc000u
+/* Four pages that Intel's real-mode emulation wants, below the largest firmware. */
+#define LAYOUT_IDENTITY_MAP_GPA 0xfeffc000u
+#define LAYOUT_TSS_ADDR_GPA 0xfeffd000u
 
 #endif

@@ -8,6 +8,7 @@
 #include "machine/multiboot.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,6 +132,20 @@ static uint32_t multiboot_add_string(struct multiboot_loader *loader, const char
     return gpa;
 }
 
+/* As QEMU and GRUB 0 have it, the kernel's name comes first: small kernels take it for their argv[0]. */
+static uint32_t multiboot_add_cmdline(struct multiboot_loader *loader, const struct boot_request *request)
+{
+    size_t room = strlen(request->kernel) + strlen(request->cmdline) + 2;
+    char *text = malloc(room);
+    if (text == NULL) {
+        return 0;
+    }
+    int length = snprintf(text, room, "%s %s", request->kernel, request->cmdline);
+    uint32_t gpa = multiboot_add_string(loader, text, (size_t)length);
+    free(text);
+    return gpa;
+}
+
 /* One "FILE [STRING]". */
 static int multiboot_add_module(struct multiboot_loader *loader, const char *text, size_t length, struct error *error)
 {
@@ -214,7 +229,7 @@ int multiboot_load(const struct ram *ram, const struct boot_file *file, const st
         entry = (uint32_t)elf.entry;
         loader.end_gpa = elf.end_gpa;
     }
-    loader.block.info.cmdline = multiboot_add_string(&loader, request->cmdline, strlen(request->cmdline));
+    loader.block.info.cmdline = multiboot_add_cmdline(&loader, request);
     loader.block.info.boot_loader_name = multiboot_add_string(&loader, name, strlen(name));
     if (loader.block.info.cmdline == 0 || loader.block.info.boot_loader_name == 0) {
         return error_set(error, "-append: the command line is too long");
