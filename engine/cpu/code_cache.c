@@ -21,6 +21,8 @@
 #define HASH_SIZE (1u << 18)
 #define MAX_GFN (1ull << (40 - KAGE_PAGE_SHIFT))
 #define ROOM_BYTES (64u << 10) /* more than one block can need */
+#define CALM_WRITES 256u       /* a code page is let go after so many, at first */
+#define CALM_DOUBLINGS 12u
 
 static void *reserve(size_t bytes)
 {
@@ -223,9 +225,11 @@ static void protect_all(void *arg)
     for (unsigned i = 0; i < r->vm->cpu_count; i++) {
         mmu_protect_host_page(r->vm->cpus[i], r->host_page);
     }
-    if (p != NULL) {
+    pthread_mutex_lock(&r->vm->lock);
+    if (p != NULL && p->watched) { /* not let go meanwhile */
         atomic_store_explicit(&p->ready, true, memory_order_release);
     }
+    pthread_mutex_unlock(&r->vm->lock);
 }
 
 int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
@@ -241,7 +245,7 @@ int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
     pthread_mutex_lock(&vm->lock);
     bool room = code_has_room(vm);
     if (room) {
-        page_get(vm, gpa);
+        atomic_store_explicit(&page_get(vm, gpa)->watched, true, memory_order_release);
     }
     pthread_mutex_unlock(&vm->lock);
     if (!room) {
@@ -263,26 +267,38 @@ static uint64_t lines_of(uint64_t first, uint64_t last)
     return (~0ull << from) & (~0ull >> (63 - to));
 }
 
+bool code_watch(struct cpu_vm *vm, const struct block *b)
+{
+    gpa_t last = b->gpa + b->guest_len - 1;
+
+    if (!code_page_is_ready(vm, b->gpa) || (b->gpa2 != 0 && !code_page_is_ready(vm, b->gpa2))) {
+        return false;
+    }
+    if (b->gpa2 != 0) {
+        code_page_at(vm, b->gpa)->lines |= lines_of(b->gpa, 4095);
+        code_page_at(vm, b->gpa2)->lines |= lines_of(0, last & 4095);
+    } else {
+        code_page_at(vm, b->gpa)->lines |= lines_of(b->gpa, last);
+    }
+    return true;
+}
+
 void code_publish(struct cpu *cpu, struct block *b)
 {
     struct cpu_vm *vm = cpu->vm;
     uint32_t index = (uint32_t)(b - vm->blocks);
     uint32_t h = hash_block(b->va, b->gpa, b->mode);
-    struct code_page *page = page_get(vm, b->gpa);
-    gpa_t last = b->gpa + b->guest_len - 1;
+    struct code_page *page = code_page_at(vm, b->gpa);
 
+    atomic_store_explicit(&page->calm_writes, 0, memory_order_relaxed);
     atomic_store_explicit(&b->valid, true, memory_order_relaxed);
     atomic_store_explicit(&b->next_hash, vm->hash[h], memory_order_relaxed);
     b->next_page = page->blocks;
     page->blocks = index;
     if (b->gpa2 != 0) {
-        struct code_page *page2 = page_get(vm, b->gpa2);
-        page->lines |= lines_of(b->gpa, 4095);
-        page2->lines |= lines_of(0, last & 4095);
+        struct code_page *page2 = code_page_at(vm, b->gpa2);
         b->next_page2 = page2->blocks;
         page2->blocks = index;
-    } else {
-        page->lines |= lines_of(b->gpa, last);
     }
     /* Others find it from here on. */
     atomic_store_explicit(&vm->block_count, index + 1, memory_order_release);
@@ -352,11 +368,6 @@ static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b
     }
 }
 
-void code_drop(struct cpu *cpu, struct block *b)
-{
-    invalidate_block(cpu, cpu->vm, b);
-}
-
 /* Drops the blocks of one page that overlap [first, last] (offsets in the page). Lock held. */
 static void invalidate_in_page(struct cpu *cpu, struct cpu_vm *vm, struct code_page *page, unsigned first,
                                unsigned last)
@@ -386,6 +397,25 @@ static void invalidate_in_page(struct cpu *cpu, struct cpu_vm *vm, struct code_p
     page->invalidations++;
 }
 
+/* Lets the page go, and all code with it, if it was written often enough without a change of code. */
+static void note_calm_write(struct cpu *cpu, struct cpu_vm *vm, struct code_page *page)
+{
+    unsigned doublings = page->releases < CALM_DOUBLINGS ? page->releases : CALM_DOUBLINGS;
+
+    if (atomic_fetch_add_explicit(&page->calm_writes, 1, memory_order_relaxed) + 1 < CALM_WRITES << doublings) {
+        return;
+    }
+    pthread_mutex_lock(&vm->lock);
+    if (page->ready) {
+        invalidate_in_page(cpu, vm, page, 0, 4095);
+        atomic_store_explicit(&page->ready, false, memory_order_release);
+        atomic_store_explicit(&page->watched, false, memory_order_release);
+        page->releases++;
+        page->calm_writes = 0;
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
 void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 {
     struct cpu_vm *vm = cpu->vm;
@@ -402,6 +432,8 @@ void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
         pthread_mutex_lock(&vm->lock);
         invalidate_in_page(cpu, vm, page, (unsigned)(gpa & 4095), end);
         pthread_mutex_unlock(&vm->lock);
+    } else if (atomic_load_explicit(&page->ready, memory_order_relaxed)) {
+        note_calm_write(cpu, vm, page);
     }
     if ((last & KAGE_PAGE_MASK) != (gpa & KAGE_PAGE_MASK)) {
         cpu_code_written(cpu, last & KAGE_PAGE_MASK, (unsigned)(last & 4095) + 1);
@@ -410,7 +442,8 @@ void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
 
 bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa)
 {
-    return code_page_at(vm, gpa) != NULL;
+    const struct code_page *p = code_page_at(vm, gpa);
+    return p != NULL && atomic_load_explicit(&p->watched, memory_order_acquire);
 }
 
 void cpu_vm_code_invalidate(struct cpu_vm *vm, gpa_t gpa, uint64_t len)

@@ -74,13 +74,19 @@ static inline gva_t block_next_page(const struct block *b)
     return (b->mode & CPU_MODE_LONG) != 0 ? next : (uint32_t)next;
 }
 
-/* A guest-physical page with translated code. */
+/*
+ * A guest-physical page with translated code. Its writes are slow, so a page that has become data (the guest reuses its memory) is let
+ * go after many writes that met no code; one that has code again is held on to twice as long each time.
+ */
 struct code_page {
     gpa_t gpa;
     uint32_t blocks;     /* list by next_page / next_page2 */
     _Atomic uint64_t lines; /* bit n: bytes [64n, 64n+64) have code */
     uint32_t invalidations;
-    _Atomic bool ready;  /* no vCPU has a write entry for it any more: its bytes may be read */
+    _Atomic uint32_t calm_writes; /* that met no code, since the last translation */
+    uint32_t releases;
+    _Atomic bool watched; /* no new write entries for it */
+    _Atomic bool ready;   /* and no vCPU has one any more: its bytes may be read. Implies watched; both change under the lock */
 };
 
 struct code_token {
@@ -153,10 +159,13 @@ uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa);
 
 /* Room for a translation: block, maps, links, bytes. False: the cache must be flushed first. Lock held. */
 bool code_has_room(const struct cpu_vm *vm);
+/*
+ * From here on a store to the bytes of b, which may be in the making, comes to cpu_code_written()'s lock. False: its page is not ready.
+ * Lock held until b is published or given up: nobody may find a block whose bytes were not compared since.
+ */
+bool code_watch(struct cpu_vm *vm, const struct block *b);
 /* Adds block number vm->block_count, filled in by the caller, to the indexes. Lock held. */
 void code_publish(struct cpu *cpu, struct block *b);
-/* Drops a block. Lock held. */
-void code_drop(struct cpu *cpu, struct block *b);
 /* True if the page is a code page, and writes to it are noticed. Lock held. */
 bool code_page_is_ready(const struct cpu_vm *vm, gpa_t gpa);
 /* Leads a link to its target block. Lock held. */

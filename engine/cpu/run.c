@@ -222,10 +222,10 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     return (const uint8_t *)d + to;
 }
 
-/* The block that the descriptor belongs to. */
-static bool is_dropped(const struct cpu *cpu, const struct slow_desc *d)
+/* The block that the descriptor of an access or of a helper's call belongs to. */
+static bool is_dropped(const struct cpu *cpu, const void *d)
 {
-    const struct block *b = code_find_by_host(cpu->vm, (const uint8_t *)d);
+    const struct block *b = code_find_by_host(cpu->vm, d);
     return b == NULL || !b->valid;
 }
 
@@ -257,9 +257,11 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     if (s->flags & HELPER_VECTOR) {
         cpu_fpu_load(cpu);
     }
+    uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
     switch (((cpu_helper *)s->fn)(cpu, s->arg, s->len)) {
     case CPU_NEXT:
-        if ((s->flags & HELPER_ENDS_BLOCK) == 0) {
+        if ((s->flags & HELPER_ENDS_BLOCK) == 0 &&
+            (cpu->stats[CPU_STAT_SMC_INVALIDATIONS] == invalidations || !is_dropped(cpu, s))) {
             cpu_fpu_load(cpu);
             return (const uint8_t *)s + s->resume;
         }

@@ -272,7 +272,7 @@ static void set_tokens(struct cpu_vm *vm, struct block *b)
     b->token2 = b->gpa2 != 0 ? code_token(vm, block_next_page(b), b->gpa2) : 0;
 }
 
-/* The block is published: whoever changes its bytes from here on drops it (code_cache.h). Those that were decoded may be older. */
+/* Whoever changes the block's bytes from here on waits for the lock, then drops it (code_cache.h). Those that were decoded may be older. */
 static bool bytes_still_hold(const struct trans *t, const struct block *b, const uint8_t *host)
 {
     unsigned left = (unsigned)(KAGE_PAGE_SIZE - (b->va & (KAGE_PAGE_SIZE - 1)));
@@ -320,7 +320,7 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
         pthread_mutex_unlock(&vm->lock);
         return b; /* another vCPU was faster */
     }
-    if (!code_page_is_ready(vm, draft.gpa) || (draft.gpa2 != 0 && !code_page_is_ready(vm, draft.gpa2))) {
+    if (!code_watch(vm, &draft) || !bytes_still_hold(t, &draft, host)) {
         pthread_mutex_unlock(&vm->lock);
         *result = CPU_JUMP;
         return NULL;
@@ -354,11 +354,6 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
         }
     }
     *result = CPU_NEXT; /* without a block: the cache must be flushed */
-    if (b != NULL && !bytes_still_hold(t, b, host)) {
-        code_drop(cpu, b);
-        b = NULL;
-        *result = CPU_JUMP;
-    }
     pthread_mutex_unlock(&vm->lock);
     return b;
 }

@@ -23,7 +23,7 @@ static void put_mov_ret(uint8_t *p, uint32_t value) /* mov $value, %eax; ret */
 }
 
 /* Code in this image that patches itself; the immediates are at known labels. */
-unsigned patch_next(unsigned), patch_loop(unsigned), patch_jump(void), patch_rep(unsigned);
+unsigned patch_next(unsigned), patch_loop(unsigned), patch_jump(void), patch_rep(unsigned), calm_then_patch(unsigned);
 extern uint8_t rep_target[];
 asm("patch_next: mov %edi, patch_next_insn+1(%rip)\n"
     "patch_next_insn: mov $0x11111111, %eax; ret\n"
@@ -32,6 +32,10 @@ asm("patch_next: mov %edi, patch_next_insn+1(%rip)\n"
     /* sums its own immediate, which it increments: 1 + 2 + ... + edi */
     "patch_loop: xor %eax, %eax; movl $1, 1f+2(%rip)\n"
     "2:\n1: .byte 0x81, 0xc0; .long 1\n incl 1b+2(%rip); dec %edi; jnz 2b; ret\n"
+    /* stores edi times beside itself, then over the instruction that follows */
+    "calm_then_patch: movl $0x55555555, 1f+1(%rip); mov %edi, %ecx; lea 3f(%rip), %rdi; inc %ecx\n"
+    "2: mov %ecx, (%rdi); dec %ecx; jnz 2b; movl $0x44444444, 1f+1(%rip)\n"
+    "1: mov $0x55555555, %eax; ret; .balign 64; 3: .skip 64\n"
     /* stores NOPs over INCs with REP STOS just before running them */
     "patch_rep: mov %edi, %ecx; lea rep_target(%rip), %rdi; mov $0x90, %al; rep stosb; xor %eax, %eax\n"
     "rep_target: .rept 8\n .byte 0xff, 0xc0\n .endr\n ret\n");
@@ -62,6 +66,22 @@ void test_main(void)
     check_eq(patch_rep(0), 8, "rep-stos-none");
     check_eq(patch_rep(6), 5, "rep-stos-over-code");
     check_eq(patch_rep(16), 0, "rep-stos-over-all");
+
+    /* A page that is mostly written may lose its standing as code, and must get it back. */
+    ok = true;
+    for (unsigned i = 0; i < 400; i++) {
+        for (unsigned k = 0; k < i * 16; k++)
+            ((volatile uint32_t *)page)[512 + k % 512] = k;
+        put_mov_ret(page, i);
+        ok &= call(page) == i;
+        *(volatile uint32_t *)(page + 1) = ~i;
+        ok &= call(page) == ~i;
+    }
+    check(ok, "code-beside-much-written-data");
+    ok = true;
+    for (unsigned i = 0; i < 3000; i++)
+        ok &= calm_then_patch(i % 700) == 0x44444444;
+    check(ok, "code-that-writes-its-page-long-before-itself");
 
     /* byte by byte: each one matters at once */
     put_mov_ret(page, 0x01020304);
