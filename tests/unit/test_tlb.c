@@ -779,6 +779,7 @@ static void test_code_page(void **state)
     map_two();
     assert_reaches(VA, MMU_WRITE, MMU_IDX_USER, DATA);
     pages[1].gpa = DATA;
+    pages[1].watched = true;
     page_index[DATA / PAGE] = 1;
     w.vm.page_index = page_index;
     w.vm.pages = pages;
@@ -791,6 +792,10 @@ static void test_code_page(void **state)
         assert_true(map.has_code);
         assert_null(first_level(VA, MMU_WRITE, MMU_IDX_USER));
     }
+    pages[1].watched = false; /* let go: data again */
+    assert_int_equal(translate(VA, MMU_WRITE, MMU_IDX_USER, &map), MMU_OK);
+    assert_false(map.has_code);
+    assert_non_null(first_level(VA, MMU_WRITE, MMU_IDX_USER));
     w.vm.max_gfn = 0;
 }
 
