@@ -82,6 +82,18 @@ const struct kvm_backend *kage_backend_auto(char *reason, size_t reason_bytes);
 /* Back end by the name that -accel takes ("soft", "kvm"), or NULL. */
 const struct kvm_backend *kage_backend_find(const char *name);
 
+/* ---- Memory of the client's on the soft back end ---- */
+
+/*
+ * Guest memory stays the client's own. Its stores are noticed wherever code was translated from. A system call that
+ * has the kernel write guest memory (read(2), recvmsg(2), …) may find pages read-only for that reason: it is told of
+ * before and after. Any address may be given; what is no guest's memory costs next to nothing. Thread-safe.
+ */
+void kage_memory_begin_write(const void *addr, size_t bytes);
+void kage_memory_end_write(const void *addr, size_t bytes);
+/* After mmap(2), munmap(2), mremap(2), mprotect(2) or madvise(2) of it. */
+void kage_memory_changed(const void *addr, size_t bytes);
+
 /* ---- Messages of the soft back end ---- */
 
 enum kage_log_level { KAGE_LOG_ERROR = 0, KAGE_LOG_WARNING = 1, KAGE_LOG_INFO = 2, KAGE_LOG_DEBUG = 3 };
