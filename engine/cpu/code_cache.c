@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu/host_pages.h"
 #include "mmu/mmu.h"
 
 #define CODE_CACHE_BYTES (160u << 20)
@@ -23,6 +24,10 @@
 #define ROOM_BYTES (64u << 10) /* more than one block can need */
 #define CALM_WRITES 256u       /* a code page is let go after so many, at first */
 #define CALM_DOUBLINGS 12u
+#define HOT_CYCLES 100000000u  /* a page that is let go sooner than that after it was prepared is hot */
+#define HOT_COMPARED 4u        /* from here on its blocks are compared */
+#define HOT_MAX 16u
+#define CALM_COMPARES 128u     /* after so many without a write it is frozen once more; twice as many for each step above HOT_COMPARED */
 
 static void *reserve(size_t bytes)
 {
@@ -199,7 +204,7 @@ static struct code_page *page_get(struct cpu_vm *vm, gpa_t gpa)
     if (p == NULL && gfn < vm->max_gfn) {
         uint32_t i = vm->page_count++;
         p = &vm->pages[i];
-        *p = (struct code_page){.gpa = gpa & KAGE_PAGE_MASK};
+        *p = (struct code_page){.gpa = gpa & KAGE_PAGE_MASK, .vm = vm};
         atomic_store_explicit(&vm->page_index[gfn], i, memory_order_release);
     }
     return p;
@@ -214,8 +219,15 @@ bool code_page_is_ready(const struct cpu_vm *vm, gpa_t gpa)
 struct protect_request {
     struct cpu_vm *vm;
     gpa_t gpa;
-    const uint8_t *host_page;
+    uint8_t *host_page;
 };
+
+static void guard_page(struct code_page *p)
+{
+    p->compares = 0;
+    p->guard = (p->hot < HOT_COMPARED || p->on_trial) && host_page_freeze(p) ? CODE_GUARD_FROZEN : CODE_GUARD_COMPARE;
+    p->on_trial = false;
+}
 
 static void protect_all(void *arg)
 {
@@ -226,13 +238,16 @@ static void protect_all(void *arg)
         mmu_protect_host_page(r->vm->cpus[i], r->host_page);
     }
     pthread_mutex_lock(&r->vm->lock);
-    if (p != NULL && p->watched) { /* not let go meanwhile */
+    if (p != NULL && p->watched && !p->ready) { /* not let go meanwhile */
+        p->host = r->host_page;
+        p->ready_tsc = __builtin_ia32_rdtsc();
+        guard_page(p);
         atomic_store_explicit(&p->ready, true, memory_order_release);
     }
     pthread_mutex_unlock(&r->vm->lock);
 }
 
-int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
+int code_page_prepare(struct cpu *cpu, gpa_t gpa, uint8_t *host_page)
 {
     struct cpu_vm *vm = cpu->vm;
 
@@ -254,6 +269,7 @@ int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page)
     /* From here on new first-level write entries are refused; the old ones go now. */
     struct protect_request r = {.vm = vm, .gpa = gpa, .host_page = host_page};
     if (vm->cpu_count == 1) {
+        cpu_fpu_save(cpu);
         protect_all(&r);
         return 0;
     }
@@ -397,7 +413,28 @@ static void invalidate_in_page(struct cpu *cpu, struct cpu_vm *vm, struct code_p
     page->invalidations++;
 }
 
-/* Lets the page go, and all code with it, if it was written often enough without a change of code. */
+void code_page_let_go(struct cpu *cpu, struct code_page *page)
+{
+    if (!page->ready) {
+        return;
+    }
+    invalidate_in_page(cpu, page->vm, page, 0, 4095);
+    if (page->guard == CODE_GUARD_FROZEN) {
+        host_page_thaw(page);
+    }
+    page->guard = CODE_GUARD_NONE;
+    if (__builtin_ia32_rdtsc() - page->ready_tsc > HOT_CYCLES) {
+        page->hot = 0;
+    } else if (page->hot < HOT_MAX) {
+        page->hot++;
+    }
+    atomic_store_explicit(&page->ready, false, memory_order_release);
+    atomic_store_explicit(&page->watched, false, memory_order_release);
+    page->releases++;
+    page->calm_writes = 0;
+}
+
+/* Lets the page go if it was written often enough without a change of code. */
 static void note_calm_write(struct cpu *cpu, struct cpu_vm *vm, struct code_page *page)
 {
     unsigned doublings = page->releases < CALM_DOUBLINGS ? page->releases : CALM_DOUBLINGS;
@@ -406,13 +443,7 @@ static void note_calm_write(struct cpu *cpu, struct cpu_vm *vm, struct code_page
         return;
     }
     pthread_mutex_lock(&vm->lock);
-    if (page->ready) {
-        invalidate_in_page(cpu, vm, page, 0, 4095);
-        atomic_store_explicit(&page->ready, false, memory_order_release);
-        atomic_store_explicit(&page->watched, false, memory_order_release);
-        page->releases++;
-        page->calm_writes = 0;
-    }
+    code_page_let_go(cpu, page);
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -428,6 +459,7 @@ void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len)
     unsigned end = (last & KAGE_PAGE_MASK) == (gpa & KAGE_PAGE_MASK) ? (unsigned)(last & 4095) : 4095;
 
     atomic_thread_fence(memory_order_seq_cst); /* the store, then the look at what was made from its bytes */
+    page->compares = 0;
     if ((page->lines & lines_of(gpa, end)) != 0) {
         pthread_mutex_lock(&vm->lock);
         invalidate_in_page(cpu, vm, page, (unsigned)(gpa & 4095), end);
@@ -446,13 +478,55 @@ bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa)
     return p != NULL && atomic_load_explicit(&p->watched, memory_order_acquire);
 }
 
+bool cpu_code_write_begins(struct cpu *cpu, gpa_t gpa)
+{
+    struct cpu_vm *vm = cpu->vm;
+    struct code_page *p = code_page_at(vm, gpa);
+
+    if (p == NULL || !atomic_load_explicit(&p->watched, memory_order_acquire)) {
+        return false;
+    }
+    if (p->guard != CODE_GUARD_FROZEN) {
+        return true;
+    }
+    pthread_mutex_lock(&vm->lock);
+    code_page_let_go(cpu, p);
+    pthread_mutex_unlock(&vm->lock);
+    return false;
+}
+
+bool code_still_holds(struct cpu *cpu, const struct block *b, const uint8_t *host, const uint8_t *second_page)
+{
+    struct cpu_vm *vm = cpu->vm;
+    const uint8_t *source = vm->rx + b->source;
+    unsigned left = (unsigned)(KAGE_PAGE_SIZE - (b->va & (KAGE_PAGE_SIZE - 1)));
+    unsigned first = b->guest_len < left ? b->guest_len : left;
+
+    if (memcmp(source, host, first) != 0 || (second_page != NULL && memcmp(source + first, second_page, b->guest_len - first) != 0)) {
+        cpu_code_written(cpu, b->gpa, b->guest_len);
+        return false;
+    }
+    struct code_page *p = code_page_at(vm, b->gpa);
+    if (p == NULL || p->guard != CODE_GUARD_COMPARE || ++p->compares < CALM_COMPARES << (p->hot > HOT_COMPARED ? p->hot - HOT_COMPARED : 0)) {
+        return true;
+    }
+    pthread_mutex_lock(&vm->lock);
+    uint8_t hot = p->hot;
+    code_page_let_go(cpu, p);
+    p->hot = hot;
+    p->on_trial = true;
+    pthread_mutex_unlock(&vm->lock);
+    return false;
+}
+
 void cpu_vm_code_invalidate(struct cpu_vm *vm, gpa_t gpa, uint64_t len)
 {
     pthread_mutex_lock(&vm->lock);
     for (uint32_t i = 1; i < vm->page_count; i++) {
         struct code_page *p = &vm->pages[i];
-        if (p->gpa + KAGE_PAGE_SIZE > gpa && p->gpa < gpa + len && p->blocks != 0) {
-            invalidate_in_page(NULL, vm, p, 0, 4095);
+        if (p->gpa + KAGE_PAGE_SIZE > gpa && p->gpa < gpa + len) {
+            code_page_let_go(NULL, p);
+            p->hot = 0;
         }
     }
     pthread_mutex_unlock(&vm->lock);
@@ -489,6 +563,9 @@ void code_flush(struct cpu_vm *vm)
 {
     pthread_mutex_lock(&vm->lock); /* no vCPU runs, but a thread that changes memory slots may be looking for their code */
     for (uint32_t i = 1; i < vm->page_count; i++) {
+        if (vm->pages[i].guard == CODE_GUARD_FROZEN) {
+            host_page_thaw(&vm->pages[i]);
+        }
         atomic_store_explicit(&vm->page_index[vm->pages[i].gpa >> KAGE_PAGE_SHIFT], 0, memory_order_release);
     }
     madvise(vm->hash, HASH_SIZE * sizeof(uint32_t), MADV_DONTNEED);

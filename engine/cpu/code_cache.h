@@ -60,6 +60,8 @@ struct block {
     _Atomic bool valid;
     bool flags_in;    /* reads arithmetic flags before it writes them */
     bool no_link;     /* of a mode that must pass through the run loop */
+    bool compared;    /* of a page that is guarded by comparing: with the guest_len bytes at cache offset `source` */
+    uint32_t source;
     _Atomic uint32_t next_hash; /* stays when the block is dropped: somebody may be on his way past it */
     uint32_t next_page, next_page2;
     uint32_t links_in, links_out;
@@ -74,6 +76,13 @@ static inline gva_t block_next_page(const struct block *b)
     return (b->mode & CPU_MODE_LONG) != 0 ? next : (uint32_t)next;
 }
 
+/* Guest memory is the client's, who writes it as it likes: what tells that code has changed. */
+enum code_guard {
+    CODE_GUARD_NONE,    /* not ready */
+    CODE_GUARD_FROZEN,  /* the page is read-only in the host's page tables: host_pages.h */
+    CODE_GUARD_COMPARE, /* no link leads to its blocks, and their bytes are compared each time: for pages that are often written */
+};
+
 /*
  * A guest-physical page with translated code. Its writes are slow, so a page that has become data (the guest reuses its memory) is let
  * go after many writes that met no code; one that has code again is held on to twice as long each time.
@@ -85,6 +94,14 @@ struct code_page {
     uint32_t invalidations;
     _Atomic uint32_t calm_writes; /* that met no code, since the last translation */
     uint32_t releases;
+    uint8_t hot;           /* how often in a row it was let go soon */
+    _Atomic uint8_t guard; /* enum code_guard: against the client's stores. Changes under the lock */
+    bool on_trial;         /* compared until now: frozen next time, hot or not */
+    _Atomic uint32_t compares; /* of its blocks, since the last write */
+    uint64_t ready_tsc;
+    uint8_t *host;
+    struct cpu_vm *vm;
+    struct code_page *next_frozen;
     _Atomic bool watched; /* no new write entries for it */
     _Atomic bool ready;   /* and no vCPU has one any more: its bytes may be read. Implies watched; both change under the lock */
 };
@@ -168,13 +185,17 @@ bool code_watch(struct cpu_vm *vm, const struct block *b);
 void code_publish(struct cpu *cpu, struct block *b);
 /* True if the page is a code page, and writes to it are noticed. Lock held. */
 bool code_page_is_ready(const struct cpu_vm *vm, gpa_t gpa);
+/* Of a compared block: are its bytes still those that it was made from? False: it is dropped. No lock held. */
+bool code_still_holds(struct cpu *cpu, const struct block *b, const uint8_t *host, const uint8_t *second_page);
+/* Drops the page's code, and stops watching it. cpu: who does it, or NULL. Lock held. */
+void code_page_let_go(struct cpu *cpu, struct code_page *page);
 /* Leads a link to its target block. Lock held. */
 void code_link(struct cpu *cpu, struct link *l, struct block *to);
 /*
  * Makes `gpa` a code page before its bytes are read: from then on writes to it are noticed. 0, -ENOSPC (flush first), -ERANGE, or
  * -EAGAIN: it is one now, but other vCPUs were waited for, and what the caller has translated may no longer hold.
  */
-int code_page_prepare(struct cpu *cpu, gpa_t gpa, const uint8_t *host_page);
+int code_page_prepare(struct cpu *cpu, gpa_t gpa, uint8_t *host_page);
 /* Emits the check that the pages of a link's target are still mapped, and the jump; returns its offset, or 0. Lock held (lower_branch.c). */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
                         bool cross_page);

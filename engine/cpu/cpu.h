@@ -196,6 +196,8 @@ struct cpu {
     uint8_t bounce[128] __attribute__((aligned(64))); /* operand copy for accesses that no single host pointer serves */
     uint64_t bounce_va;
     uint32_t bounce_len, bounce_state;
+    bool holds_code_lock; /* of the VM, while it reads guest memory */
+    void *escape[5];      /* __builtin_setjmp: where the thread goes when guest memory turns out to be gone */
     bool bounce_alone; /* the other vCPUs stand still until its commit */
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
@@ -407,6 +409,10 @@ void cpu_release_memory(struct cpu *cpu, bool held);
 
 /* True if translated code came from the guest page at gpa: writes to it must go through cpu_code_written(). */
 bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa);
+/* memcpy() with guest memory at either end. False: it is gone (the client has unmapped it), and any part of it was copied. */
+KAGE_MUST_CHECK bool cpu_copy_guarded(void *to, const void *from, size_t bytes);
+/* The guest is about to write to the page at gpa. True: the write must go through cpu_code_written(). */
+bool cpu_code_write_begins(struct cpu *cpu, gpa_t gpa);
 /* Guest bytes [gpa, gpa+len) changed or are about to: drops the blocks made from them. */
 void cpu_code_written(struct cpu *cpu, gpa_t gpa, unsigned len);
 /* Drops all translated code made from a range, from outside a vCPU (slot change). */

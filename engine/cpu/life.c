@@ -8,6 +8,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
+#include "cpu/host_pages.h"
 #include "cpu/run.h"
 #include "cpu/sys.h"
 #include "cpu/translate.h"
@@ -58,6 +59,7 @@ void cpu_vm_free(struct cpu_vm *vm)
     if (vm == NULL) {
         return;
     }
+    host_pages_forget(vm);
     code_cache_fini(vm);
     pthread_cond_destroy(&vm->sync_cond);
     pthread_mutex_destroy(&vm->sync_lock);

@@ -140,6 +140,19 @@ static bool faults_before_paging(const struct cpu *cpu, const struct slow_desc *
     return ((d->info & ACCESS_X87) != 0 && x87_error_waits()) || is_misaligned_vector(cpu, d);
 }
 
+/* The block that the descriptor of an access or of a helper's call belongs to. */
+static bool is_dropped(const struct cpu *cpu, const void *d)
+{
+    const struct block *b = code_find_by_host(cpu->vm, d);
+    return b == NULL || !b->valid;
+}
+
+/* Has this vCPU dropped the block that it is in, since it had counted that many? */
+static bool is_own_dropped(const struct cpu *cpu, const void *d, uint64_t invalidations)
+{
+    return cpu->stats[CPU_STAT_SMC_INVALIDATIONS] != invalidations && is_dropped(cpu, d);
+}
+
 /*
  * A leader's check failed. Its own access must be served or fault as ever; then the range must lie
  * in that page, with the rights that all of the group needs. Otherwise the block goes on unshared.
@@ -152,10 +165,14 @@ static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
     struct mmu_map map;
 
     /* What comes before a page fault (a waiting x87 error, a misaligned vector) the unshared form tells. */
+    uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
     if (!faults_before_paging(cpu, d) &&
         (low & ~KAGE_PAGE_MASK) + (uint32_t)d->host_disp <= KAGE_PAGE_SIZE &&
         mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
         !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
+        if (is_own_dropped(cpu, d, invalidations)) {
+            return NULL;
+        }
         cpu_fpu_load(cpu);
         cpu->scratch[0] = (uint64_t)(uintptr_t)map.hva + (uint64_t)(int64_t)d->bounce;
         return (const uint8_t *)d + d->resume;
@@ -201,12 +218,12 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         cpu_raise_error(cpu, X86_EXC_AC, 0);
         return NULL;
     }
-    uint64_t generation = cpu->vm->generation;
+    uint64_t generation = cpu->vm->generation, invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
     bool stack = (d->info & ACCESS_STACK) != 0;
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
                                            (d->info & ACCESS_WRITE) != 0, (d->info & ACCESS_LOCKED) != 0, idx, &host);
-    if (r == CPU_NEXT && cpu->vm->generation != generation) {
-        cpu_access_abandon(cpu); /* the cache was emptied while we waited for others: the instruction runs anew */
+    if (r == CPU_NEXT && (cpu->vm->generation != generation || is_own_dropped(cpu, d, invalidations))) {
+        cpu_access_abandon(cpu); /* the cache was emptied while we waited for others, or this very page let go: the instruction runs anew */
         return NULL;
     }
     if (r != CPU_NEXT) {
@@ -220,13 +237,6 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     /* A write that must be followed by a commit runs a copy of the instruction that does so. */
     int32_t to = d->bounce != 0 && cpu->bounce_state != 0 ? d->bounce : d->resume;
     return (const uint8_t *)d + to;
-}
-
-/* The block that the descriptor of an access or of a helper's call belongs to. */
-static bool is_dropped(const struct cpu *cpu, const void *d)
-{
-    const struct block *b = code_find_by_host(cpu->vm, d);
-    return b == NULL || !b->valid;
 }
 
 const void *cpu_slow_commit(struct cpu *cpu, const struct slow_desc *d)
@@ -260,8 +270,7 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     uint64_t invalidations = cpu->stats[CPU_STAT_SMC_INVALIDATIONS];
     switch (((cpu_helper *)s->fn)(cpu, s->arg, s->len)) {
     case CPU_NEXT:
-        if ((s->flags & HELPER_ENDS_BLOCK) == 0 &&
-            (cpu->stats[CPU_STAT_SMC_INVALIDATIONS] == invalidations || !is_dropped(cpu, s))) {
+        if ((s->flags & HELPER_ENDS_BLOCK) == 0 && !is_own_dropped(cpu, s, invalidations)) {
             cpu_fpu_load(cpu);
             return (const uint8_t *)s + s->resume;
         }
@@ -329,7 +338,7 @@ static void remember_block(struct cpu *cpu, const struct block *b)
 {
     unsigned idx = cpu_mmu_idx(cpu);
 
-    if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
+    if ((cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 || b->compared) {
         return;
     }
     if (has_flat_code(cpu)) {
@@ -341,15 +350,18 @@ static void remember_block(struct cpu *cpu, const struct block *b)
     }
 }
 
-static bool straddle_still_mapped(struct cpu *cpu, const struct block *b, enum mmu_idx idx, enum cpu_result *result)
+static bool straddle_still_mapped(struct cpu *cpu, const struct block *b, enum mmu_idx idx, const uint8_t **second_page,
+                                  enum cpu_result *result)
 {
     struct mmu_map map;
     enum mmu_result r;
 
+    *second_page = NULL;
     if (b->gpa2 == 0) {
         return true;
     }
     r = mmu_translate(cpu, block_next_page(b), MMU_FETCH, idx, &map);
+    *second_page = map.hva;
     *result = r == MMU_FAULT ? CPU_FAULT : r == MMU_EXIT ? CPU_EXIT : CPU_NEXT;
     return r == MMU_OK && (map.gpa & KAGE_PAGE_MASK) == b->gpa2;
 }
@@ -386,7 +398,8 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
             return NULL;
         }
         key.gpa = map.gpa;
-        const uint8_t *host_page = (const uint8_t *)((uintptr_t)map.hva & ~(uintptr_t)4095);
+        uint8_t *host_page = (uint8_t *)((uintptr_t)map.hva & ~(uintptr_t)4095);
+        const uint8_t *second_page;
         int err = code_page_prepare(cpu, map.gpa, host_page);
         struct block *b = NULL;
         if (err == -EAGAIN) {
@@ -399,12 +412,15 @@ static struct block *find_block(struct cpu *cpu, enum cpu_result *result)
         if (err == 0) {
             b = code_find(vm, &key);
             *result = CPU_NEXT;
-            if (b != NULL && !straddle_still_mapped(cpu, b, idx, result)) {
+            if (b != NULL && !straddle_still_mapped(cpu, b, idx, &second_page, result)) {
                 if (*result != CPU_NEXT) {
                     return NULL;
                 }
                 cpu_code_written(cpu, b->gpa, b->guest_len);
                 b = NULL;
+            }
+            if (b != NULL && b->compared && !code_still_holds(cpu, b, map.hva, second_page)) {
+                continue;
             }
             if (b == NULL) {
                 b = translate(cpu, &key, map.hva, result);
@@ -613,18 +629,9 @@ static void run_block(struct cpu *cpu, uint32_t *link)
     *link = (uint32_t)cpu_enter_code(cpu, cpu->vm->rx + b->host);
 }
 
-void cpu_run(struct cpu *cpu)
+static void run_loop(struct cpu *cpu)
 {
-    uint64_t host_gs;
     uint32_t link = 0;
-
-    cpu->vmcs.exit_reason = NO_EXIT;
-    cpu->sti_slow = cpu_window_wanted(cpu);
-    enter_guest(cpu);
-    cpu_flush_if_asked(cpu); /* memory may have changed on the way here, and the event below is delivered first */
-    __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
-    __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");
-    cpu_signal_enter(cpu);
 
     while (cpu->vmcs.exit_reason == NO_EXIT) {
         cpu_access_abandon(cpu); /* of an instruction that the host's processor refused */
@@ -659,6 +666,28 @@ void cpu_run(struct cpu *cpu)
             continue;
         }
         run_block(cpu, &link);
+    }
+}
+
+void cpu_run(struct cpu *cpu)
+{
+    uint64_t host_gs;
+
+    cpu->vmcs.exit_reason = NO_EXIT;
+    cpu->sti_slow = cpu_window_wanted(cpu);
+    enter_guest(cpu);
+    cpu_flush_if_asked(cpu); /* memory may have changed on the way here, and the event below is delivered first */
+    __asm__ volatile("rdgsbase %0" : "=r"(host_gs));
+    __asm__ volatile("wrgsbase %0" : : "r"(cpu) : "memory");
+    cpu_signal_enter(cpu);
+    if (__builtin_setjmp(cpu->escape) == 0) {
+        run_loop(cpu);
+    } else { /* guest memory is gone under C code: the signal handler sent the thread here */
+        if (cpu->holds_code_lock) {
+            cpu->holds_code_lock = false;
+            pthread_mutex_unlock(&cpu->vm->lock);
+        }
+        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, 0, 0);
     }
     cpu->run_unshared = false;
     cpu_access_abandon(cpu);

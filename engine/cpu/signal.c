@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "cpu/host_pages.h"
 #include "cpu/run.h"
 #include "cpu/translate.h"
 
@@ -24,11 +25,11 @@
 #define SIGNAL_COUNT 65
 
 static struct sigaction previous[SIGNAL_COUNT];
-static bool wrapped[SIGNAL_COUNT];
 static pthread_mutex_t wrap_lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread struct cpu *running;  /* in cpu_run() on this thread */
 static __thread struct cpu *attached; /* runs KVM_RUN on this thread */
 static __thread void *alt_stack;
+static __thread void **guard; /* __builtin_setjmp buffer of cpu_copy_guarded() */
 
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
@@ -88,7 +89,9 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     }
     cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | ((uint32_t)g[REG_EFL] & X86_FLAGS_ARITH);
     cpu->stats[CPU_STAT_HOST_FAULTS]++;
-    take_fault(cpu, sig, info, g[REG_TRAPNO]);
+    if (sig != SIGSEGV || info->si_code != SEGV_ACCERR || !host_page_written(info->si_addr)) { /* then it runs anew */
+        take_fault(cpu, sig, info, g[REG_TRAPNO]);
+    }
     g[REG_RSP] = (greg_t)cpu->host_rsp;
     g[REG_RIP] = (greg_t)(uintptr_t)cpu_leave_after_fault;
     return true;
@@ -107,11 +110,56 @@ static void pass_on(int sig, siginfo_t *info, void *context)
     }
 }
 
+static void go_to_guard(void)
+{
+    __builtin_longjmp(guard, 1);
+}
+
+static void go_to_escape(void)
+{
+    __builtin_longjmp(running->escape, 1);
+}
+
+/* C code of ours has met guest memory that the client took away. */
+static bool escape(int sig, const siginfo_t *info, ucontext_t *uc)
+{
+    greg_t *g = uc->uc_mcontext.gregs;
+
+    if ((running == NULL && guard == NULL) || (sig != SIGSEGV && sig != SIGBUS) || info->si_code == SI_KERNEL ||
+        !host_range_has(info->si_addr)) {
+        return false;
+    }
+    g[REG_RSP] = (greg_t)((((uint64_t)g[REG_RSP] - 128) & ~15ull) - 8); /* below the red zone, as after a call */
+    g[REG_RIP] = (greg_t)(uintptr_t)(guard != NULL ? go_to_guard : go_to_escape);
+    return true;
+}
+
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
-    if (running == NULL || info->si_code <= 0 || !recover(running, sig, info, context)) {
-        pass_on(sig, info, context);
+    if (info->si_code > 0 && running != NULL && recover(running, sig, info, context)) {
+        return;
     }
+    if (info->si_code > 0 && sig == SIGSEGV && info->si_code == SEGV_ACCERR && host_page_written(info->si_addr)) {
+        return; /* a store to a page with code, of any thread: it runs anew */
+    }
+    if (info->si_code > 0 && escape(sig, info, context)) {
+        return;
+    }
+    pass_on(sig, info, context);
+}
+
+bool cpu_copy_guarded(void *to, const void *from, size_t bytes)
+{
+    void *buffer[5], **outer = guard;
+
+    if (__builtin_setjmp(buffer) != 0) {
+        guard = outer;
+        return false;
+    }
+    guard = buffer;
+    memcpy(to, from, bytes);
+    guard = outer;
+    return true;
 }
 
 static void on_signal(int sig, siginfo_t *info, void *context)
@@ -146,23 +194,29 @@ static int install(int sig, void (*handler)(int, siginfo_t *, void *), const str
     return sigaction(sig, &sa, NULL) == 0 ? 0 : -errno;
 }
 
-int cpu_signal_init(void)
+/* Ours come first, also where the client has installed some since the last look. wrap_lock held. */
+static int wrap_fault_handlers(void)
 {
     int err = 0;
 
-    pthread_mutex_lock(&wrap_lock);
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(fault_signals) && err == 0; i++) {
+        struct sigaction sa;
         int sig = fault_signals[i];
-        if (wrapped[sig]) {
-            continue;
+        if (sigaction(sig, NULL, &sa) != 0) {
+            return -errno;
         }
-        if (sigaction(sig, NULL, &previous[sig]) != 0) {
-            err = -errno;
-            break;
+        if ((sa.sa_flags & SA_SIGINFO) == 0 || sa.sa_sigaction != on_fault) {
+            previous[sig] = sa;
+            err = install(sig, on_fault, NULL);
         }
-        err = install(sig, on_fault, NULL);
-        wrapped[sig] = err == 0;
     }
+    return err;
+}
+
+int cpu_signal_init(void)
+{
+    pthread_mutex_lock(&wrap_lock);
+    int err = wrap_fault_handlers();
     pthread_mutex_unlock(&wrap_lock);
     return err;
 }
@@ -171,6 +225,10 @@ int cpu_signal_init(void)
 static void wrap_handlers(void)
 {
     pthread_mutex_lock(&wrap_lock);
+    if (wrap_fault_handlers() != 0) {
+        pthread_mutex_unlock(&wrap_lock);
+        return;
+    }
     for (int sig = 1; sig < SIGNAL_COUNT; sig++) {
         struct sigaction sa;
         if (is_fault_signal(sig) || sig == SIGKILL || sig == SIGSTOP || sigaction(sig, NULL, &sa) != 0) {

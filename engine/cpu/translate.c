@@ -258,6 +258,11 @@ static void commit(struct trans *t)
     b->cold_map_len = (uint16_t)(t->map_count - t->hot_map_count);
     memcpy(&vm->maps[vm->map_count], t->maps, t->map_count * sizeof(t->maps[0]));
     vm->map_count += t->map_count;
+    if (b->compared) {
+        b->source = (uint32_t)vm->cold_used;
+        memcpy(vm->rw + b->source, t->bytes, b->guest_len);
+        vm->cold_used += (b->guest_len + 7u) & ~7u;
+    }
     code_publish(t->cpu, b);
     t->cpu->stats[CPU_STAT_BLOCKS_TRANSLATED]++;
     t->cpu->stats[CPU_STAT_GUEST_BYTES] += b->guest_len;
@@ -315,16 +320,23 @@ struct block *translate(struct cpu *cpu, const struct code_key *key, const uint8
     draft.no_link = (cpu->mode & CPU_MODE_UNSHARED) != 0 || (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) != 0;
 
     pthread_mutex_lock(&vm->lock);
+    cpu->holds_code_lock = true;
     struct block *b = code_find(vm, key);
     if (b != NULL && b->gpa2 == draft.gpa2) {
+        cpu->holds_code_lock = false;
         pthread_mutex_unlock(&vm->lock);
         return b; /* another vCPU was faster */
     }
     if (!code_watch(vm, &draft) || !bytes_still_hold(t, &draft, host)) {
+        cpu->holds_code_lock = false;
         pthread_mutex_unlock(&vm->lock);
         *result = CPU_JUMP;
         return NULL;
     }
+    cpu->holds_code_lock = false;
+    draft.compared = code_page_at(vm, draft.gpa)->guard == CODE_GUARD_COMPARE ||
+                     (draft.gpa2 != 0 && code_page_at(vm, draft.gpa2)->guard == CODE_GUARD_COMPARE);
+    draft.no_link |= draft.compared;
     b = NULL;
     if (code_has_room(vm)) {
         uint32_t links = vm->link_count;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/host_pages.h"
 #include "kvm/vcpu.h"
 #include "mmu/ept.h"
 
@@ -25,8 +26,10 @@ void kvm_memslots_init(struct kvm_memslots *memslots)
 
 void kvm_memslots_fini(struct kvm_memslots *memslots)
 {
-    for (size_t i = 0; i < memslots->count; i++)
+    for (size_t i = 0; i < memslots->count; i++) {
+        host_range_remove(memslots->slots[i].hva, memslots->slots[i].bytes);
         free(memslots->slots[i].dirty_bitmap);
+    }
     free(memslots->slots);
     pthread_mutex_destroy(&memslots->mmu_lock);
 }
@@ -251,6 +254,13 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
     }
     if (!change.slots)
         return -ENOMEM;
+    if (region->memory_size && host_range_add(now.hva, now.bytes)) {
+        free(change.slots);
+        if (now.dirty_bitmap && now.dirty_bitmap != (old ? old->dirty_bitmap : NULL))
+            free(now.dirty_bitmap);
+        return -ENOMEM;
+    }
+    hva_t old_hva = old ? old->hva : 0;
 
     gpa_t code_gpa = change.unmap_gpa;
     uint64_t code_bytes = change.unmap_bytes;
@@ -259,8 +269,10 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
     else
         memslot_commit(&change);
     /* The ioctl is not over before the last code made from the old contents is gone. */
-    if (code_bytes)
+    if (code_bytes) {
         cpu_vm_code_invalidate(vm->cpu_vm, code_gpa, code_bytes);
+        host_range_remove(old_hva, code_bytes);
+    }
     free(change.old_slots);
     free(old_bitmap);
     return 0;

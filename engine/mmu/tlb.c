@@ -188,7 +188,7 @@ static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access,
     map->hva = (uint8_t *)(uintptr_t)(e->host + offset);
     map->global = (e->flags & MAP_GLOBAL) != 0;
     map->user = (e->flags & MAP_USER) != 0;
-    map->has_code = access == MMU_WRITE && cpu_vm_has_code(cpu->vm, e->gpa_page);
+    map->has_code = access == MMU_WRITE && cpu_code_write_begins(cpu, e->gpa_page);
     if (access == MMU_FETCH) {
         if (!map->global) {
             struct tlb2 *t = cpu->tlb2;
@@ -343,11 +343,11 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
         if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
             return false;
         }
+        if (!cpu_copy_guarded(write ? host + off : buf, write ? buf : host + off, n)) {
+            return false;
+        }
         if (write) {
-            memcpy(host + off, buf, n);
             cpu_code_written(cpu, gpa, (unsigned)n);
-        } else {
-            memcpy(buf, host + off, n);
         }
         gpa += n;
         buf += n;
