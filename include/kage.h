@@ -10,12 +10,13 @@
  * soft back end has. What that API cannot say is in the extension ioctls at the end of this file.
  *
  * Handles are file descriptors of the calling process, for both back ends: the soft one takes them
- * from eventfd(2) and memfd_create(2), so that a handle never has the number of anything else.
- * fork(2): a handle is inert in the child (its ioctls fail with EIO), as the kernel's are.
+ * from memfd_create(2), so that a handle never has the number of anything else. fork(2): the handle of a VM
+ * or vCPU is inert in the child (its ioctls fail with EIO), as the kernel's are.
  */
 #ifndef KAGE_H
 #define KAGE_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -93,6 +94,33 @@ void kage_memory_begin_write(const void *addr, size_t bytes);
 void kage_memory_end_write(const void *addr, size_t bytes);
 /* After mmap(2), munmap(2), mremap(2), mprotect(2) or madvise(2) of it. */
 void kage_memory_changed(const void *addr, size_t bytes);
+
+/* ---- Handles of the soft back end as descriptors ---- */
+
+enum kage_handle_kind { KAGE_HANDLE_NONE, KAGE_HANDLE_SYSTEM, KAGE_HANDLE_VM, KAGE_HANDLE_VCPU };
+
+/* What the descriptor is a handle of; NONE too if a handle of that number was closed by other means than the back end. */
+enum kage_handle_kind kage_handle_kind(int fd);
+/* `fd` was made from the handle by dup(2) or its kin: it is one more handle of the same object. 0, or -1 and errno. */
+int kage_handle_add(int handle, int fd);
+/* The descriptors from `first` to `last`, inclusive, are about to be closed by close_range(2): none of them is a handle any more. */
+void kage_handles_close(unsigned first, unsigned last);
+
+/* ---- Signals of a client that shares its process with the soft back end ---- */
+
+/*
+ * These do what sigaction(2), pthread_sigmask(3) and sigaltstack(2) do and let the client see what it has set, while
+ * libkage keeps SIGSEGV, SIGBUS, SIGFPE and SIGILL (the client's handler gets those that are not the guest's), has no
+ * thread block them, and has every handler run on a vCPU thread's own signal stack. A client that uses the C
+ * library's instead must install its handlers before its first KVM_RUN. 0, or -1 and errno (the mask: an error number).
+ */
+int kage_sigaction(int sig, const struct sigaction *action, struct sigaction *old);
+int kage_sigmask(int how, const sigset_t *set, sigset_t *old);
+int kage_sigaltstack(const stack_t *stack, stack_t *old);
+
+/* Has these four signals looked at by `fn` before the client's handler; true: it was dealt with. 0, or -1 and errno. */
+typedef bool kage_fault_fn(int sig, siginfo_t *info, void *context);
+int kage_set_fault_handler(kage_fault_fn *fn);
 
 /* ---- Messages of the soft back end ---- */
 

@@ -7,7 +7,7 @@ build=$1
 shift
 cd "$(dirname "$0")/.."
 
-sources=$( (tools/list-sources.sh . engine vmm tests bench; find . -name meson.build -not -path './build*') | cksum)
+sources=$( (tools/list-sources.sh . engine preload vmm tests bench; find . -name meson.build -not -path './build*') | cksum)
 stamp=$build/.sources
 if [ ! -f "$build/build.ninja" ]; then
 	meson setup "$build" "$@"

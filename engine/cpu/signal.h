@@ -13,9 +13,20 @@
 void cpu_signal_attach_thread(struct cpu *cpu);
 /* The vCPU is going away, or the thread ends. */
 void cpu_signal_detach_thread(struct cpu *cpu);
+/* Around KVM_RUN on the attached thread: whose alternate signal stack is in place. */
+void cpu_signal_begin_run(void);
+void cpu_signal_end_run(void);
 /* True, once, if a signal was handled on the vCPU's thread since the last call: KVM_RUN ends with EINTR. */
 bool cpu_signal_pending(struct cpu *cpu);
 /* Sets the calling thread's signal mask (KVM_SET_SIGNAL_MASK, while in KVM_RUN). */
 void cpu_signal_set_mask(struct cpu *cpu, const sigset_t *mask);
+
+/* ---- What include/kage.h says of a client's signals: 0 or -errno ---- */
+
+int cpu_signal_action(int sig, const struct sigaction *action, struct sigaction *old);
+int cpu_signal_mask(int how, const sigset_t *set, sigset_t *old);
+int cpu_signal_stack(const stack_t *stack, stack_t *old);
+typedef bool cpu_fault_fn(int sig, siginfo_t *info, void *context);
+int cpu_signal_set_fault_handler(cpu_fault_fn *fn);
 
 #endif

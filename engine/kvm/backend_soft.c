@@ -4,7 +4,6 @@
  * where -errno becomes -1 and errno.
  */
 #include <errno.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -31,7 +30,7 @@ static int soft_open(void)
     struct kvm_object *system = calloc(1, sizeof(*system));
     if (!system)
         return soft_result(-ENOMEM);
-    int fd = eventfd(0, EFD_CLOEXEC);
+    int fd = kvm_handle_new_fd("kvm");
     if (fd < 0) {
         free(system);
         return -1;
@@ -50,7 +49,7 @@ static int soft_dispatch(struct kvm_object *object, uint32_t request, void *arg)
 {
     const struct kvm_ioctl_table *table = soft_ioctls[object->kind];
 
-    if (object->pid != getpid())
+    if (object->kind != KVM_KIND_SYSTEM && object->pid != getpid())
         return -EIO;
     for (size_t i = 0; i < table->count; i++) {
         const struct kvm_ioctl_desc *row = &table->rows[i];

@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The table from file descriptors to KVM objects, and the objects' references. Descriptors are
- * small numbers, so the table is an array indexed by them. It must never hold an object whose
- * descriptor was given back to the system.
+ * small numbers, so the table is an array indexed by them. Each entry holds a reference. A descriptor
+ * may be closed behind the table's back (close_range(2), a raw system call): every object knows the
+ * inode behind its descriptors, and what has another inode is no handle.
+ *
+ * In a forked child the table is a copy: its entries are left alone, since the objects' threads and
+ * memory are the parent's.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "kage.h"
 #include "kvm/object.h"
 
 static pthread_mutex_t handle_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -45,11 +52,46 @@ void kvm_object_put(struct kvm_object *object)
         free(object);
 }
 
+int kvm_handle_new_fd(const char *name)
+{
+    return memfd_create(name, MFD_CLOEXEC);
+}
+
+static void handle_before_fork(void)
+{
+    pthread_mutex_lock(&handle_lock);
+}
+
+static void handle_after_fork(void)
+{
+    pthread_mutex_unlock(&handle_lock);
+}
+
+/* The child of a fork must not find the table locked by a thread that it does not have. */
+static void handle_init_once(void)
+{
+    pthread_atfork(handle_before_fork, handle_after_fork, handle_after_fork);
+}
+
+/* Table locked: puts an object (or NULL) at `fd`. What was there is returned, for kvm_object_put() without the lock. */
+static struct kvm_object *handle_exchange(int fd, struct kvm_object *object)
+{
+    struct kvm_object *stale = handle_table[fd];
+
+    handle_table[fd] = object;
+    return stale && stale->pid == getpid() ? stale : NULL;
+}
+
 int kvm_handle_install(int fd, struct kvm_object *object)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct kvm_object *stale = NULL;
+    struct stat st;
     int err = 0;
 
+    pthread_once(&once, handle_init_once);
+    if (fstat(fd, &st) < 0)
+        return -errno;
     pthread_mutex_lock(&handle_lock);
     if ((size_t)fd >= handle_count) {
         size_t count = handle_count ? handle_count : 64;
@@ -65,8 +107,9 @@ int kvm_handle_install(int fd, struct kvm_object *object)
         }
     }
     if (!err) {
-        stale = handle_table[fd]; /* its descriptor was closed behind our back */
-        handle_table[fd] = object;
+        object->dev = st.st_dev;
+        object->ino = st.st_ino;
+        stale = handle_exchange(fd, object); /* its descriptor was closed behind our back */
     }
     pthread_mutex_unlock(&handle_lock);
     if (stale)
@@ -74,13 +117,18 @@ int kvm_handle_install(int fd, struct kvm_object *object)
     return err;
 }
 
+/* Table locked: the object whose handle `fd` is said to be, or NULL. */
+static struct kvm_object *handle_at(int fd)
+{
+    return fd >= 0 && (size_t)fd < handle_count ? handle_table[fd] : NULL;
+}
+
 struct kvm_object *kvm_handle_lookup(int fd)
 {
-    struct kvm_object *object = NULL;
-
     pthread_mutex_lock(&handle_lock);
-    if (fd >= 0 && (size_t)fd < handle_count && handle_table[fd])
-        object = kvm_object_get(handle_table[fd]);
+    struct kvm_object *object = handle_at(fd);
+    if (object)
+        kvm_object_get(object);
     pthread_mutex_unlock(&handle_lock);
     return object;
 }
@@ -90,15 +138,77 @@ int kvm_handle_close(int fd)
     struct kvm_object *object = NULL;
 
     pthread_mutex_lock(&handle_lock);
-    if (fd >= 0 && (size_t)fd < handle_count) {
-        object = handle_table[fd];
-        handle_table[fd] = NULL;
-        if (object)
-            close(fd); /* inside the lock: the number may be handed out again at once */
+    bool known = handle_at(fd) != NULL;
+    if (known) {
+        /* In a child of vfork(2) the table is the parent's own. */
+        if (handle_at(fd)->pid == getpid())
+            object = handle_exchange(fd, NULL);
+        close(fd); /* inside the lock: the number may be handed out again at once */
     }
     pthread_mutex_unlock(&handle_lock);
-    if (!object)
+    if (!known)
         return -EBADF;
-    kvm_object_put(object);
+    if (object)
+        kvm_object_put(object);
     return 0;
+}
+
+static bool handle_is_object(int fd, const struct kvm_object *object)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && st.st_ino == object->ino && st.st_dev == object->dev;
+}
+
+enum kage_handle_kind kage_handle_kind(int fd)
+{
+    static const enum kage_handle_kind kinds[KVM_KIND_COUNT] = {
+        [KVM_KIND_SYSTEM] = KAGE_HANDLE_SYSTEM, [KVM_KIND_VM] = KAGE_HANDLE_VM, [KVM_KIND_VCPU] = KAGE_HANDLE_VCPU
+    };
+    struct kvm_object *stale = NULL;
+    enum kage_handle_kind kind = KAGE_HANDLE_NONE;
+    int saved = errno;
+
+    pthread_mutex_lock(&handle_lock);
+    struct kvm_object *object = handle_at(fd);
+    if (object && handle_is_object(fd, object))
+        kind = kinds[object->kind];
+    else if (object && object->pid == getpid())
+        stale = handle_exchange(fd, NULL);
+    pthread_mutex_unlock(&handle_lock);
+    if (stale)
+        kvm_object_put(stale);
+    errno = saved;
+    return kind;
+}
+
+int kage_handle_add(int handle, int fd)
+{
+    struct kvm_object *object = kvm_handle_lookup(handle);
+
+    if (!object) {
+        errno = EBADF;
+        return -1;
+    }
+    int err = object->pid == getpid() ? kvm_handle_install(fd, object) : -EIO;
+    if (!err)
+        return 0;
+    kvm_object_put(object);
+    errno = -err;
+    return -1;
+}
+
+void kage_handles_close(unsigned first, unsigned last)
+{
+    for (;;) {
+        struct kvm_object *object = NULL;
+        pthread_mutex_lock(&handle_lock);
+        for (; first <= last && first < handle_count && !object; first++)
+            if (handle_table[first] && handle_table[first]->pid == getpid())
+                object = handle_exchange((int)first, NULL);
+        pthread_mutex_unlock(&handle_lock);
+        if (!object)
+            return;
+        kvm_object_put(object);
+    }
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What every KVM object has in common: its kind, its handle and its references, and the table from
- * handles to objects. A handle is a real file descriptor (an eventfd, or the memfd of a vCPU's
- * mapping), so that its number is nobody else's. An object lives until its handle is closed and
- * the last reference is dropped: a vCPU holds one on its VM.
+ * handles to objects. A handle is a real file descriptor, of a memfd (a vCPU's is its mapping), so
+ * that its number is nobody else's, and poll(2), epoll_ctl(2) and fcntl(2) answer as they do for the
+ * kernel's handles, which have no poll operation either. An object lives until its last handle is
+ * closed and the last reference is dropped: a vCPU holds one on its VM.
  *
  * Lock order in kvm/: vCPU mutex, VM mutex, MMU mutex, handle-table mutex.
  */
@@ -23,6 +24,8 @@ struct kvm_object {
     enum kvm_kind kind;
     atomic_uint refs;
     pid_t pid; /* the process that made it: inert in any other */
+    dev_t dev; /* of its descriptors */
+    ino_t ino;
 };
 
 /* An ioctl: 0 or a positive answer, or -errno. `arg` is the client's third argument as it came. */
@@ -46,6 +49,8 @@ struct kvm_object *kvm_object_get(struct kvm_object *object);
 /* Drops a reference; the last one frees the object. */
 void kvm_object_put(struct kvm_object *object);
 
+/* A descriptor to be a handle, or -1 and errno. */
+int kvm_handle_new_fd(const char *name);
 /* Gives the object the handle `fd`; takes over the caller's reference and the descriptor. 0 or -ENOMEM. */
 KAGE_MUST_CHECK int kvm_handle_install(int fd, struct kvm_object *object);
 /* The object of a handle with a reference for the caller, or NULL. */

@@ -168,7 +168,9 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     if (!vcpu->lapic)
         kvm_vcpu_set_cr8(vcpu, (uint8_t)(vcpu->run->cr8 & 0xf));
 
+    cpu_signal_begin_run();
     int result = run_loop(vcpu);
+    cpu_signal_end_run();
 
     if (result == RUN_INTERRUPTED)
         vcpu->run->exit_reason = KVM_EXIT_INTR;

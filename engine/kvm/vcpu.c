@@ -153,7 +153,7 @@ static int vcpu_map_run(struct kvm_vcpu *vcpu, int *fd)
 {
     size_t bytes = KVM_VCPU_PAGES * KAGE_PAGE_SIZE;
 
-    *fd = memfd_create("kage-vcpu", MFD_CLOEXEC);
+    *fd = kvm_handle_new_fd("kvm-vcpu");
     if (*fd < 0)
         return -errno;
     if (ftruncate(*fd, (off_t)bytes) == 0) {

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,7 +58,7 @@ int kvm_vm_create(uintptr_t type)
         free(vm);
         return err;
     }
-    int fd = eventfd(0, EFD_CLOEXEC);
+    int fd = kvm_handle_new_fd("kvm-vm");
     err = fd < 0 ? -errno : kvm_handle_install(fd, &vm->object);
     if (err) {
         if (fd >= 0)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/kvm.h"
 #include "cli/options.h"
 #include "cli/run.h"
 
@@ -22,6 +23,10 @@ static int main_help(int count, char **words)
     puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
          "\n"
          "  kage run OPTIONS   run a virtual machine\n"
+         "  kage kvm [--show-vmx] [--path DEVICE] -- PROGRAM ARGUMENTS...\n"
+         "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
+         "  kage kvm --check [PROGRAM]\n"
+         "                     say what this host offers, and whether PROGRAM can be run so\n"
          "  kage version       say the version\n"
          "  kage help          this help\n"
          "\n"
@@ -59,11 +64,24 @@ static int main_run(int count, char **words)
     return status;
 }
 
+static int main_kvm(int count, char **words)
+{
+    struct error error = {""};
+
+    signal(SIGPIPE, SIG_DFL); /* as the program would have found it */
+    if (kvm_client(count, words, &error) == 0) {
+        return EXIT_SUCCESS;
+    }
+    fprintf(stderr, "kage: %s\n", error.text);
+    return EXIT_FAILURE;
+}
+
 static const struct {
     const char *name;
     int (*run)(int count, char **words);
 } main_verbs[] = {
     {"run", main_run},
+    {"kvm", main_kvm},
     {"version", main_version},
     {"help", main_help},
 };
@@ -88,6 +106,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, kvm, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }
