@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: MIT
 # `make bench`: the same static programs native, in kage (-accel soft) and in QEMU TCG, interleaved, medians of
 # BENCH_RUNS (5); boot from exec to init's first line; memory; code expansion. Then two threads on one processor and on
-# two, the compute programs in 32-bit code, and SeaBIOS from exec to the end of its search for a boot device. Writes the
+# two, the compute programs in 32-bit code, SeaBIOS from exec to the end of its search for a boot device, the same QEMU with
+# TCG and on libkage, and what exits cost a KVM client. Writes the
 # tables between the markers of docs/performance.md, and prints them. Never judges a time.
-# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware),
+# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits),
 # BENCH_ONLY (names in main), BENCH_OUT, BENCH_TIMEOUT (seconds a boot), BIOS.
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
 : "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=600}"
-: "${BENCH_SETS:=main smp i386 firmware}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
+: "${BENCH_SETS:=main smp i386 firmware qemu exits}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 memory=512
@@ -49,6 +50,7 @@ vmm() {
 	case $which in
 	kage) set -- "$KAGE" run -accel soft -machine microvm "$@" ;;
 	tcg) set -- "$QEMU" -M microvm -accel tcg -cpu max "$@" ;;
+	qemu) set -- "$KAGE" kvm -- "$QEMU" -M microvm -accel kvm -cpu host "$@" ;;
 	esac
 	for try in 1 2 3; do
 		status=0
@@ -123,6 +125,17 @@ while [ "$run" -le "$BENCH_RUNS" ]; do
 			firmware $which | record $which
 		done
 	fi
+	if set_wanted qemu; then
+		vmm qemu "$work/bench.cpio" | grep '^bench ' | record qemu
+		vmm qemu "$work/boot.cpio" | record qemu
+		if ! set_wanted main; then
+			vmm tcg "$work/bench.cpio" | grep '^bench ' | record tcg
+			vmm tcg "$work/boot.cpio" | record tcg
+		fi
+	fi
+	if set_wanted exits; then
+		"$build/bench/kage-exits" | awk '$1 == "exit" { print $2, $3, $4 }' >>"$work/rows"
+	fi
 	run=$((run + 1))
 done
 # Code expansion, of a boot, from kage's own counters.
@@ -180,6 +193,12 @@ cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 			used32++
 		}
 	}
+	function row_qemu(name, unit,   q, t) {
+		q = median("qemu " name); t = median("tcg " name)
+		if (q < 0 || t < 0) return
+		printf "| %s | %s | %s | %s |\n", name == "boot_ms" ? "boot, exec to the first line of init" : name, show(t * unit), show(q * unit), ratio(t, q)
+		if (index(" " system_ " ", " " name " ") == 0) { sum_qemu += log(t / q); used_qemu++ }
+	}
 	{
 		key = $1 " " $2; value[key, ++count[key]] = $3
 		if ($4 != "") { if ($2 in check && check[$2] != $4) differs[$2] = 1; check[$2] = $4 }
@@ -219,6 +238,23 @@ cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 			for (i = 1; i <= 5; i++) mean[i] = exp(sum32[i] / used32)
 			printf "| **geometric mean** | | | | **%.2f** | **%.2f** | **%.2f** | **%.2f** |\n", mean[1], mean[2], mean[3], mean[4]
 			printf "\nSlowdown against native of 32-bit code, by that of 64-bit code: %.2f.\n", mean[2] / mean[5]
+		}
+
+		print "\nThe same QEMU on board `microvm`, with its TCG and on libkage (`kage kvm -- qemu-system-x86_64 -accel kvm`):\n"
+		print "| | TCG | libkage | times as fast |"
+		print "|---|--:|--:|--:|"
+		n = split(compute " " system_, list, " ")
+		for (i = 1; i <= n; i++) row_qemu(list[i], 1)
+		row_qemu("boot_ms", 1e6)
+		if (used_qemu) printf "| **geometric mean of the compute programs and the boot** | | | **%.2f** |\n", exp(sum_qemu / used_qemu)
+
+		print "\nAn exit and the way back, for a KVM client (ioeventfd and CPUID: handled by KVM, the client does not see them):\n"
+		print "| | libkage | the kernel\x27s /dev/kvm |"
+		print "|---|--:|--:|"
+		n = split("pio-write pio-read mmio-write mmio-read ioeventfd-pio ioeventfd-mmio cpuid", list, " ")
+		for (i = 1; i <= n; i++) {
+			k = median("soft " list[i]); t = median("kvm " list[i])
+			if (k >= 0 || t >= 0) printf "| %s | %s | %s |\n", list[i], show(k), show(t)
 		}
 	}' "$work/rows"
 	awk '
