@@ -220,7 +220,7 @@ static void on_signal(int sig)
 }
 
 static pthread_t signal_threads[WORKERS];
-static counter_t signal_ready;
+static counter_t signal_ready, signal_done;
 
 static uint64_t job_signal(unsigned self)
 {
@@ -231,7 +231,7 @@ static uint64_t job_signal(unsigned self)
     while (load(&signal_ready) < WORKERS) {
         sched_yield();
     }
-    while (!over()) {
+    do {
         /* Standard signals do not queue: the next is sent when one more was taken. */
         uint64_t taken = load(&signals_taken);
         CHECK(pthread_kill(signal_threads[(self + 1 + mine % (WORKERS - 1)) % WORKERS], SIGUSR1) == 0);
@@ -240,9 +240,9 @@ static uint64_t job_signal(unsigned self)
             sched_yield();
         }
         mine++;
-    }
-    __atomic_fetch_sub(&signal_ready, 1, __ATOMIC_SEQ_CST);
-    while (load(&signal_ready) != 0) { /* stay: others may still signal us */
+    } while (!over());
+    __atomic_fetch_add(&signal_done, 1, __ATOMIC_SEQ_CST);
+    while (load(&signal_done) < WORKERS) { /* stay: others may still signal us */
         sched_yield();
     }
     return mine;
