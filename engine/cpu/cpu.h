@@ -217,7 +217,8 @@ struct cpu {
     bool run_unshared;    /* the next block is to run without shared checks */
     uint32_t leave_link;  /* link that translated code asked for when it left */
     struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
-    uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */
+    uint64_t *stats;    /* by enum cpu_stat; the owner may have them elsewhere than in own_stats */
+    uint64_t own_stats[64];
     uint8_t *xsave;     /* 64-byte aligned, XSAVE standard format, host layout; valid while !fpu_live */
     uint32_t xsave_bytes;
     _Atomic int signal_seen; /* a signal ran on the vCPU's thread */

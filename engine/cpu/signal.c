@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "cpu/guarded_copy.h"
 #include "cpu/run.h"
 #include "cpu/translate.h"
 
@@ -24,7 +25,6 @@
 #define SIGNAL_COUNT 65
 
 static struct sigaction previous[SIGNAL_COUNT];
-static bool wrapped[SIGNAL_COUNT];
 static pthread_mutex_t wrap_lock = PTHREAD_MUTEX_INITIALIZER;
 static __thread struct cpu *running;  /* in cpu_run() on this thread */
 static __thread struct cpu *attached; /* runs KVM_RUN on this thread */
@@ -107,8 +107,23 @@ static void pass_on(int sig, siginfo_t *info, void *context)
     }
 }
 
+/* A copy for a client met an address that leads nowhere: it ends there. */
+static bool end_guarded_copy(ucontext_t *uc)
+{
+    uintptr_t resume;
+
+    if (!cpu_guarded_copy_resume((uintptr_t)uc->uc_mcontext.gregs[REG_RIP], &resume)) {
+        return false;
+    }
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)resume;
+    return true;
+}
+
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
+    if (info->si_code > 0 && end_guarded_copy(context)) {
+        return;
+    }
     if (running == NULL || info->si_code <= 0 || !recover(running, sig, info, context)) {
         pass_on(sig, info, context);
     }
@@ -153,15 +168,16 @@ int cpu_signal_init(void)
     pthread_mutex_lock(&wrap_lock);
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(fault_signals) && err == 0; i++) {
         int sig = fault_signals[i];
-        if (wrapped[sig]) {
-            continue;
-        }
-        if (sigaction(sig, NULL, &previous[sig]) != 0) {
+        struct sigaction now;
+        if (sigaction(sig, NULL, &now) != 0) {
             err = -errno;
             break;
         }
+        if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) {
+            continue; /* nobody has put another in its place */
+        }
+        previous[sig] = now;
         err = install(sig, on_fault, NULL);
-        wrapped[sig] = err == 0;
     }
     pthread_mutex_unlock(&wrap_lock);
     return err;
@@ -190,6 +206,8 @@ static void wrap_handlers(void)
 void cpu_signal_attach_thread(struct cpu *cpu)
 {
     if (attached != cpu) {
+        int err = cpu_signal_init(); /* a client that replaces them and fails here is on its own */
+        (void)err;
         wrap_handlers();
     }
     attached = cpu;

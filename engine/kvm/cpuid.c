@@ -377,14 +377,19 @@ static int cpuid_alloc(uint32_t count, struct kvm_cpuid_entry2 **entries)
 int kvm_vcpu_set_cpuid2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_cpuid2 *cpuid = arg;
-    uint32_t count = cpuid->nent;
-
+    const struct kvm_cpuid2 *client = arg;
     struct kvm_cpuid_entry2 *entries;
+    uint32_t count;
+
+    if (kvm_copy_in(&count, &client->nent, sizeof(count)))
+        return -EFAULT;
     int err = cpuid_alloc(count, &entries);
     if (err)
         return err;
-    memcpy(entries, cpuid->entries, count * sizeof(*entries));
+    if (kvm_copy_in(entries, client->entries, count * sizeof(*entries))) {
+        free(entries);
+        return -EFAULT;
+    }
     for (uint32_t i = 0; i < count; i++) {
         uint32_t virt = (entries[i].eax >> 8) & 0xff;
         if (entries[i].function == 0x80000008u && virt != 48 && virt != 57 && virt != 0) {
@@ -398,17 +403,23 @@ int kvm_vcpu_set_cpuid2(struct kvm_object *object, void *arg)
 int kvm_vcpu_set_cpuid(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_cpuid *cpuid = arg;
-    uint32_t count = cpuid->nent;
-
+    const struct kvm_cpuid *client = arg;
     struct kvm_cpuid_entry2 *entries;
+    uint32_t count;
+
+    if (kvm_copy_in(&count, &client->nent, sizeof(count)))
+        return -EFAULT;
     int err = cpuid_alloc(count, &entries);
     if (err)
         return err;
     for (uint32_t i = 0; i < count; i++) {
-        const struct kvm_cpuid_entry *e = &cpuid->entries[i];
-        entries[i] = (struct kvm_cpuid_entry2){ .function = e->function, .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx,
-                                                .edx = e->edx };
+        struct kvm_cpuid_entry e;
+        if (kvm_copy_in(&e, &client->entries[i], sizeof(e))) {
+            free(entries);
+            return -EFAULT;
+        }
+        entries[i] = (struct kvm_cpuid_entry2){ .function = e.function, .eax = e.eax, .ebx = e.ebx, .ecx = e.ecx,
+                                                .edx = e.edx };
     }
     return cpuid_install(vcpu, entries, count);
 }
@@ -416,13 +427,17 @@ int kvm_vcpu_set_cpuid(struct kvm_object *object, void *arg)
 int kvm_vcpu_get_cpuid2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    struct kvm_cpuid2 *cpuid = arg;
-    bool room = cpuid->nent >= vcpu->cpuid_count;
+    struct kvm_cpuid2 *client = arg;
+    uint32_t room;
 
-    if (room && vcpu->cpuid_count)
-        memcpy(cpuid->entries, vcpu->cpuid, vcpu->cpuid_count * sizeof(*vcpu->cpuid));
-    cpuid->nent = vcpu->cpuid_count;
-    return room ? 0 : -E2BIG;
+    if (kvm_copy_in(&room, &client->nent, sizeof(room)))
+        return -EFAULT;
+    bool fits = room >= vcpu->cpuid_count;
+    if (fits && kvm_copy_out(client->entries, vcpu->cpuid, vcpu->cpuid_count * sizeof(*vcpu->cpuid)))
+        return -EFAULT;
+    if (kvm_copy_out(&client->nent, &vcpu->cpuid_count, sizeof(room)))
+        return -EFAULT;
+    return fits ? 0 : -E2BIG;
 }
 
 /* Bits that follow the vCPU's state (SDM 2A CPUID, "OSXSAVE", leaf 0xd EBX, …). */

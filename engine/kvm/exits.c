@@ -56,6 +56,7 @@ static int exit_unsupported(struct kvm_vcpu *vcpu)
 {
     const struct vmcs *vmcs = &vcpu->cpu->vmcs;
 
+    vcpu->counters->insn_emulation_fail++;
     kvm_error_set(&vcpu->error, "vCPU %u: %s (cs:rip %04x:%llx, cr0 0x%llx, efer 0x%llx)", vcpu->id,
                   unsupported_text(vcpu), vmcs->guest_seg[X86_CS].selector, (unsigned long long)vmcs->guest_rip,
                   (unsigned long long)vmcs->guest_cr0, (unsigned long long)vmcs->guest_ia32_efer);
@@ -338,6 +339,6 @@ int kvm_exit_handle(struct kvm_vcpu *vcpu, uint32_t reason)
         return exit_invalid_controls(vcpu);
     if (basic >= VMX_EXIT_COUNT || !exit_handlers[basic])
         return exit_unexpected(vcpu);
-    vcpu->exits_by_reason[basic]++;
+    vcpu->counters->exit[basic]++;
     return exit_handlers[basic](vcpu);
 }

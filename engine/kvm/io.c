@@ -98,6 +98,7 @@ static int mmio_to_client(struct kvm_vcpu *vcpu, int index)
     unsigned left = mmio->len - vcpu->mmio_done;
     unsigned len = left < 8 ? left : 8;
 
+    vcpu->counters->mmio_exits++;
     vcpu->mmio_index = index;
     vcpu->mmio_sent = len;
     vcpu->run->exit_reason = KVM_EXIT_MMIO;

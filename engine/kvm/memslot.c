@@ -80,6 +80,7 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
     int result = -ENOENT;
 
     pthread_mutex_lock(&vm->memslots.mmu_lock);
+    vm->counters->ept_violations++;
     struct kvm_memslot *slot = kvm_memslot_find(&vm->memslots, gpa);
     if (slot && !(write && (slot->flags & KVM_MEM_READONLY))) {
         uint64_t prot = EPT_R | EPT_X;
@@ -109,6 +110,8 @@ static void vm_flush_tlbs(struct kvm_vm *vm)
 
     for (unsigned i = 0; i < count; i++)
         cpu_request(kvm_vm_vcpu(vm, i)->cpu, CPU_REQ_TLB_FLUSH);
+    vm->counters->remote_tlb_flush_requests++; /* VM mutex held */
+    vm->counters->remote_tlb_flush++;
 }
 
 /* A prepared change: the new array, and what leaves the EPT. */
@@ -130,6 +133,8 @@ static void memslot_commit(void *arg)
     change->old_slots = memslots->slots;
     memslots->slots = change->slots;
     memslots->count = change->count;
+    change->vm->counters->memory_slots = change->count;
+    change->vm->counters->memory_slot_changes++;
     if (change->unmap_bytes)
         ept_unmap(change->vm->ept, change->unmap_gpa, change->unmap_bytes);
     pthread_mutex_unlock(&memslots->mmu_lock);
@@ -309,18 +314,24 @@ int kvm_memslot_get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
     struct kvm_memslot *slot = memslot_by_id(&vm->memslots, log->slot);
     if (!slot || !slot->dirty_bitmap)
         return -ENOENT;
-    if (!log->dirty_bitmap)
-        return -EFAULT;
     size_t words = slot_bitmap_words(slot);
+    uint64_t *bits = malloc(words * sizeof(*bits));
+    if (!bits)
+        return -ENOMEM;
+    int err = 0;
     if (vm->memslots.manual_dirty_protect) {
         pthread_mutex_lock(&vm->memslots.mmu_lock);
-        memcpy(log->dirty_bitmap, slot->dirty_bitmap, words * sizeof(uint64_t));
+        memcpy(bits, slot->dirty_bitmap, words * sizeof(uint64_t));
         pthread_mutex_unlock(&vm->memslots.mmu_lock);
-        return 0;
+    } else {
+        struct dirty_take take = { .vm = vm, .slot = slot, .words = words, .out = bits };
+        cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
+        err = take.err;
     }
-    struct dirty_take take = { .vm = vm, .slot = slot, .words = words, .out = log->dirty_bitmap };
-    cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
-    return take.err;
+    if (!err)
+        err = kvm_copy_out(log->dirty_bitmap, bits, words * sizeof(*bits));
+    free(bits);
+    return err;
 }
 
 int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_clear_dirty_log *log)
@@ -334,13 +345,14 @@ int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_clear_dirty_log 
     if (log->first_page >= pages || log->num_pages > pages - log->first_page ||
         (log->num_pages < pages - log->first_page && (log->num_pages & 63)))
         return -EINVAL;
-    if (!log->dirty_bitmap)
-        return -EFAULT;
     size_t words = (log->num_pages + 63) / 64;
-    uint64_t *wanted = malloc(words * sizeof(*wanted) + 1);
+    uint64_t *wanted = malloc(words * sizeof(*wanted));
     if (!wanted)
         return -ENOMEM;
-    memcpy(wanted, log->dirty_bitmap, words * sizeof(*wanted)); /* once: the client may go on writing it */
+    if (kvm_copy_in(wanted, log->dirty_bitmap, words * sizeof(*wanted))) {
+        free(wanted);
+        return -EFAULT;
+    }
     struct dirty_take take = { .vm = vm, .slot = slot, .first_word = (size_t)(log->first_page / 64), .words = words,
                                .clear = wanted };
     cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);

@@ -59,8 +59,9 @@ static uint64_t pv_send_ipi(struct kvm_vcpu *vcpu, uint64_t low, uint64_t high, 
 }
 
 /* The processor that the guest wants to run may have to wait for ours: the host's scheduler chooses. */
-static uint64_t pv_sched_yield(void)
+static uint64_t pv_sched_yield(struct kvm_vcpu *vcpu)
 {
+    vcpu->counters->directed_yield_attempted++;
     sched_yield();
     return 0;
 }
@@ -98,7 +99,7 @@ uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
     case KVM_HC_SEND_IPI:
         return pv_send_ipi(vcpu, gpr[X86_RBX] & mask, gpr[X86_RCX] & mask, gpr[X86_RDX] & mask, gpr[X86_RSI] & mask, is_64);
     case KVM_HC_SCHED_YIELD:
-        return pv_sched_yield();
+        return pv_sched_yield(vcpu);
     default:
         return (uint64_t)-KVM_ENOSYS;
     }
@@ -183,6 +184,7 @@ void kvm_pv_leave(struct kvm_vcpu *vcpu)
         return;
     vcpu->preempted_told = mmu_phys_exchange_byte(
         vcpu->cpu, steal_gpa(vcpu) + offsetof(struct kvm_steal_time, preempted), &preempted);
+    vcpu->counters->preemption_reported += vcpu->preempted_told;
 }
 
 /* It runs again: what was left for it is done before anything else. */

@@ -32,12 +32,14 @@ static void run_block(struct kvm_vcpu *vcpu)
 
     kvm_pv_leave(vcpu);
     atomic_store(&vcpu->in_halt, true);
+    vcpu->counters->blocking = 1;
     uint32_t seen = atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK) & ~CPU_REQ_KICK;
     if (!run_signal(vcpu) && !kvm_event_has_wakeup(vcpu))
         syscall(SYS_futex, &cpu->pending, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_store(&vcpu->in_halt, false);
-    vcpu->halts++;
-    vcpu->halt_ns += kvm_monotonic_ns() - start;
+    vcpu->counters->blocking = 0;
+    vcpu->counters->halts++;
+    vcpu->counters->halt_wait_ns += kvm_monotonic_ns() - start;
 }
 
 /* Not runnable: wait for an event that changes it. */
@@ -49,6 +51,7 @@ static int run_halted(struct kvm_vcpu *vcpu)
     bool unhalt = kvm_vcpu_test_request(vcpu, KVM_REQ_UNHALT);
     if (vcpu->mp_state == KVM_MP_STATE_HALTED && (unhalt || kvm_event_has_wakeup(vcpu))) {
         vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
+        vcpu->counters->halt_wakeup++;
         return KVM_RUN_ENTER;
     }
     run_block(vcpu);
@@ -84,6 +87,7 @@ static int run_enter(struct kvm_vcpu *vcpu)
         return result;
     if (!vcpu->lapic && vcpu->run->request_interrupt_window && kvm_event_can_inject_interrupt(vcpu) &&
         !vcpu->interrupt.injected) {
+        vcpu->counters->request_irq_exits++;
         vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
         return KVM_RUN_USER;
     }
@@ -98,7 +102,7 @@ static int run_enter(struct kvm_vcpu *vcpu)
 
     kvm_event_recover(vcpu);
     kvm_event_pv_eoi_after_exit(vcpu);
-    vcpu->exits++;
+    vcpu->counters->exits++;
     return kvm_exit_handle(vcpu, reason);
 }
 
@@ -124,7 +128,7 @@ static int run_loop(struct kvm_vcpu *vcpu)
         /* Whoever kicks from here on ends the entry below at once; what came before is seen now. */
         atomic_fetch_and(&vcpu->cpu->pending, ~CPU_REQ_KICK);
         if (run_signal(vcpu)) {
-            vcpu->signal_exits++;
+            vcpu->counters->signal_exits++;
             return RUN_INTERRUPTED;
         }
         result = vcpu->mp_state == KVM_MP_STATE_RUNNABLE ? run_enter(vcpu) : run_halted(vcpu);
@@ -173,7 +177,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     if (result == RUN_INTERRUPTED)
         vcpu->run->exit_reason = KVM_EXIT_INTR;
     else if (result == KVM_RUN_USER)
-        vcpu->user_exits++;
+        vcpu->counters->user_exits++;
     run_post(vcpu);
     kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)

@@ -3,6 +3,7 @@
  * The system object ("/dev/kvm"): versions, capabilities, what a guest can be given.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "kage.h"
 #include "kvm/vcpu.h"
@@ -80,6 +81,7 @@ static const struct capability capabilities[] = {
                                     KVM_GUESTDBG_BLOCKIRQ },
     { KVM_CAP_SREGS2, 1 },
     { KVM_CAP_XSAVE2, (int)sizeof(struct kvm_xsave) },
+    { KVM_CAP_BINARY_STATS_FD, 1 },
     { KVM_CAP_SYS_ATTRIBUTES, 1 },
     { KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
     { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
@@ -121,18 +123,37 @@ static int system_get_vcpu_mmap_size(struct kvm_object *object, void *arg)
 
 static int system_get_supported_cpuid(struct kvm_object *object, void *arg)
 {
+    struct kvm_cpuid2 *client = arg, *cpuid;
+    uint32_t room;
+
     (void)object;
-    return kvm_cpuid_supported(arg);
+    if (kvm_copy_in(&room, &client->nent, sizeof(room)))
+        return -EFAULT;
+    if (room > KVM_CPUID_MAX_ENTRIES)
+        room = KVM_CPUID_MAX_ENTRIES;
+    cpuid = calloc(1, sizeof(*cpuid) + room * sizeof(cpuid->entries[0]));
+    if (!cpuid)
+        return -ENOMEM;
+    cpuid->nent = room;
+    int err = kvm_cpuid_supported(cpuid);
+    if (!err)
+        err = kvm_copy_out(client, cpuid, sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]));
+    free(cpuid);
+    return err;
 }
 
 /* What KVM_GET_SUPPORTED_CPUID leaves out because it is slow: nothing here is. */
 static int system_get_emulated_cpuid(struct kvm_object *object, void *arg)
 {
-    struct kvm_cpuid2 *cpuid = arg;
+    struct kvm_cpuid2 header, *client = arg;
 
     (void)object;
-    cpuid->nent = 0;
-    return 0;
+    if (kvm_copy_in(&header, client, sizeof(header)))
+        return -EFAULT;
+    if (!header.nent)
+        return -E2BIG;
+    header.nent = 0;
+    return kvm_copy_out(client, &header, sizeof(header));
 }
 
 static int system_get_msr_index_list(struct kvm_object *object, void *arg)
@@ -176,24 +197,22 @@ static int system_get_device_attr(struct kvm_object *object, void *arg)
 
     if (err)
         return err;
-    if (!attr->addr)
-        return -EFAULT;
-    *(uint64_t *)(uintptr_t)attr->addr = kvm_cpuid_xcr0_supported();
-    return 0;
+    uint64_t value = kvm_cpuid_xcr0_supported();
+    return kvm_copy_out((void *)(uintptr_t)attr->addr, &value, sizeof(value));
 }
 
 static const struct kvm_ioctl_desc system_rows[] = {
-    { KVM_GET_API_VERSION, false, system_get_api_version },
-    { KVM_CREATE_VM, false, system_create_vm },
-    { KVM_CHECK_EXTENSION, false, system_check_extension },
-    { KVM_GET_VCPU_MMAP_SIZE, false, system_get_vcpu_mmap_size },
-    { KVM_GET_SUPPORTED_CPUID, true, system_get_supported_cpuid },
-    { KVM_GET_EMULATED_CPUID, true, system_get_emulated_cpuid },
-    { KVM_GET_MSR_INDEX_LIST, true, system_get_msr_index_list },
-    { KVM_GET_MSR_FEATURE_INDEX_LIST, true, system_get_msr_feature_index_list },
-    { (uint32_t)KVM_GET_MSRS, true, system_get_msrs },
-    { KVM_X86_GET_MCE_CAP_SUPPORTED, true, system_get_mce_cap },
-    { KVM_HAS_DEVICE_ATTR, true, system_has_device_attr },
-    { KVM_GET_DEVICE_ATTR, true, system_get_device_attr },
+    { KVM_GET_API_VERSION, KVM_ARG_VALUE, system_get_api_version },
+    { KVM_CREATE_VM, KVM_ARG_VALUE, system_create_vm },
+    { KVM_CHECK_EXTENSION, KVM_ARG_VALUE, system_check_extension },
+    { KVM_GET_VCPU_MMAP_SIZE, KVM_ARG_VALUE, system_get_vcpu_mmap_size },
+    { KVM_GET_SUPPORTED_CPUID, KVM_ARG_RAW, system_get_supported_cpuid },
+    { KVM_GET_EMULATED_CPUID, KVM_ARG_RAW, system_get_emulated_cpuid },
+    { KVM_GET_MSR_INDEX_LIST, KVM_ARG_RAW, system_get_msr_index_list },
+    { KVM_GET_MSR_FEATURE_INDEX_LIST, KVM_ARG_RAW, system_get_msr_feature_index_list },
+    { (uint32_t)KVM_GET_MSRS, KVM_ARG_RAW, system_get_msrs },
+    { KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_ARG_OUT, system_get_mce_cap },
+    { KVM_HAS_DEVICE_ATTR, KVM_ARG_IN, system_has_device_attr },
+    { KVM_GET_DEVICE_ATTR, KVM_ARG_IN, system_get_device_attr },
 };
 const struct kvm_ioctl_table kvm_system_ioctls = { system_rows, KAGE_ARRAY_SIZE(system_rows) };

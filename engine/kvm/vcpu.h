@@ -121,8 +121,9 @@ struct kvm_vcpu {
     pthread_t thread;
     bool attached; /* cpu_signal_attach_thread() was called for `thread` */
 
-    uint64_t exits, exits_by_reason[VMX_EXIT_COUNT];
-    uint64_t user_exits, halts, halt_ns, irq_injections, nmi_injections, signal_exits;
+    struct kvm_vcpu_counters *counters; /* own_counters, or in the file */
+    struct kvm_vcpu_counters own_counters;
+    struct kvm_stats_file stats_file;
     struct kvm_last_error error;
 };
 
@@ -219,7 +220,7 @@ void kvm_pv_leave(struct kvm_vcpu *vcpu);
 void kvm_pv_enter(struct kvm_vcpu *vcpu);
 
 /* cpuid.c */
-int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid);
+int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid); /* in the engine's memory */
 uint64_t kvm_cpuid_xcr0_supported(void); /* of the host and the engine */
 kvm_ioctl_fn kvm_vcpu_set_cpuid, kvm_vcpu_set_cpuid2, kvm_vcpu_get_cpuid2;
 void kvm_cpuid_query(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, uint32_t out[4]);

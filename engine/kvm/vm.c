@@ -37,6 +37,8 @@ static int vm_init(struct kvm_vm *vm)
     pthread_rwlock_init(&vm->zones_lock, NULL);
     kvm_memslots_init(&vm->memslots);
     kvm_clock_init(&vm->clock);
+    vm->counters = &vm->own_counters;
+    kvm_stats_file_init(&vm->stats_file);
     vm->identity_map_addr = 0xfffbc000u;
     return 0;
 
@@ -83,6 +85,7 @@ void kvm_vm_free(struct kvm_object *object)
     ioeventfd_free(vm->ioeventfds);
     kvm_memslots_fini(&vm->memslots);
     kvm_clock_fini(&vm->clock);
+    kvm_stats_file_fini(&vm->stats_file);
     kvm_msr_filter_fini(vm);
     cpu_vm_free(vm->cpu_vm);
     ept_free(vm->ept);
@@ -344,40 +347,41 @@ static int vm_set_test_flags(struct kvm_object *object, void *arg)
 }
 
 static const struct kvm_ioctl_desc vm_rows[] = {
-    { KVM_CHECK_EXTENSION, false, vm_check_extension },
-    { KVM_CREATE_VCPU, false, vm_create_vcpu },
-    { KVM_SET_USER_MEMORY_REGION, true, vm_set_user_memory_region },
-    { KVM_GET_DIRTY_LOG, true, vm_get_dirty_log },
-    { (uint32_t)KVM_CLEAR_DIRTY_LOG, true, vm_clear_dirty_log },
-    { KVM_SET_TSS_ADDR, false, vm_set_tss_addr },
-    { KVM_SET_IDENTITY_MAP_ADDR, true, vm_set_identity_map_addr },
-    { KVM_SET_BOOT_CPU_ID, false, vm_set_boot_cpu_id },
-    { KVM_GET_CLOCK, true, vm_get_clock },
-    { KVM_SET_CLOCK, true, vm_set_clock },
-    { KVM_GET_TSC_KHZ, false, vm_get_tsc_khz },
-    { KVM_SET_TSC_KHZ, false, vm_set_tsc_khz },
-    { KVM_ENABLE_CAP, true, vm_enable_cap },
-    { KVM_CREATE_IRQCHIP, false, kvm_vm_create_irqchip },
-    { (uint32_t)KVM_GET_IRQCHIP, true, kvm_vm_get_irqchip },
-    { KVM_SET_IRQCHIP, true, kvm_vm_set_irqchip },
-    { KVM_IRQ_LINE, true, kvm_vm_irq_line },
-    { (uint32_t)KVM_IRQ_LINE_STATUS, true, kvm_vm_irq_line_status },
-    { KVM_SET_GSI_ROUTING, true, kvm_vm_set_gsi_routing },
-    { KVM_SIGNAL_MSI, true, kvm_vm_signal_msi },
-    { KVM_IRQFD, true, kvm_vm_irqfd },
-    { KVM_IOEVENTFD, true, kvm_vm_ioeventfd },
-    { KVM_CREATE_PIT, false, kvm_vm_create_pit },
-    { KVM_CREATE_PIT2, true, kvm_vm_create_pit2 },
-    { (uint32_t)KVM_GET_PIT, true, kvm_vm_get_pit },
-    { KVM_SET_PIT, true, kvm_vm_set_pit },
-    { KVM_GET_PIT2, true, kvm_vm_get_pit2 },
-    { KVM_SET_PIT2, true, kvm_vm_set_pit2 },
-    { KVM_REINJECT_CONTROL, true, kvm_vm_reinject_control },
-    { KVM_REGISTER_COALESCED_MMIO, true, kvm_vm_register_coalesced },
-    { KVM_UNREGISTER_COALESCED_MMIO, true, kvm_vm_unregister_coalesced },
-    { KVM_X86_SET_MSR_FILTER, true, kvm_vm_set_msr_filter },
-    { KVM_KAGE_SET_TEST_FLAGS, false, vm_set_test_flags },
-    { (uint32_t)KAGE_GET_STATS, true, kvm_vm_get_stats },
-    { (uint32_t)KAGE_GET_ERROR, true, kvm_vm_get_error },
+    { KVM_CHECK_EXTENSION, KVM_ARG_VALUE, vm_check_extension },
+    { KVM_CREATE_VCPU, KVM_ARG_VALUE, vm_create_vcpu },
+    { KVM_SET_USER_MEMORY_REGION, KVM_ARG_IN, vm_set_user_memory_region },
+    { KVM_GET_DIRTY_LOG, KVM_ARG_IN, vm_get_dirty_log },
+    { (uint32_t)KVM_CLEAR_DIRTY_LOG, KVM_ARG_IN, vm_clear_dirty_log },
+    { KVM_SET_TSS_ADDR, KVM_ARG_VALUE, vm_set_tss_addr },
+    { KVM_SET_IDENTITY_MAP_ADDR, KVM_ARG_IN, vm_set_identity_map_addr },
+    { KVM_SET_BOOT_CPU_ID, KVM_ARG_VALUE, vm_set_boot_cpu_id },
+    { KVM_GET_CLOCK, KVM_ARG_OUT, vm_get_clock },
+    { KVM_SET_CLOCK, KVM_ARG_IN, vm_set_clock },
+    { KVM_GET_TSC_KHZ, KVM_ARG_VALUE, vm_get_tsc_khz },
+    { KVM_SET_TSC_KHZ, KVM_ARG_VALUE, vm_set_tsc_khz },
+    { KVM_ENABLE_CAP, KVM_ARG_IN, vm_enable_cap },
+    { KVM_CREATE_IRQCHIP, KVM_ARG_VALUE, kvm_vm_create_irqchip },
+    { (uint32_t)KVM_GET_IRQCHIP, KVM_ARG_INOUT, kvm_vm_get_irqchip },
+    { KVM_SET_IRQCHIP, KVM_ARG_IN, kvm_vm_set_irqchip },
+    { KVM_IRQ_LINE, KVM_ARG_IN, kvm_vm_irq_line },
+    { (uint32_t)KVM_IRQ_LINE_STATUS, KVM_ARG_INOUT, kvm_vm_irq_line_status },
+    { KVM_SET_GSI_ROUTING, KVM_ARG_RAW, kvm_vm_set_gsi_routing },
+    { KVM_SIGNAL_MSI, KVM_ARG_IN, kvm_vm_signal_msi },
+    { KVM_IRQFD, KVM_ARG_IN, kvm_vm_irqfd },
+    { KVM_IOEVENTFD, KVM_ARG_IN, kvm_vm_ioeventfd },
+    { KVM_CREATE_PIT, KVM_ARG_VALUE, kvm_vm_create_pit },
+    { KVM_CREATE_PIT2, KVM_ARG_IN, kvm_vm_create_pit2 },
+    { (uint32_t)KVM_GET_PIT, KVM_ARG_INOUT, kvm_vm_get_pit },
+    { KVM_SET_PIT, KVM_ARG_IN, kvm_vm_set_pit },
+    { KVM_GET_PIT2, KVM_ARG_OUT, kvm_vm_get_pit2 },
+    { KVM_SET_PIT2, KVM_ARG_IN, kvm_vm_set_pit2 },
+    { KVM_REINJECT_CONTROL, KVM_ARG_RAW, kvm_vm_reinject_control },
+    { KVM_REGISTER_COALESCED_MMIO, KVM_ARG_IN, kvm_vm_register_coalesced },
+    { KVM_UNREGISTER_COALESCED_MMIO, KVM_ARG_IN, kvm_vm_unregister_coalesced },
+    { KVM_X86_SET_MSR_FILTER, KVM_ARG_IN, kvm_vm_set_msr_filter },
+    { KVM_KAGE_SET_TEST_FLAGS, KVM_ARG_VALUE, vm_set_test_flags },
+    { KVM_GET_STATS_FD, KVM_ARG_VALUE, kvm_vm_get_stats_fd },
+    { (uint32_t)KAGE_GET_STATS, KVM_ARG_RAW, kvm_vm_get_stats },
+    { (uint32_t)KAGE_GET_ERROR, KVM_ARG_RAW, kvm_vm_get_error },
 };
 const struct kvm_ioctl_table kvm_vm_ioctls = { vm_rows, KAGE_ARRAY_SIZE(vm_rows) };

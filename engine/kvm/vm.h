@@ -13,6 +13,7 @@
 #include "kvm/log.h"
 #include "kvm/memslot.h"
 #include "kvm/object.h"
+#include "kvm/stats.h"
 
 #define KVM_VM_MAX_VCPUS 256u
 #define KVM_VM_MAX_VCPU_ID 1024u
@@ -53,6 +54,9 @@ struct kvm_vm {
     struct kvm_msr_filter_set *msr_filter_retired;
     uint64_t tss_addr, identity_map_addr;
 
+    struct kvm_vm_counters *counters; /* own_counters, or in the file */
+    struct kvm_vm_counters own_counters;
+    struct kvm_stats_file stats_file;
     struct kvm_last_error error;
 };
 
@@ -96,7 +100,6 @@ bool kvm_msr_filter_allows(struct kvm_vm *vm, uint32_t index, uint32_t access);
 void kvm_msr_filter_fini(struct kvm_vm *vm);
 
 /* Extension ioctls (inspect.c). */
-kvm_ioctl_fn kvm_vm_get_stats, kvm_vm_get_error, kvm_vcpu_get_stats, kvm_vcpu_get_error, kvm_vcpu_dump_vmcs,
-    kvm_vcpu_vmread;
+kvm_ioctl_fn kvm_vm_get_error, kvm_vcpu_get_error, kvm_vcpu_dump_vmcs, kvm_vcpu_vmread;
 
 #endif

@@ -90,6 +90,7 @@ static void test_handles(void **state)
     assert_int_equal(ask(f->vm, KVM_CREATE_VCPU, number(100000)), -EINVAL);
     assert_int_equal(ask(f->vm, KVM_SET_BOOT_CPU_ID, number(1)), -EBUSY);
     assert_int_equal(ask(f->vm, KVM_CREATE_IRQCHIP, NULL), -EEXIST);
+    assert_int_equal(kvm->close(kvm->open()), 0); /* the test's runner puts its handlers in place of the engine's */
     assert_int_equal(ask(f->vcpu, KVM_GET_REGS, NULL), -EFAULT);
     assert_ptr_equal(kvm->mmap(NULL, 4096, PROT_READ, MAP_SHARED, f->vm, 0), MAP_FAILED);
     int vm = ask(f->system, KVM_CREATE_VM, NULL);
