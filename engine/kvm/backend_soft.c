@@ -113,10 +113,13 @@ static void *soft_mmap(void *addr, size_t length, int prot, int flags, int handl
         errno = EBADF;
         return MAP_FAILED;
     }
-    bool mappable = object->kind == KVM_KIND_VCPU;
+    int err = object->kind != KVM_KIND_VCPU ? ENODEV : 0;
     kvm_object_put(object);
-    if (!mappable) {
-        errno = ENODEV;
+    /* The dirty ring's pages are data that both sides see: neither private nor code. */
+    if (!err && offset >= (off_t)(KVM_DIRTY_LOG_PAGE_OFFSET * KAGE_PAGE_SIZE) && ((prot & PROT_EXEC) || !(flags & MAP_SHARED)))
+        err = EINVAL;
+    if (err) {
+        errno = err;
         return MAP_FAILED;
     }
     return mmap(addr, length, prot, flags, handle, offset);

@@ -19,6 +19,7 @@
 #define CPUID_APIC_BUS_KHZ 1000000u
 #define CPUID_TIMING_LEAF 0x40000010u
 #define CPUID_XSAVE_LEGACY_BYTES 576u
+#define MISC_ENABLE_MWAIT (1ull << 18)
 #define CPUID_KVM_FEATURES                                                                                             \
     (1u << KVM_FEATURE_CLOCKSOURCE | 1u << KVM_FEATURE_NOP_IO_DELAY | 1u << KVM_FEATURE_CLOCKSOURCE2 |                 \
      1u << KVM_FEATURE_PV_EOI | 1u << KVM_FEATURE_PV_UNHALT | 1u << KVM_FEATURE_POLL_CONTROL |                         \
@@ -82,7 +83,7 @@ static uint32_t xsave_bytes(uint64_t xcr0, bool compacted)
     return bytes;
 }
 
-static bool host_is_amd(void)
+bool kvm_cpuid_host_is_amd(void)
 {
     uint32_t regs[4];
 
@@ -285,7 +286,7 @@ static void build_extended(struct cpuid_build *b)
 
 int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid)
 {
-    struct cpuid_build b = { .entries = cpuid->entries, .room = cpuid->nent, .amd = host_is_amd() };
+    struct cpuid_build b = { .entries = cpuid->entries, .room = cpuid->nent, .amd = kvm_cpuid_host_is_amd() };
     struct kvm_cpuid_entry2 *e;
     uint32_t host_max[4];
 
@@ -449,7 +450,14 @@ static void cpuid_dynamic(const struct kvm_vcpu *vcpu, uint32_t function, uint32
         out[CPUID_ECX] &= ~CPUID_1_ECX_OSXSAVE;
         if (vcpu->cpu->vmcs.guest_cr4 & X86_CR4_OSXSAVE)
             out[CPUID_ECX] |= CPUID_1_ECX_OSXSAVE;
+        if (!kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)) { /* then it follows the MSR */
+            out[CPUID_ECX] &= ~CPUID_BIT(3);
+            if (kvm_msr_misc_enable(vcpu) & MISC_ENABLE_MWAIT)
+                out[CPUID_ECX] |= CPUID_BIT(3);
+        }
     }
+    if (function == 0x40000001u && (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT))
+        out[CPUID_EAX] &= ~(1u << KVM_FEATURE_PV_UNHALT); /* nobody would see the halt that it wakes from */
     if ((function == 1 || function == 0x80000001u) && !apic)
         out[CPUID_EDX] &= ~CPUID_1_EDX_APIC;
     if (function == 0xd && index == 0)

@@ -86,6 +86,7 @@ int kvm_irq_create_chip(struct kvm_vm *vm, bool split, uint32_t split_pins)
     if (split)
         irqchip_set_split_pins(chip, split_pins);
     irqchip_set_x2apic_api(chip, vm->x2apic_api);
+    irqchip_set_mmio_hole(chip, kvm_vm_has_quirk(vm, KVM_X86_QUIRK_LAPIC_MMIO_HOLE));
     atomic_store_explicit(&vm->irqchip, chip, memory_order_release);
     return 0;
 }

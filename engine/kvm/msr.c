@@ -138,11 +138,12 @@ static int set_efer(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t
 
 void kvm_tsc_set_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 {
-    vcpu->cpu->tsc_offset = offset;
+    __atomic_store_n(&vcpu->cpu->tsc_offset, offset, __ATOMIC_RELAXED); /* kvm_clock_check_tsc() of another vCPU reads it */
     vcpu->cpu->vmcs.tsc_offset = offset;
     vcpu->clock_dirty = true;
     if (vcpu->lapic)
         lapic_timer_restart(vcpu->lapic);
+    kvm_clock_check_tsc(vcpu->vm);
 }
 
 /*
@@ -608,6 +609,11 @@ void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init)
     vcpu->system_time_msr = vcpu->pv_eoi_msr = vcpu->steal_time_msr = 0;
     vcpu->preempted_told = false;
     vcpu->pv_eoi_armed = false;
+}
+
+uint64_t kvm_msr_misc_enable(const struct kvm_vcpu *vcpu)
+{
+    return vcpu->msr[msr_slot(msr_find(MSR_IA32_MISC_ENABLE))];
 }
 
 /* ---- ioctls ---- */

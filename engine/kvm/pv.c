@@ -81,6 +81,13 @@ static bool pv_offered(const struct kvm_vcpu *vcpu, uint64_t number)
     }
 }
 
+static bool map_gpa_range_is_valid(uint64_t gpa, uint64_t pages)
+{
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+
+    return !(gpa & ~KAGE_PAGE_MASK) && gfn + pages > gfn;
+}
+
 uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
 {
     const uint64_t *gpr = vcpu->cpu->gpr;
@@ -100,9 +107,33 @@ uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
         return pv_send_ipi(vcpu, gpr[X86_RBX] & mask, gpr[X86_RCX] & mask, gpr[X86_RDX] & mask, gpr[X86_RSI] & mask, is_64);
     case KVM_HC_SCHED_YIELD:
         return pv_sched_yield(vcpu);
+    case KVM_HC_MAP_GPA_RANGE: /* the client's, and not valid, or not wanted */
+        return (uint64_t)(vcpu->vm->exit_hypercalls & 1u << KVM_HC_MAP_GPA_RANGE ? -KVM_EINVAL : -KVM_ENOSYS);
     default:
         return (uint64_t)-KVM_ENOSYS;
     }
+}
+
+/* KVM_HC_MAP_GPA_RANGE is the client's, if it wants it (KVM_CAP_EXIT_HYPERCALL) and its arguments make sense. */
+bool kvm_pv_hypercall_to_client(struct kvm_vcpu *vcpu)
+{
+    const uint64_t *gpr = vcpu->cpu->gpr;
+    bool is_64 = cpu_in_64bit_code(vcpu->cpu);
+    uint64_t mask = is_64 ? UINT64_MAX : UINT32_MAX;
+
+    if (cpu_cpl(vcpu->cpu) || (gpr[X86_RAX] & mask) != KVM_HC_MAP_GPA_RANGE ||
+        !(vcpu->vm->exit_hypercalls & 1u << KVM_HC_MAP_GPA_RANGE) ||
+        !map_gpa_range_is_valid(gpr[X86_RBX] & mask, gpr[X86_RCX] & mask))
+        return false;
+    memset(&vcpu->run->hypercall, 0, sizeof(vcpu->run->hypercall));
+    vcpu->run->exit_reason = KVM_EXIT_HYPERCALL;
+    vcpu->run->hypercall.nr = KVM_HC_MAP_GPA_RANGE;
+    vcpu->run->hypercall.args[0] = gpr[X86_RBX] & mask;
+    vcpu->run->hypercall.args[1] = gpr[X86_RCX] & mask;
+    vcpu->run->hypercall.args[2] = gpr[X86_RDX] & mask;
+    vcpu->run->hypercall.longmode = is_64;
+    vcpu->hypercall_at_client = true;
+    return true;
 }
 
 /* ---- steal time ---- */

@@ -60,6 +60,11 @@ static int run_halted(struct kvm_vcpu *vcpu)
 
 static int run_requests(struct kvm_vcpu *vcpu)
 {
+    if (kvm_dirty_ring_is_full(vcpu)) {
+        vcpu->counters->dirty_ring_exits++;
+        vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        return KVM_RUN_USER;
+    }
     if (vcpu->triple_fault_pending) {
         vcpu->triple_fault_pending = false;
         vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
@@ -115,6 +120,8 @@ static int run_complete(struct kvm_vcpu *vcpu)
         return kvm_mmio_complete(vcpu);
     if (vcpu->msr_at_client)
         return kvm_exit_msr_complete(vcpu);
+    if (vcpu->hypercall_at_client)
+        return kvm_exit_hypercall_complete(vcpu);
     return KVM_RUN_ENTER;
 }
 
@@ -154,8 +161,11 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
 
     (void)arg;
-    if (vcpu->run->kvm_valid_regs || vcpu->run->kvm_dirty_regs)
-        return -EINVAL; /* KVM_CAP_SYNC_REGS is 0 */
+    int err = kvm_sync_regs_check(vcpu->run);
+    if (!err)
+        err = kvm_sync_regs_load(vcpu);
+    if (err)
+        return err;
     if (!vcpu->attached || !pthread_equal(vcpu->thread, pthread_self())) {
         cpu_signal_attach_thread(vcpu->cpu);
         kvm_pv_thread_changed(vcpu);
@@ -179,6 +189,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     else if (result == KVM_RUN_USER)
         vcpu->counters->user_exits++;
     run_post(vcpu);
+    kvm_sync_regs_store(vcpu);
     kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)
         cpu_signal_set_mask(vcpu->cpu, &outside);

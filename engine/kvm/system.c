@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "kage.h"
+#include "kvm/caps.h"
 #include "kvm/vcpu.h"
 
 #define KVM_CAP_LIST_MAX_ROUTES IRQCHIP_MAX_GSI
@@ -23,7 +25,6 @@ static const struct capability capabilities[] = {
     { KVM_CAP_SET_TSS_ADDR, 1 },
     { KVM_CAP_EXT_CPUID, 1 },
     { KVM_CAP_CLOCKSOURCE, 1 },
-    { KVM_CAP_NR_VCPUS, (int)KVM_VM_MAX_VCPUS },
     { KVM_CAP_NR_MEMSLOTS, (int)KVM_MEMSLOT_MAX },
     { KVM_CAP_NOP_IO_DELAY, 1 },
     { KVM_CAP_MP_STATE, 1 },
@@ -67,14 +68,13 @@ static const struct capability capabilities[] = {
     { KVM_CAP_SPLIT_IRQCHIP, 1 },
     { KVM_CAP_IOEVENTFD_ANY_LENGTH, 1 },
     { KVM_CAP_MAX_VCPU_ID, (int)KVM_VM_MAX_VCPU_ID },
-    { KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK },
+    { KVM_CAP_X2APIC_API, KVM_VALID_X2APIC_API },
     { KVM_CAP_IMMEDIATE_EXIT, 1 },
     { KVM_CAP_GET_MSR_FEATURES, 1 },
     { KVM_CAP_COALESCED_PIO, 1 },
     { KVM_CAP_EXCEPTION_PAYLOAD, 1 },
     { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
-    { KVM_CAP_X86_USER_SPACE_MSR,
-      KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER },
+    { KVM_CAP_X86_USER_SPACE_MSR, KVM_VALID_MSR_EXIT_REASONS },
     { KVM_CAP_X86_MSR_FILTER, 1 },
     { KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |
                                     KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |
@@ -86,11 +86,35 @@ static const struct capability capabilities[] = {
     { KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
     { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
     { KVM_CAP_MSR_PLATFORM_INFO, 1 },
+    { KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
+    { KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
+    { KVM_CAP_VCPU_ATTRIBUTES, 1 },
+    { KVM_CAP_X86_DISABLE_EXITS, KVM_OFFERED_DISABLE_EXITS },
+    { KVM_CAP_PMU_EVENT_FILTER, 1 },
+    { KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE },
+    { KVM_CAP_HALT_POLL, 1 },
+    { KVM_CAP_SMALLER_MAXPHYADDR, 1 },
+    { KVM_CAP_STEAL_TIME, 1 },
+    { KVM_CAP_DIRTY_LOG_RING, (int)KVM_DIRTY_RING_MAX_BYTES },
+    { KVM_CAP_DIRTY_LOG_RING_ACQ_REL, (int)KVM_DIRTY_RING_MAX_BYTES },
+    { KVM_CAP_EXIT_HYPERCALL, KVM_VALID_EXIT_HYPERCALLS },
+    { KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 },
+    { KVM_CAP_DISABLE_QUIRKS2, KVM_VALID_QUIRKS },
     { KAGE_CAP_EXTENSIONS, 1 },
 };
 
+/* How many vCPUs are recommended: one for each of the host's processors, as the kernel has it. */
+static int recommended_vcpus(void)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return online > (long)KVM_VM_MAX_VCPUS ? (int)KVM_VM_MAX_VCPUS : online > 1 ? (int)online : 1;
+}
+
 int kvm_check_extension(uintptr_t capability)
 {
+    if (capability == KVM_CAP_NR_VCPUS)
+        return recommended_vcpus();
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(capabilities); i++)
         if (capabilities[i].number == capability)
             return capabilities[i].value;

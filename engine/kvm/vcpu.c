@@ -5,6 +5,7 @@
 #include "kvm/vcpu.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -80,6 +81,8 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
                             VMX_PROC_SECONDARY;
     vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_PAUSE_LOOP_EXITING |
                              kvm_limits_proc2(vcpu);
+    if (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE)
+        vmcs->proc_based_ctls2 &= ~VMX_PROC2_PAUSE_LOOP_EXITING;
     vmcs->ple_gap = VCPU_PLE_GAP;
     vmcs->ple_window = VCPU_PLE_WINDOW;
     vmcs->exit_ctls = VMX_EXIT_HOST_ADDR_SPACE_SIZE;
@@ -140,8 +143,11 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init)
     vcpu->pio.active = false;
     vcpu->mmio_index = -1;
     cpu_reset(vcpu->cpu, init);
-    if (vcpu->lapic)
+    if (vcpu->lapic) {
         lapic_reset(vcpu->lapic, init, kvm_vcpu_is_bsp(vcpu));
+        if (!kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_LINT0_REENABLED))
+            lapic_mask_lint0(vcpu->lapic);
+    }
     if (!vcpu->lapic && !init)
         vcpu->user_apic_base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE | (kvm_vcpu_is_bsp(vcpu) ? APIC_BASE_BSP : 0);
     kvm_msr_reset(vcpu, init);
@@ -151,12 +157,14 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init)
 
 static int vcpu_map_run(struct kvm_vcpu *vcpu, int *fd)
 {
-    size_t bytes = KVM_VCPU_PAGES * KAGE_PAGE_SIZE;
+    size_t bytes = KVM_VCPU_PAGES * KAGE_PAGE_SIZE, ring_end = kvm_dirty_ring_file_bytes(vcpu->vm);
 
-    *fd = memfd_create("kage-vcpu", MFD_CLOEXEC);
+    *fd = memfd_create("kage-vcpu", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd < 0)
         return -errno;
-    if (ftruncate(*fd, (off_t)bytes) == 0) {
+    /* Sealed: a client cannot cut off what the engine has mapped. */
+    if (ftruncate(*fd, (off_t)(ring_end ? ring_end : bytes)) == 0 &&
+        fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
         void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
         if (map != MAP_FAILED) {
             vcpu->run = map;
@@ -176,6 +184,7 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     uint32_t id_limit = vm->max_vcpu_id ? vm->max_vcpu_id : KVM_VM_MAX_VCPU_ID;
     int fd = -1, err;
 
+    vm->max_vcpu_id = id_limit; /* KVM_CAP_MAX_VCPU_ID comes too late from now on */
     if (id >= id_limit || index >= KVM_VM_MAX_VCPUS)
         return -EINVAL;
     for (unsigned i = 0; i < index; i++)
@@ -201,6 +210,9 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     err = vcpu_map_run(vcpu, &fd);
     if (err)
         goto out_cpu;
+    err = kvm_dirty_ring_map(vcpu, fd);
+    if (err)
+        goto out_run;
     if (kvm_vm_irqchip(vm)) {
         vcpu->lapic = irqchip_add_vcpu(kvm_vm_irqchip(vm), index, vcpu->id, kvm_vcpu_is_bsp(vcpu));
         if (!vcpu->lapic) {
@@ -222,12 +234,14 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     atomic_store_explicit(&vm->vcpus[index], vcpu, memory_order_release);
     atomic_store(&vm->vcpu_count, index + 1);
     vm->counters->vcpus = index + 1;
+    kvm_clock_check_tsc(vm);
     if (!index)
         atomic_store(&vm->ring, (struct kvm_coalesced_mmio_ring *)(void *)((uint8_t *)vcpu->run +
                                                                            KVM_VCPU_RING_PAGE * KAGE_PAGE_SIZE));
     return fd;
 
 out_run:
+    kvm_dirty_ring_unmap(vcpu);
     munmap(vcpu->run, KVM_VCPU_PAGES * KAGE_PAGE_SIZE);
     close(fd);
 out_cpu:
@@ -252,6 +266,7 @@ void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
     kvm_pv_thread_changed(vcpu);
     cpu_free(vcpu->cpu);
     kvm_stats_file_fini(&vcpu->stats_file);
+    kvm_dirty_ring_unmap(vcpu);
     munmap(vcpu->run, KVM_VCPU_PAGES * KAGE_PAGE_SIZE);
     pthread_mutex_destroy(&vcpu->error.lock);
     pthread_mutex_destroy(&vcpu->lock);
@@ -386,6 +401,7 @@ static int vcpu_set_device_attr(struct kvm_object *object, void *arg)
     uint64_t offset;
     if (kvm_copy_in(&offset, (const void *)(uintptr_t)attr->addr, sizeof(offset)))
         return -EFAULT;
+    atomic_store(&kvm_vcpu_of(object)->vm->tsc_offset, offset); /* the next vCPU starts with it, as the kernel's do */
     kvm_tsc_set_offset(kvm_vcpu_of(object), offset);
     return 0;
 }
