@@ -111,9 +111,28 @@ static int run_enter(struct kvm_vcpu *vcpu)
     return kvm_exit_handle(vcpu, reason);
 }
 
+static uint64_t run_linear_rip(const struct kvm_vcpu *vcpu)
+{
+    uint64_t rip = vcpu->cpu->vmcs.guest_rip;
+
+    return cpu_in_64bit_code(vcpu->cpu) ? rip : (uint32_t)(rip + vcpu->cpu->vmcs.guest_seg[X86_CS].base);
+}
+
+/* A client that moved RIP meanwhile (a reset, say) wants no instruction completed there; as the kernel's (kvm_is_linear_rip). */
+static void run_forget(struct kvm_vcpu *vcpu)
+{
+    vcpu->pio.active = vcpu->msr_at_client = vcpu->hypercall_at_client = false;
+    vcpu->mmio_index = -1;
+    vcpu->mmio_done = 0;
+    for (size_t i = 0; i < KAGE_ARRAY_SIZE(vcpu->cpu->mmio); i++)
+        vcpu->cpu->mmio[i].state = CPU_MMIO_NONE;
+}
+
 /* The instruction, or the piece of it, that the last KVM_RUN left to the client. */
 static int run_complete(struct kvm_vcpu *vcpu)
 {
+    if (run_linear_rip(vcpu) != vcpu->linear_rip_at_exit)
+        run_forget(vcpu);
     if (vcpu->pio.active)
         return kvm_pio_complete(vcpu);
     if (vcpu->mmio_index >= 0)
@@ -189,6 +208,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     else if (result == KVM_RUN_USER)
         vcpu->counters->user_exits++;
     run_post(vcpu);
+    vcpu->linear_rip_at_exit = run_linear_rip(vcpu);
     kvm_sync_regs_store(vcpu);
     kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)

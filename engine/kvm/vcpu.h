@@ -80,6 +80,7 @@ struct kvm_vcpu {
     unsigned mmio_done;    /* bytes of it already served */
     unsigned mmio_sent;    /* bytes of the piece at the client */
     bool msr_at_client, msr_is_write, hypercall_at_client;
+    uint64_t linear_rip_at_exit; /* where all of it belongs */
 
     /* CPUID and what follows from it */
     struct kvm_cpuid_entry2 *cpuid;
