@@ -43,6 +43,8 @@ bool irqchip_is_split(const struct irqchip *chip);
 void irqchip_set_split_pins(struct irqchip *chip, uint32_t count);
 /* KVM_CAP_X2APIC_API's flags (KVM_X2APIC_API_*). */
 void irqchip_set_x2apic_api(struct irqchip *chip, uint64_t flags);
+/* KVM_X86_QUIRK_LAPIC_MMIO_HOLE: what becomes of accesses to the page of an APIC that is off or in x2APIC mode. On at first. */
+void irqchip_set_mmio_hole(struct irqchip *chip, bool on);
 /* KVM_CREATE_PIT2. flags: KVM_PIT_SPEAKER_DUMMY. 0, -EEXIST, -ENOENT (split). */
 int irqchip_create_pit(struct irqchip *chip, uint32_t flags) KAGE_MUST_CHECK;
 bool irqchip_has_pit(const struct irqchip *chip);

@@ -123,6 +123,7 @@ struct irqchip *irqchip_new(bool split, const struct irqchip_ops *ops, void *opa
 	chip->opaque = opaque;
 	chip->split = split;
 	chip->reinject = true;
+	atomic_store(&chip->mmio_hole, true);
 	atomic_store(&chip->routing, split ? routing_new(NULL, 0, true, false) : routing_default());
 	if (!atomic_load(&chip->routing)) {
 		err = -ENOMEM;
@@ -182,6 +183,11 @@ void irqchip_set_split_pins(struct irqchip *chip, uint32_t count)
 void irqchip_set_x2apic_api(struct irqchip *chip, uint64_t flags)
 {
 	atomic_fetch_or(&chip->x2apic_flags, flags);
+}
+
+void irqchip_set_mmio_hole(struct irqchip *chip, bool on)
+{
+	atomic_store(&chip->mmio_hole, on);
 }
 
 int irqchip_create_pit(struct irqchip *chip, uint32_t flags)
@@ -286,11 +292,13 @@ bool irqchip_mmio_read(struct irqchip *chip, struct lapic *l, gpa_t gpa, void *d
 	uint32_t value;
 
 	if (in_apic_page(l, gpa)) {
-		if (lapic_hw_enabled(l) && !lapic_x2apic(l))
+		bool decodes = lapic_hw_enabled(l) && !lapic_x2apic(l);
+
+		if (decodes)
 			lapic_mmio_read(l, (uint32_t)(gpa & 0xfff), data, len);
 		else
-			memset(data, 0xff, len); /* as KVM: a hole, not the client's */
-		return true;
+			memset(data, 0xff, len);
+		return decodes || atomic_load(&chip->mmio_hole);
 	}
 	if (!in_ioapic(chip, gpa))
 		return false;
@@ -307,9 +315,11 @@ bool irqchip_mmio_write(struct irqchip *chip, struct lapic *l, gpa_t gpa, const 
 	uint32_t value = 0;
 
 	if (in_apic_page(l, gpa)) {
-		if (lapic_hw_enabled(l) && !lapic_x2apic(l))
+		bool decodes = lapic_hw_enabled(l) && !lapic_x2apic(l);
+
+		if (decodes)
 			lapic_mmio_write(l, (uint32_t)(gpa & 0xfff), data, len);
-		return true;
+		return decodes || atomic_load(&chip->mmio_hole);
 	}
 	if (!in_ioapic(chip, gpa))
 		return false;

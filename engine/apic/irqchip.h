@@ -24,6 +24,7 @@ struct irqchip {
 	void *opaque;
 	bool split;
 	_Atomic uint64_t x2apic_flags;
+	_Atomic bool mmio_hole; /* the page of an APIC that does not decode it reads as ones, and is not the client's */
 	_Atomic uint32_t split_pins;
 	struct apic_timer timer;
 

@@ -169,6 +169,11 @@ static void reset_registers(struct lapic *l, bool bsp)
 	set_identity(l);
 }
 
+void lapic_mask_lint0(struct lapic *l)
+{
+	lapic_set_reg(l, APIC_LVT0, APIC_LVT_MASKED);
+}
+
 void lapic_init(struct lapic *l, uint32_t index, uint32_t vcpu_id, const struct lapic_ops *ops, void *opaque)
 {
 	memset(l, 0, sizeof(*l));

@@ -113,6 +113,8 @@ void lapic_init(struct lapic *l, uint32_t index, uint32_t vcpu_id, const struct 
 void lapic_fini(struct lapic *l);
 /* Power-up (init_event false: also APIC_BASE) or INIT. Called by the thread that owns the vCPU. */
 void lapic_reset(struct lapic *l, bool init_event, bool bsp);
+/* After a reset that is not to leave the boot processor's LINT0 open (KVM_X86_QUIRK_LINT0_REENABLED disabled). */
+void lapic_mask_lint0(struct lapic *l);
 
 /* registers; the MMIO ones take an offset in the page */
 void lapic_mmio_read(struct lapic *l, uint32_t offset, void *data, uint32_t len);

@@ -219,7 +219,8 @@ struct cpu {
     bool run_unshared;    /* the next block is to run without shared checks */
     uint32_t leave_link;  /* link that translated code asked for when it left */
     struct tlb2 *tlb2; /* second-level TLB, PCID-tagged (mmu/) */
-    uint64_t stats[64]; /* enum cpu_stat, for -d stats and inspection */
+    uint64_t *stats;    /* by enum cpu_stat; the owner may have them elsewhere than in own_stats */
+    uint64_t own_stats[64];
     uint8_t *xsave;     /* 64-byte aligned, XSAVE standard format, host layout; valid while !fpu_live */
     uint32_t xsave_bytes;
     _Atomic int signal_seen; /* a signal ran on the vCPU's thread */
@@ -409,8 +410,8 @@ void cpu_release_memory(struct cpu *cpu, bool held);
 
 /* True if translated code came from the guest page at gpa: writes to it must go through cpu_code_written(). */
 bool cpu_vm_has_code(const struct cpu_vm *vm, gpa_t gpa);
-/* memcpy() with guest memory at either end. False: it is gone (the client has unmapped it), and any part of it was copied. */
-KAGE_MUST_CHECK bool cpu_copy_guarded(void *to, const void *from, size_t bytes);
+/* Calls fn, which uses guest memory by host addresses, on the vCPU's thread. False: it met memory that the client has unmapped; inside cpu_run() that ends the run. */
+bool cpu_guarded_call(struct cpu *cpu, void (*fn)(void *), void *arg);
 /* The guest is about to write to the page at gpa. True: the write must go through cpu_code_written(). */
 bool cpu_code_write_begins(struct cpu *cpu, gpa_t gpa);
 /* Guest bytes [gpa, gpa+len) changed or are about to: drops the blocks made from them. */

@@ -97,6 +97,7 @@ int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *
     cpu->index = index;
     cpu->ops = ops;
     cpu->owner = owner;
+    cpu->stats = cpu->own_stats;
     for (unsigned i = 0; i < THUNK_COUNT; i++) {
         cpu->thunks[i] = cpu_thunk_table[i];
     }

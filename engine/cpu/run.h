@@ -36,7 +36,7 @@ void cpu_fpu_fini(struct cpu *cpu);
 void cpu_fpu_reset(struct cpu *cpu);
 
 /* signal.c */
-KAGE_MUST_CHECK int cpu_signal_init(void); /* once per process, idempotent */
+KAGE_MUST_CHECK int cpu_signal_init(void); /* idempotent; puts the handlers of faults (back) in place */
 void cpu_signal_enter(struct cpu *cpu);    /* this thread runs cpu's translated code from here */
 void cpu_signal_leave(struct cpu *cpu);
 

@@ -23,6 +23,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "cpu/guarded_copy.h"
 #include "cpu/host_pages.h"
 #include "cpu/run.h"
 #include "cpu/translate.h"
@@ -42,7 +43,6 @@ static __thread void *alt_stack;
 static __thread stack_t client_stack;   /* the client's alternate stack of this thread, while alt_stack is in its place */
 static __thread bool client_has_stack;  /* outside KVM_RUN the client's is in place */
 static __thread unsigned client_blocks; /* which of fault_signals the client thinks to have blocked; a bit each */
-static __thread void **guard; /* __builtin_setjmp buffer of cpu_copy_guarded() */
 
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
@@ -138,11 +138,6 @@ static void pass_on(int sig, siginfo_t *info, void *context)
     }
 }
 
-static void go_to_guard(void)
-{
-    __builtin_longjmp(guard, 1);
-}
-
 static void go_to_escape(void)
 {
     __builtin_longjmp(running->escape, 1);
@@ -153,12 +148,24 @@ static bool escape(int sig, const siginfo_t *info, ucontext_t *uc)
 {
     greg_t *g = uc->uc_mcontext.gregs;
 
-    if ((running == NULL && guard == NULL) || (sig != SIGSEGV && sig != SIGBUS) || info->si_code == SI_KERNEL ||
+    if (running == NULL || (sig != SIGSEGV && sig != SIGBUS) || info->si_code == SI_KERNEL ||
         !host_range_has(info->si_addr)) {
         return false;
     }
     g[REG_RSP] = (greg_t)((((uint64_t)g[REG_RSP] - 128) & ~15ull) - 8); /* below the red zone, as after a call */
-    g[REG_RIP] = (greg_t)(uintptr_t)(guard != NULL ? go_to_guard : go_to_escape);
+    g[REG_RIP] = (greg_t)(uintptr_t)go_to_escape;
+    return true;
+}
+
+/* A copy for a client met an address that leads nowhere: it ends there. */
+static bool end_guarded_copy(ucontext_t *uc)
+{
+    uintptr_t resume;
+
+    if (!cpu_guarded_copy_resume((uintptr_t)uc->uc_mcontext.gregs[REG_RIP], &resume)) {
+        return false;
+    }
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)resume;
     return true;
 }
 
@@ -170,24 +177,10 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     if (info->si_code > 0 && sig == SIGSEGV && info->si_code == SEGV_ACCERR && host_page_written(info->si_addr)) {
         return; /* a store to a page with code, of any thread: it runs anew */
     }
-    if (info->si_code > 0 && escape(sig, info, context)) {
+    if (info->si_code > 0 && (end_guarded_copy(context) || escape(sig, info, context))) {
         return;
     }
     pass_on(sig, info, context);
-}
-
-bool cpu_copy_guarded(void *to, const void *from, size_t bytes)
-{
-    void *buffer[5], **outer = guard;
-
-    if (__builtin_setjmp(buffer) != 0) {
-        guard = outer;
-        return false;
-    }
-    guard = buffer;
-    memcpy(to, from, bytes);
-    guard = outer;
-    return true;
 }
 
 static void on_signal(int sig, siginfo_t *info, void *context)
@@ -574,6 +567,22 @@ void cpu_signal_set_mask(struct cpu *cpu, const sigset_t *mask)
     (void)cpu;
     unblock_faults(&smaller);
     pthread_sigmask(SIG_SETMASK, &smaller, NULL);
+}
+
+bool cpu_guarded_call(struct cpu *cpu, void (*fn)(void *), void *arg)
+{
+    if (running != NULL) {
+        fn(arg);
+        return true;
+    }
+    running = cpu;
+    if (__builtin_setjmp(cpu->escape) != 0) {
+        running = NULL;
+        return false;
+    }
+    fn(arg);
+    running = NULL;
+    return true;
 }
 
 void cpu_signal_enter(struct cpu *cpu)

@@ -4,10 +4,13 @@
  * where -errno becomes -1 and errno.
  */
 #include <errno.h>
-#include <sys/mman.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu/guarded_copy.h"
+#include "cpu/run.h"
 #include "kage.h"
 #include "kvm/object.h"
 
@@ -25,8 +28,21 @@ static int soft_result(int result)
     return -1;
 }
 
+int kvm_copy_in(void *to, const void *client, size_t bytes)
+{
+    return cpu_guarded_copy(to, client, bytes) ? -EFAULT : 0;
+}
+
+int kvm_copy_out(void *client, const void *from, size_t bytes)
+{
+    return cpu_guarded_copy(client, from, bytes) ? -EFAULT : 0;
+}
+
 static int soft_open(void)
 {
+    int err = cpu_signal_init(); /* from now on a client's bad address is an error, not a crash */
+    if (err)
+        return soft_result(err);
     struct kvm_object *system = calloc(1, sizeof(*system));
     if (!system)
         return soft_result(-ENOMEM);
@@ -36,13 +52,30 @@ static int soft_open(void)
         return -1;
     }
     kvm_object_init(system, KVM_KIND_SYSTEM);
-    int err = kvm_handle_install(fd, system);
+    err = kvm_handle_install(fd, system);
     if (err) {
         close(fd);
         free(system);
         return soft_result(err);
     }
     return fd;
+}
+
+static int soft_call_with_copy(struct kvm_object *object, const struct kvm_ioctl_desc *row, void *arg)
+{
+    _Alignas(16) uint8_t copy[KVM_ARG_MAX_BYTES];
+    size_t bytes = _IOC_SIZE(row->request);
+
+    if (bytes > sizeof(copy))
+        return -ENOTTY; /* no structure of fixed size is: see the tables */
+    if (row->kind == KVM_ARG_OUT)
+        memset(copy, 0, bytes);
+    else if (kvm_copy_in(copy, arg, bytes))
+        return -EFAULT;
+    int result = row->fn(object, copy);
+    if (result >= 0 && row->kind != KVM_ARG_IN && kvm_copy_out(arg, copy, bytes))
+        return -EFAULT;
+    return result;
 }
 
 static int soft_dispatch(struct kvm_object *object, uint32_t request, void *arg)
@@ -55,9 +88,8 @@ static int soft_dispatch(struct kvm_object *object, uint32_t request, void *arg)
         const struct kvm_ioctl_desc *row = &table->rows[i];
         if (row->request != request)
             continue;
-        if (row->takes_pointer && !arg)
-            return -EFAULT;
-        return row->fn(object, arg);
+        return row->kind == KVM_ARG_VALUE || row->kind == KVM_ARG_RAW ? row->fn(object, arg)
+                                                                     : soft_call_with_copy(object, row, arg);
     }
     return -ENOTTY;
 }
@@ -80,10 +112,13 @@ static void *soft_mmap(void *addr, size_t length, int prot, int flags, int handl
         errno = EBADF;
         return MAP_FAILED;
     }
-    bool mappable = object->kind == KVM_KIND_VCPU;
+    int err = object->kind != KVM_KIND_VCPU ? ENODEV : 0;
     kvm_object_put(object);
-    if (!mappable) {
-        errno = ENODEV;
+    /* The dirty ring's pages are data that both sides see: neither private nor code. */
+    if (!err && offset >= (off_t)(KVM_DIRTY_LOG_PAGE_OFFSET * KAGE_PAGE_SIZE) && ((prot & PROT_EXEC) || !(flags & MAP_SHARED)))
+        err = EINVAL;
+    if (err) {
+        errno = err;
         return MAP_FAILED;
     }
     return mmap(addr, length, prot, flags, handle, offset);

@@ -155,6 +155,31 @@ int64_t kvm_clock_at(struct kvm_clock *clock, uint64_t host_tsc, uint32_t *gener
     return ns;
 }
 
+bool kvm_clock_is_stable(struct kvm_clock *clock)
+{
+    pthread_mutex_lock(&clock->lock);
+    bool stable = !clock->tsc_differs;
+    pthread_mutex_unlock(&clock->lock);
+    return stable;
+}
+
+void kvm_clock_check_tsc(struct kvm_vm *vm)
+{
+    unsigned count = atomic_load(&vm->vcpu_count);
+    bool differs = false;
+
+    pthread_mutex_lock(&vm->clock.lock);
+    for (unsigned i = 1; i < count; i++)
+        differs |= __atomic_load_n(&kvm_vm_vcpu(vm, i)->cpu->tsc_offset, __ATOMIC_RELAXED) !=
+                   __atomic_load_n(&kvm_vm_vcpu(vm, 0)->cpu->tsc_offset, __ATOMIC_RELAXED);
+    bool changed = differs != vm->clock.tsc_differs;
+    vm->clock.tsc_differs = differs;
+    vm->clock.generation += changed;
+    pthread_mutex_unlock(&vm->clock.lock);
+    for (unsigned i = 0; changed && i < count; i++)
+        kvm_vcpu_request(kvm_vm_vcpu(vm, i), KVM_REQ_CLOCK);
+}
+
 /* mul and shift such that ns = ((tsc << shift) * mul) >> 32, as pvclock defines them. */
 static void pvclock_scale(uint32_t tsc_khz, uint32_t *mul, int8_t *shift)
 {
@@ -192,7 +217,7 @@ void kvm_clock_update(struct kvm_vcpu *vcpu)
     vcpu->clock_dirty = false;
     page.tsc_timestamp = host_tsc + vcpu->cpu->tsc_offset;
     pvclock_scale(vcpu->tsc_khz, &page.tsc_to_system_mul, &page.tsc_shift);
-    page.flags = KVM_PVCLOCK_TSC_STABLE;
+    page.flags = kvm_clock_is_stable(&vcpu->vm->clock) ? KVM_PVCLOCK_TSC_STABLE : 0;
     if (vcpu->clock_guest_stopped)
         page.flags |= KVM_PVCLOCK_GUEST_STOPPED;
     vcpu->clock_guest_stopped = false;

@@ -2,7 +2,7 @@
 /*
  * Time as guests see it: the TSC's frequency, and kvm-clock (a page by which the guest turns its TSC
  * into nanoseconds; Documentation/virt/kvm/x86/msr.rst). All vCPUs share one reference pair and the host's
- * TSC is invariant, so the pages are always marked TSC-stable.
+ * TSC is invariant, so the pages are marked TSC-stable, as long as the vCPUs' TSCs agree too.
  */
 #ifndef KAGE_KVM_CLOCK_H
 #define KAGE_KVM_CLOCK_H
@@ -38,7 +38,8 @@ struct kvm_clock {
     pthread_mutex_t lock;
     uint64_t reference_tsc;   /* host TSC … */
     int64_t reference_ns;     /* … at which the guest's clock read this */
-    uint32_t generation;      /* counts changes of the pair: vCPUs renew their pages */
+    uint32_t generation;      /* counts changes of the pair and of what follows: vCPUs renew their pages */
+    bool tsc_differs;         /* the vCPUs' TSCs have different offsets: a page is good for its own vCPU only */
 };
 
 /* kHz of the host's TSC; measured once in a process. */
@@ -53,6 +54,10 @@ void kvm_clock_init(struct kvm_clock *clock);
 void kvm_clock_fini(struct kvm_clock *clock);
 /* The guest's clock at a host TSC. */
 int64_t kvm_clock_at(struct kvm_clock *clock, uint64_t host_tsc, uint32_t *generation);
+
+bool kvm_clock_is_stable(struct kvm_clock *clock);
+/* A vCPU's TSC offset changed, or there is a new vCPU. */
+void kvm_clock_check_tsc(struct kvm_vm *vm);
 
 /* MSR writes; true, or false for #GP. */
 bool kvm_clock_set_system_time(struct kvm_vcpu *vcpu, uint64_t value);

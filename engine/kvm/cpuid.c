@@ -19,6 +19,7 @@
 #define CPUID_APIC_BUS_KHZ 1000000u
 #define CPUID_TIMING_LEAF 0x40000010u
 #define CPUID_XSAVE_LEGACY_BYTES 576u
+#define MISC_ENABLE_MWAIT (1ull << 18)
 #define CPUID_KVM_FEATURES                                                                                             \
     (1u << KVM_FEATURE_CLOCKSOURCE | 1u << KVM_FEATURE_NOP_IO_DELAY | 1u << KVM_FEATURE_CLOCKSOURCE2 |                 \
      1u << KVM_FEATURE_PV_EOI | 1u << KVM_FEATURE_PV_UNHALT | 1u << KVM_FEATURE_POLL_CONTROL |                         \
@@ -82,7 +83,7 @@ static uint32_t xsave_bytes(uint64_t xcr0, bool compacted)
     return bytes;
 }
 
-static bool host_is_amd(void)
+bool kvm_cpuid_host_is_amd(void)
 {
     uint32_t regs[4];
 
@@ -285,7 +286,7 @@ static void build_extended(struct cpuid_build *b)
 
 int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid)
 {
-    struct cpuid_build b = { .entries = cpuid->entries, .room = cpuid->nent, .amd = host_is_amd() };
+    struct cpuid_build b = { .entries = cpuid->entries, .room = cpuid->nent, .amd = kvm_cpuid_host_is_amd() };
     struct kvm_cpuid_entry2 *e;
     uint32_t host_max[4];
 
@@ -377,14 +378,19 @@ static int cpuid_alloc(uint32_t count, struct kvm_cpuid_entry2 **entries)
 int kvm_vcpu_set_cpuid2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_cpuid2 *cpuid = arg;
-    uint32_t count = cpuid->nent;
-
+    const struct kvm_cpuid2 *client = arg;
     struct kvm_cpuid_entry2 *entries;
+    uint32_t count;
+
+    if (kvm_copy_in(&count, &client->nent, sizeof(count)))
+        return -EFAULT;
     int err = cpuid_alloc(count, &entries);
     if (err)
         return err;
-    memcpy(entries, cpuid->entries, count * sizeof(*entries));
+    if (kvm_copy_in(entries, client->entries, count * sizeof(*entries))) {
+        free(entries);
+        return -EFAULT;
+    }
     for (uint32_t i = 0; i < count; i++) {
         uint32_t virt = (entries[i].eax >> 8) & 0xff;
         if (entries[i].function == 0x80000008u && virt != 48 && virt != 57 && virt != 0) {
@@ -398,17 +404,23 @@ int kvm_vcpu_set_cpuid2(struct kvm_object *object, void *arg)
 int kvm_vcpu_set_cpuid(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_cpuid *cpuid = arg;
-    uint32_t count = cpuid->nent;
-
+    const struct kvm_cpuid *client = arg;
     struct kvm_cpuid_entry2 *entries;
+    uint32_t count;
+
+    if (kvm_copy_in(&count, &client->nent, sizeof(count)))
+        return -EFAULT;
     int err = cpuid_alloc(count, &entries);
     if (err)
         return err;
     for (uint32_t i = 0; i < count; i++) {
-        const struct kvm_cpuid_entry *e = &cpuid->entries[i];
-        entries[i] = (struct kvm_cpuid_entry2){ .function = e->function, .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx,
-                                                .edx = e->edx };
+        struct kvm_cpuid_entry e;
+        if (kvm_copy_in(&e, &client->entries[i], sizeof(e))) {
+            free(entries);
+            return -EFAULT;
+        }
+        entries[i] = (struct kvm_cpuid_entry2){ .function = e.function, .eax = e.eax, .ebx = e.ebx, .ecx = e.ecx,
+                                                .edx = e.edx };
     }
     return cpuid_install(vcpu, entries, count);
 }
@@ -416,13 +428,17 @@ int kvm_vcpu_set_cpuid(struct kvm_object *object, void *arg)
 int kvm_vcpu_get_cpuid2(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    struct kvm_cpuid2 *cpuid = arg;
-    bool room = cpuid->nent >= vcpu->cpuid_count;
+    struct kvm_cpuid2 *client = arg;
+    uint32_t room;
 
-    if (room && vcpu->cpuid_count)
-        memcpy(cpuid->entries, vcpu->cpuid, vcpu->cpuid_count * sizeof(*vcpu->cpuid));
-    cpuid->nent = vcpu->cpuid_count;
-    return room ? 0 : -E2BIG;
+    if (kvm_copy_in(&room, &client->nent, sizeof(room)))
+        return -EFAULT;
+    bool fits = room >= vcpu->cpuid_count;
+    if (fits && kvm_copy_out(client->entries, vcpu->cpuid, vcpu->cpuid_count * sizeof(*vcpu->cpuid)))
+        return -EFAULT;
+    if (kvm_copy_out(&client->nent, &vcpu->cpuid_count, sizeof(room)))
+        return -EFAULT;
+    return fits ? 0 : -E2BIG;
 }
 
 /* Bits that follow the vCPU's state (SDM 2A CPUID, "OSXSAVE", leaf 0xd EBX, …). */
@@ -434,7 +450,14 @@ static void cpuid_dynamic(const struct kvm_vcpu *vcpu, uint32_t function, uint32
         out[CPUID_ECX] &= ~CPUID_1_ECX_OSXSAVE;
         if (vcpu->cpu->vmcs.guest_cr4 & X86_CR4_OSXSAVE)
             out[CPUID_ECX] |= CPUID_1_ECX_OSXSAVE;
+        if (!kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)) { /* then it follows the MSR */
+            out[CPUID_ECX] &= ~CPUID_BIT(3);
+            if (kvm_msr_misc_enable(vcpu) & MISC_ENABLE_MWAIT)
+                out[CPUID_ECX] |= CPUID_BIT(3);
+        }
     }
+    if (function == 0x40000001u && (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT))
+        out[CPUID_EAX] &= ~(1u << KVM_FEATURE_PV_UNHALT); /* nobody would see the halt that it wakes from */
     if ((function == 1 || function == 0x80000001u) && !apic)
         out[CPUID_EDX] &= ~CPUID_1_EDX_APIC;
     if (function == 0xd && index == 0)

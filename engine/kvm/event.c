@@ -147,8 +147,10 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
     bool want_irq = false, want_nmi = false;
 
     vcpu->cpu->vmcs.entry_intr_info = 0;
-    if (atomic_load_explicit(&vcpu->requests, memory_order_acquire) & (KVM_REQ_NMI | KVM_REQ_EVENT))
+    if (atomic_load_explicit(&vcpu->requests, memory_order_acquire) & (KVM_REQ_NMI | KVM_REQ_EVENT)) {
         atomic_fetch_and(&vcpu->requests, ~(KVM_REQ_NMI | KVM_REQ_EVENT));
+        vcpu->counters->req_event++;
+    }
     take_queued_nmis(vcpu);
 
     /* What an exit cut short goes first; a new exception would have made it double, and is worked out at delivery. */
@@ -168,7 +170,7 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
     if (vcpu->nmi.pending && !busy && can_inject_nmi(vcpu)) {
         vcpu->nmi.pending--;
         vcpu->nmi.injected = true;
-        vcpu->nmi_injections++;
+        vcpu->counters->nmi_injections++;
         inject(vcpu, VMX_EVENT_NMI, X86_EXC_NMI);
         busy = true;
     }
@@ -181,7 +183,7 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
             vcpu->interrupt.injected = true;
             vcpu->interrupt.soft = false;
             vcpu->interrupt.nr = (uint8_t)vector;
-            vcpu->irq_injections++;
+            vcpu->counters->irq_injections++;
             inject(vcpu, VMX_EVENT_EXT_INTR, (unsigned)vector);
         }
         want_irq = has_interrupt(vcpu);

@@ -38,30 +38,6 @@ static int exit_unexpected(struct kvm_vcpu *vcpu)
     return kvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON);
 }
 
-/* Why the processor could not go on (the exit qualification of VMX_EXIT_KAGE_UNSUPPORTED). */
-static const char *unsupported_text(const struct kvm_vcpu *vcpu)
-{
-    static const char *const by_qualification[] = {
-        [1] = "the guest runs code from device memory",
-        [2] = "guest memory with code is beyond the translator's reach",
-    };
-    uint64_t qualification = vcpu->cpu->vmcs.exit_qualification;
-
-    if (qualification < KAGE_ARRAY_SIZE(by_qualification) && by_qualification[qualification])
-        return by_qualification[qualification];
-    return "the guest met an instruction that this engine does not run";
-}
-
-static int exit_unsupported(struct kvm_vcpu *vcpu)
-{
-    const struct vmcs *vmcs = &vcpu->cpu->vmcs;
-
-    kvm_error_set(&vcpu->error, "vCPU %u: %s (cs:rip %04x:%llx, cr0 0x%llx, efer 0x%llx)", vcpu->id,
-                  unsupported_text(vcpu), vmcs->guest_seg[X86_CS].selector, (unsigned long long)vmcs->guest_rip,
-                  (unsigned long long)vmcs->guest_cr0, (unsigned long long)vmcs->guest_ia32_efer);
-    return kvm_exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION);
-}
-
 static int exit_enter(struct kvm_vcpu *vcpu)
 {
     (void)vcpu;
@@ -124,7 +100,7 @@ static int exit_hlt(struct kvm_vcpu *vcpu)
 {
     kvm_vcpu_skip(vcpu);
     vcpu->cpu->vmcs.guest_activity_state = VMX_ACTIVITY_ACTIVE;
-    if (vcpu->lapic) {
+    if (vcpu->lapic || (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT)) {
         vcpu->mp_state = KVM_MP_STATE_HALTED;
         return KVM_RUN_ENTER;
     }
@@ -132,12 +108,33 @@ static int exit_hlt(struct kvm_vcpu *vcpu)
     return KVM_RUN_USER;
 }
 
-static int exit_vmcall(struct kvm_vcpu *vcpu)
+static int hypercall_done(struct kvm_vcpu *vcpu, uint64_t result)
 {
-    uint64_t result = kvm_pv_hypercall(vcpu);
-
     vcpu->cpu->gpr[X86_RAX] = cpu_in_64bit_code(vcpu->cpu) ? result : (uint32_t)result;
     return exit_skip(vcpu);
+}
+
+int kvm_exit_hypercall_complete(struct kvm_vcpu *vcpu)
+{
+    vcpu->hypercall_at_client = false;
+    return hypercall_done(vcpu, vcpu->run->hypercall.ret);
+}
+
+/* Without its quirk only the host's own of VMCALL and VMMCALL is a hypercall. */
+static bool hypercall_is_native(struct kvm_vcpu *vcpu)
+{
+    uint8_t bytes[3];
+
+    return kvm_read_insn(vcpu, bytes, sizeof(bytes)) != sizeof(bytes) || bytes[2] == (kvm_cpuid_host_is_amd() ? 0xd9 : 0xc1);
+}
+
+static int exit_vmcall(struct kvm_vcpu *vcpu)
+{
+    if (!kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_FIX_HYPERCALL_INSN) && !hypercall_is_native(vcpu))
+        return exit_ud(vcpu);
+    if (kvm_pv_hypercall_to_client(vcpu))
+        return KVM_RUN_USER;
+    return hypercall_done(vcpu, kvm_pv_hypercall(vcpu));
 }
 
 /* A PAUSE loop: whoever it waits for may need our host processor. */
@@ -266,9 +263,14 @@ static int exit_wrmsr(struct kvm_vcpu *vcpu)
 
 /* ---- memory ---- */
 
-/* The client's memory behind a slot is gone: KVM_RUN fails, as when the kernel cannot fault it in. */
+/*
+ * The dirty ring has no room for the page that the instruction writes: the loop finds it full. Or the client's memory
+ * behind a slot is gone: KVM_RUN fails, as when the kernel cannot fault it in.
+ */
 static int exit_ept_violation(struct kvm_vcpu *vcpu)
 {
+    if (kvm_dirty_ring_is_full(vcpu))
+        return KVM_RUN_ENTER;
     kvm_error_set(&vcpu->error, "vCPU %u: the memory behind guest address 0x%llx is gone (rip 0x%llx)", vcpu->id,
                   (unsigned long long)vcpu->cpu->vmcs.guest_physical_address,
                   (unsigned long long)vcpu->cpu->vmcs.guest_rip);
@@ -304,7 +306,7 @@ static kvm_exit_fn *const exit_handlers[] = {
     [VMX_EXIT_TRIPLE_FAULT] = exit_triple_fault,
     [VMX_EXIT_INTR_WINDOW] = exit_enter,
     [VMX_EXIT_NMI_WINDOW] = exit_enter,
-    [VMX_EXIT_TASK_SWITCH] = exit_unsupported,
+    [VMX_EXIT_TASK_SWITCH] = kvm_exit_emulation_failure,
     [VMX_EXIT_CPUID] = exit_cpuid,
     [VMX_EXIT_HLT] = exit_hlt,
     [VMX_EXIT_INVD] = exit_skip, /* nothing is cached that is not in memory */
@@ -326,7 +328,7 @@ static kvm_exit_fn *const exit_handlers[] = {
     [VMX_EXIT_XSETBV] = exit_xsetbv,
     [VMX_EXIT_XSAVES] = exit_ud,
     [VMX_EXIT_XRSTORS] = exit_ud,
-    [VMX_EXIT_KAGE_UNSUPPORTED] = exit_unsupported,
+    [VMX_EXIT_KAGE_UNSUPPORTED] = kvm_exit_emulation_failure,
 };
 _Static_assert(KAGE_ARRAY_SIZE(exit_handlers) == VMX_EXIT_COUNT, "a row for every exit reason");
 
@@ -338,6 +340,6 @@ int kvm_exit_handle(struct kvm_vcpu *vcpu, uint32_t reason)
         return exit_invalid_controls(vcpu);
     if (basic >= VMX_EXIT_COUNT || !exit_handlers[basic])
         return exit_unexpected(vcpu);
-    vcpu->exits_by_reason[basic]++;
+    vcpu->counters->exit[basic]++;
     return exit_handlers[basic](vcpu);
 }

@@ -54,7 +54,7 @@ void kvm_object_put(struct kvm_object *object)
 
 int kvm_handle_new_fd(const char *name)
 {
-    return memfd_create(name, MFD_CLOEXEC);
+    return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 
 static void handle_before_fork(void)

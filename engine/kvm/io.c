@@ -65,6 +65,11 @@ int kvm_pio_exit(struct kvm_vcpu *vcpu)
     vcpu->run->io.port = port;
     vcpu->run->io.count = count - done;
     vcpu->run->io.data_offset = KVM_PIO_PAGE_OFFSET * KAGE_PAGE_SIZE;
+    /* The kernel's old way with this port, which clients' TPR patching relies on: RIP stands behind the OUT at the exit. */
+    if (!in && port == 0x7e && count == 1 && kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_OUT_7E_INC_RIP)) {
+        vcpu->pio.active = false;
+        (void)pio_finish(vcpu);
+    }
     return KVM_RUN_USER;
 }
 
@@ -98,6 +103,7 @@ static int mmio_to_client(struct kvm_vcpu *vcpu, int index)
     unsigned left = mmio->len - vcpu->mmio_done;
     unsigned len = left < 8 ? left : 8;
 
+    vcpu->counters->mmio_exits++;
     vcpu->mmio_index = index;
     vcpu->mmio_sent = len;
     vcpu->run->exit_reason = KVM_EXIT_MMIO;

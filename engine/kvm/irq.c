@@ -3,6 +3,7 @@
  * The interrupt chips' ioctls: checks as api.rst states them, then apic/.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kvm/vcpu.h"
@@ -85,6 +86,7 @@ int kvm_irq_create_chip(struct kvm_vm *vm, bool split, uint32_t split_pins)
     if (split)
         irqchip_set_split_pins(chip, split_pins);
     irqchip_set_x2apic_api(chip, vm->x2apic_api);
+    irqchip_set_mmio_hole(chip, kvm_vm_has_quirk(vm, KVM_X86_QUIRK_LAPIC_MMIO_HOLE));
     atomic_store_explicit(&vm->irqchip, chip, memory_order_release);
     return 0;
 }
@@ -145,11 +147,23 @@ int kvm_vm_irq_line(struct kvm_object *object, void *arg)
 int kvm_vm_set_gsi_routing(struct kvm_object *object, void *arg)
 {
     struct irqchip *chip = kvm_vm_irqchip(kvm_vm_of(object));
-    const struct kvm_irq_routing *routing = arg;
+    const struct kvm_irq_routing *client = arg;
+    struct kvm_irq_routing header;
+    struct kvm_irq_routing_entry *entries = NULL;
 
-    if (!chip || routing->nr > IRQCHIP_MAX_GSI || routing->flags)
+    if (kvm_copy_in(&header, client, sizeof(header)))
+        return -EFAULT;
+    if (!chip || header.nr > IRQCHIP_MAX_GSI || header.flags)
         return -EINVAL;
-    return irqchip_set_routing(chip, routing->entries, routing->nr);
+    size_t bytes = header.nr * sizeof(*entries);
+    entries = malloc(bytes + 1);
+    if (!entries)
+        return -ENOMEM;
+    int err = kvm_copy_in(entries, client->entries, bytes);
+    if (!err)
+        err = irqchip_set_routing(chip, entries, header.nr);
+    free(entries);
+    return err;
 }
 
 int kvm_vm_signal_msi(struct kvm_object *object, void *arg)
@@ -229,5 +243,9 @@ int kvm_vm_set_pit(struct kvm_object *object, void *arg)
 int kvm_vm_reinject_control(struct kvm_object *object, void *arg)
 {
     struct irqchip *chip = full_chip(object);
-    return chip ? irqchip_set_pit_reinject(chip, ((const struct kvm_reinject_control *)arg)->pit_reinject != 0) : -ENXIO;
+    struct kvm_reinject_control control;
+
+    if (kvm_copy_in(&control, arg, sizeof(control)))
+        return -EFAULT;
+    return chip ? irqchip_set_pit_reinject(chip, control.pit_reinject != 0) : -ENXIO;
 }

@@ -5,9 +5,12 @@
  */
 #include "kvm/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "kvm/object.h"
 
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static kage_log_fn *log_fn;
@@ -56,15 +59,23 @@ void kvm_error_set(struct kvm_last_error *error, const char *format, ...)
     log_text(KAGE_LOG_ERROR, text);
 }
 
-int kvm_error_get(struct kvm_last_error *error, struct kage_text *text)
+int kvm_error_get(struct kvm_last_error *error, struct kage_text *client)
 {
+    char text[sizeof(error->text)];
+    uint32_t room;
+
+    if (kvm_copy_in(&room, &client->bytes, sizeof(room)))
+        return -EFAULT;
     pthread_mutex_lock(&error->lock);
-    size_t length = strnlen(error->text, sizeof(error->text) - 1);
-    if (text->bytes) {
-        size_t keep = length < text->bytes ? length : text->bytes - 1u;
-        memcpy(text->text, error->text, keep);
-        text->text[keep] = 0;
-    }
+    memcpy(text, error->text, sizeof(text));
     pthread_mutex_unlock(&error->lock);
+    text[sizeof(text) - 1] = '\0';
+    size_t length = strlen(text);
+    if (room) {
+        size_t keep = length < room ? length : room - 1u;
+        text[keep] = '\0';
+        if (kvm_copy_out(client->text, text, keep + 1))
+            return -EFAULT;
+    }
     return (int)length;
 }

@@ -75,6 +75,17 @@ static size_t slot_bitmap_words(const struct kvm_memslot *slot)
     return (size_t)((slot_pages(slot) + 63) / 64);
 }
 
+/* The page's first write since it was last taken. False: there is no room to note it, so it must not be written. */
+static bool note_dirty(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, uint64_t page, uint64_t qualification)
+{
+    if (vcpu->dirty_ring.gfns &&
+        !kvm_dirty_ring_push(vcpu, slot, page, (qualification & VMX_EPT_QUAL_GLA_VALID) != 0))
+        return false;
+    slot->dirty_bitmap[page / 64] |= 1ull << (page % 64);
+    vcpu->vm->counters->dirty_pages++;
+    return true;
+}
+
 int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification)
 {
     struct kvm_vcpu *vcpu = cpu->owner;
@@ -83,14 +94,17 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
     int result = -ENOENT;
 
     pthread_mutex_lock(&vm->memslots.mmu_lock);
+    vm->counters->ept_violations++;
     struct kvm_memslot *slot = kvm_memslot_find(&vm->memslots, gpa);
     if (slot && !(write && (slot->flags & KVM_MEM_READONLY))) {
         uint64_t prot = EPT_R | EPT_X;
         uint64_t page = (gpa - slot->gpa) >> KAGE_PAGE_SHIFT;
         uint64_t bit = 1ull << (page % 64);
         if (slot->dirty_bitmap) {
-            if (write)
-                slot->dirty_bitmap[page / 64] |= bit;
+            if (write && !(slot->dirty_bitmap[page / 64] & bit) && !note_dirty(vcpu, slot, page, qualification)) {
+                pthread_mutex_unlock(&vm->memslots.mmu_lock);
+                return -ENOSPC;
+            }
             if (slot->dirty_bitmap[page / 64] & bit)
                 prot |= EPT_W;
         } else {
@@ -106,12 +120,14 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
     return result;
 }
 
-static void vm_flush_tlbs(struct kvm_vm *vm)
+void kvm_memslot_flush_tlbs(struct kvm_vm *vm)
 {
     unsigned count = atomic_load(&vm->vcpu_count);
 
     for (unsigned i = 0; i < count; i++)
         cpu_request(kvm_vm_vcpu(vm, i)->cpu, CPU_REQ_TLB_FLUSH);
+    vm->counters->remote_tlb_flush_requests++; /* VM mutex held */
+    vm->counters->remote_tlb_flush++;
 }
 
 /* A prepared change: the new array, and what leaves the EPT. */
@@ -133,14 +149,16 @@ static void memslot_commit(void *arg)
     change->old_slots = memslots->slots;
     memslots->slots = change->slots;
     memslots->count = change->count;
+    change->vm->counters->memory_slots = change->count;
+    change->vm->counters->memory_slot_changes++;
     if (change->unmap_bytes)
         ept_unmap(change->vm->ept, change->unmap_gpa, change->unmap_bytes);
     pthread_mutex_unlock(&memslots->mmu_lock);
     if (change->unmap_bytes)
-        vm_flush_tlbs(change->vm);
+        kvm_memslot_flush_tlbs(change->vm);
 }
 
-static struct kvm_memslot *memslot_by_id(struct kvm_memslots *memslots, uint32_t id)
+struct kvm_memslot *kvm_memslot_by_id(struct kvm_memslots *memslots, uint32_t id)
 {
     for (size_t i = 0; i < memslots->count; i++)
         if (memslots->slots[i].id == id)
@@ -194,12 +212,14 @@ static struct kvm_memslot *memslot_array(const struct kvm_memslots *memslots, ui
     return slots;
 }
 
-static uint64_t *memslot_new_bitmap(const struct kvm_memslots *memslots, const struct kvm_memslot *slot)
+static uint64_t *memslot_new_bitmap(const struct kvm_vm *vm, const struct kvm_memslot *slot)
 {
+    const struct kvm_memslots *memslots = &vm->memslots;
     size_t words = slot_bitmap_words(slot);
     uint64_t *bitmap = calloc(words, sizeof(*bitmap));
 
-    if (bitmap && (memslots->manual_dirty_protect & KVM_DIRTY_LOG_INITIALLY_SET)) {
+    /* With rings the bits say what is in one of them. */
+    if (bitmap && (memslots->manual_dirty_protect & KVM_DIRTY_LOG_INITIALLY_SET) && !vm->dirty_ring_bytes) {
         uint64_t pages = slot_pages(slot);
         memset(bitmap, 0xff, (size_t)(pages / 64) * sizeof(*bitmap));
         if (pages % 64)
@@ -217,7 +237,7 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
 
     if (!memslot_region_valid(region))
         return -EINVAL;
-    old = memslot_by_id(memslots, region->slot);
+    old = kvm_memslot_by_id(memslots, region->slot);
     old_bitmap = old ? old->dirty_bitmap : NULL;
     if (!region->memory_size) {
         if (!old)
@@ -242,7 +262,7 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
         if (memslot_overlaps(memslots, now.gpa, now.bytes, now.id))
             return -EEXIST;
         if (now.flags & KVM_MEM_LOG_DIRTY_PAGES) {
-            now.dirty_bitmap = old_bitmap ? old_bitmap : memslot_new_bitmap(memslots, &now);
+            now.dirty_bitmap = old_bitmap ? old_bitmap : memslot_new_bitmap(vm, &now);
             if (!now.dirty_bitmap)
                 return -ENOMEM;
         }
@@ -311,48 +331,64 @@ static void dirty_take_bits(void *arg)
             take->err = err;
     }
     pthread_mutex_unlock(&memslots->mmu_lock);
-    vm_flush_tlbs(take->vm);
+    kvm_memslot_flush_tlbs(take->vm);
 }
 
 int kvm_memslot_get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
 {
+    if (vm->dirty_ring_bytes)
+        return -ENXIO;
     if ((log->slot >> 16) || (log->slot & 0xffff) >= KVM_MEMSLOT_MAX)
         return -EINVAL;
-    struct kvm_memslot *slot = memslot_by_id(&vm->memslots, log->slot);
+    struct kvm_memslot *slot = kvm_memslot_by_id(&vm->memslots, log->slot);
     if (!slot || !slot->dirty_bitmap)
         return -ENOENT;
-    if (!log->dirty_bitmap)
-        return -EFAULT;
     size_t words = slot_bitmap_words(slot);
+    uint64_t *bits = malloc(words * sizeof(*bits));
+    if (!bits)
+        return -ENOMEM;
+    int err = 0;
     if (vm->memslots.manual_dirty_protect) {
         pthread_mutex_lock(&vm->memslots.mmu_lock);
-        memcpy(log->dirty_bitmap, slot->dirty_bitmap, words * sizeof(uint64_t));
+        memcpy(bits, slot->dirty_bitmap, words * sizeof(uint64_t));
         pthread_mutex_unlock(&vm->memslots.mmu_lock);
-        return 0;
+    } else {
+        struct dirty_take take = { .vm = vm, .slot = slot, .words = words, .out = bits };
+        cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
+        err = take.err;
     }
-    struct dirty_take take = { .vm = vm, .slot = slot, .words = words, .out = log->dirty_bitmap };
-    cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
-    return take.err;
+    if (!err && kvm_copy_out(log->dirty_bitmap, bits, words * sizeof(*bits))) {
+        err = -EFAULT;
+        pthread_mutex_lock(&vm->memslots.mmu_lock);
+        for (size_t i = 0; i < words; i++) /* nobody has seen them */
+            slot->dirty_bitmap[i] |= bits[i];
+        pthread_mutex_unlock(&vm->memslots.mmu_lock);
+    }
+    free(bits);
+    return err;
 }
 
 int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_clear_dirty_log *log)
 {
+    if (vm->dirty_ring_bytes)
+        return -ENXIO;
     if ((log->slot >> 16) || (log->slot & 0xffff) >= KVM_MEMSLOT_MAX || (log->first_page & 63))
         return -EINVAL;
-    struct kvm_memslot *slot = memslot_by_id(&vm->memslots, log->slot);
+    struct kvm_memslot *slot = kvm_memslot_by_id(&vm->memslots, log->slot);
     if (!slot || !slot->dirty_bitmap)
         return -ENOENT;
     uint64_t pages = slot_pages(slot);
     if (log->first_page >= pages || log->num_pages > pages - log->first_page ||
         (log->num_pages < pages - log->first_page && (log->num_pages & 63)))
         return -EINVAL;
-    if (!log->dirty_bitmap)
-        return -EFAULT;
     size_t words = (log->num_pages + 63) / 64;
-    uint64_t *wanted = malloc(words * sizeof(*wanted) + 1);
+    uint64_t *wanted = malloc(words * sizeof(*wanted));
     if (!wanted)
         return -ENOMEM;
-    memcpy(wanted, log->dirty_bitmap, words * sizeof(*wanted)); /* once: the client may go on writing it */
+    if (kvm_copy_in(wanted, log->dirty_bitmap, words * sizeof(*wanted))) {
+        free(wanted);
+        return -EFAULT;
+    }
     struct dirty_take take = { .vm = vm, .slot = slot, .first_word = (size_t)(log->first_page / 64), .words = words,
                                .clear = wanted };
     cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);

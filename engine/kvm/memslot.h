@@ -26,7 +26,7 @@ struct kvm_memslot {
     hva_t hva;
     uint32_t id;
     uint32_t flags;         /* KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY */
-    uint64_t *dirty_bitmap; /* one bit a page, whole 64-bit words; NULL when not logging */
+    uint64_t *dirty_bitmap; /* one bit a page, whole 64-bit words; NULL when not logging: dirty since it was last asked for, and so writable */
 };
 
 struct kvm_memslots {
@@ -46,6 +46,9 @@ KAGE_MUST_CHECK int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_
 
 /* The slot that holds gpa, or NULL; MMU mutex held. */
 struct kvm_memslot *kvm_memslot_find(struct kvm_memslots *memslots, gpa_t gpa);
+struct kvm_memslot *kvm_memslot_by_id(struct kvm_memslots *memslots, uint32_t id);
+/* Every vCPU forgets its translations before it runs guest code again; VM mutex held. */
+void kvm_memslot_flush_tlbs(struct kvm_vm *vm);
 /* The largest EPT level (0 to 2) that one leaf may map gpa with inside its slot. */
 unsigned kvm_memslot_level(const struct kvm_memslot *slot, gpa_t gpa);
 

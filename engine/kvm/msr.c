@@ -13,6 +13,7 @@
 #include "kvm/cpuid_features.h"
 #include "kvm/vcpu.h"
 
+#define MSR_LIST_MAX 256u /* entries of KVM_GET/SET_MSRS stay below it */
 #define MSR_GP (-1)
 
 /* IA32_ARCH_CAPABILITIES (SDM 4 table 2-2): nothing that a guest could mitigate leaks here. */
@@ -137,11 +138,12 @@ static int set_efer(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t
 
 void kvm_tsc_set_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 {
-    vcpu->cpu->tsc_offset = offset;
+    __atomic_store_n(&vcpu->cpu->tsc_offset, offset, __ATOMIC_RELAXED); /* kvm_clock_check_tsc() of another vCPU reads it */
     vcpu->cpu->vmcs.tsc_offset = offset;
     vcpu->clock_dirty = true;
     if (vcpu->lapic)
         lapic_timer_restart(vcpu->lapic);
+    kvm_clock_check_tsc(vcpu->vm);
 }
 
 /*
@@ -609,71 +611,96 @@ void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init)
     vcpu->pv_eoi_armed = false;
 }
 
+uint64_t kvm_msr_misc_enable(const struct kvm_vcpu *vcpu)
+{
+    return vcpu->msr[msr_slot(msr_find(MSR_IA32_MISC_ENABLE))];
+}
+
 /* ---- ioctls ---- */
+
+/* One entry of a list: 0, or anything else to stop there. vcpu: NULL for the system's. */
+typedef int msr_entry_fn(struct kvm_vcpu *vcpu, struct kvm_msr_entry *entry);
+
+/* A list of entries goes in whole and, after a read, out whole; the answer is how many were done. */
+static int msr_list_io(struct kvm_vcpu *vcpu, struct kvm_msrs *client, msr_entry_fn *fn, bool read)
+{
+    struct kvm_msr_entry entries[MSR_LIST_MAX];
+    uint32_t count, i;
+
+    if (kvm_copy_in(&count, &client->nmsrs, sizeof(count)))
+        return -EFAULT;
+    if (count >= MSR_LIST_MAX)
+        return -E2BIG;
+    if (kvm_copy_in(entries, client->entries, count * sizeof(entries[0])))
+        return -EFAULT;
+    for (i = 0; i < count; i++)
+        if (fn(vcpu, &entries[i]))
+            break;
+    if (read && kvm_copy_out(client->entries, entries, count * sizeof(entries[0])))
+        return -EFAULT;
+    return (int)i;
+}
+
+static int msr_entry_get(struct kvm_vcpu *vcpu, struct kvm_msr_entry *entry)
+{
+    uint64_t value = 0;
+    int err = kvm_msr_get(vcpu, entry->index, &value, true);
+
+    if (!err)
+        entry->data = value;
+    return err;
+}
+
+static int msr_entry_set(struct kvm_vcpu *vcpu, struct kvm_msr_entry *entry)
+{
+    int err = kvm_msr_set(vcpu, entry->index, entry->data, true);
+
+    if (err)
+        kvm_log(KAGE_LOG_DEBUG, "KVM_SET_MSRS: 0x%x = 0x%llx refused", entry->index, (unsigned long long)entry->data);
+    return err;
+}
+
+static int msr_entry_get_feature(struct kvm_vcpu *vcpu, struct kvm_msr_entry *entry)
+{
+    const struct msr_desc *desc = msr_find(entry->index);
+
+    (void)vcpu;
+    if (!desc || !(desc->flags & MSR_FEATURE))
+        return -1;
+    entry->data = desc->first == MSR_IA32_BIOS_SIGN_ID ? INTEL_UCODE_REV : desc->reset;
+    return 0;
+}
 
 int kvm_vcpu_get_msrs(struct kvm_object *object, void *arg)
 {
-    struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    struct kvm_msrs *msrs = arg;
-    uint32_t count = msrs->nmsrs, i;
-
-    if (count >= 256)
-        return -E2BIG;
-    for (i = 0; i < count; i++) {
-        uint64_t value;
-        if (kvm_msr_get(vcpu, msrs->entries[i].index, &value, true))
-            break;
-        msrs->entries[i].data = value;
-    }
-    return (int)i;
+    return msr_list_io(kvm_vcpu_of(object), arg, msr_entry_get, true);
 }
 
 int kvm_vcpu_set_msrs(struct kvm_object *object, void *arg)
 {
-    struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_msrs *msrs = arg;
-    uint32_t count = msrs->nmsrs, i;
-
-    if (count >= 256)
-        return -E2BIG;
-    for (i = 0; i < count; i++) {
-        if (kvm_msr_set(vcpu, msrs->entries[i].index, msrs->entries[i].data, true)) {
-            kvm_log(KAGE_LOG_DEBUG, "KVM_SET_MSRS: 0x%x = 0x%llx refused", msrs->entries[i].index,
-                    (unsigned long long)msrs->entries[i].data);
-            break;
-        }
-    }
-    return (int)i;
+    return msr_list_io(kvm_vcpu_of(object), arg, msr_entry_set, false);
 }
 
-int kvm_msr_get_features(struct kvm_msrs *msrs)
+int kvm_msr_get_features(struct kvm_msrs *client)
 {
-    uint32_t count = msrs->nmsrs, i;
-
-    if (count >= 256)
-        return -E2BIG;
-    for (i = 0; i < count; i++) {
-        const struct msr_desc *desc = msr_find(msrs->entries[i].index);
-        if (!desc || !(desc->flags & MSR_FEATURE))
-            break;
-        msrs->entries[i].data = desc->first == MSR_IA32_BIOS_SIGN_ID ? INTEL_UCODE_REV : desc->reset;
-    }
-    return (int)i;
+    return msr_list_io(NULL, client, msr_entry_get_feature, true);
 }
 
-int kvm_msr_index_list(struct kvm_msr_list *list, bool features)
+int kvm_msr_index_list(struct kvm_msr_list *client, bool features)
 {
-    uint32_t wanted = features ? MSR_FEATURE : MSR_SAVE, room = list->nmsrs, count = 0;
+    uint32_t wanted = features ? MSR_FEATURE : MSR_SAVE, room, count = 0;
+    uint32_t indices[MSR_LIST_MAX];
 
-    for (size_t i = 0; i < KAGE_ARRAY_SIZE(msr_table); i++) {
-        if (!(msr_table[i].flags & wanted))
-            continue;
-        for (uint32_t k = 0; k < msr_table[i].count; k++, count++)
-            if (count < room)
-                list->indices[count] = msr_table[i].first + k;
-    }
-    list->nmsrs = count;
-    return count <= room ? 0 : -E2BIG;
+    if (kvm_copy_in(&room, &client->nmsrs, sizeof(room)))
+        return -EFAULT;
+    for (size_t i = 0; i < KAGE_ARRAY_SIZE(msr_table); i++)
+        for (uint32_t k = 0; (msr_table[i].flags & wanted) && k < msr_table[i].count && count < MSR_LIST_MAX; k++)
+            indices[count++] = msr_table[i].first + k;
+    if (kvm_copy_out(&client->nmsrs, &count, sizeof(count)))
+        return -EFAULT;
+    if (count > room)
+        return -E2BIG;
+    return kvm_copy_out(client->indices, indices, count * sizeof(indices[0]));
 }
 
 int kvm_vcpu_setup_mce(struct kvm_object *object, void *arg)

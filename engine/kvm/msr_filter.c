@@ -61,12 +61,13 @@ static int filter_add_range(struct kvm_msr_filter_set *set, const struct kvm_msr
     if ((range->flags & ~(uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)) || !range->flags ||
         bytes > KVM_MSR_FILTER_MAX_BITMAP_SIZE)
         return -EINVAL;
-    if (!range->bitmap)
-        return -EFAULT;
     uint8_t *bitmap = malloc(bytes);
     if (!bitmap)
         return -ENOMEM;
-    memcpy(bitmap, range->bitmap, (range->nmsrs + 7u) / 8u);
+    if (kvm_copy_in(bitmap, range->bitmap, bytes)) { /* whole words, as the kernel reads them */
+        free(bitmap);
+        return -EFAULT;
+    }
     set->ranges[set->count].flags = range->flags;
     set->ranges[set->count].base = range->base;
     set->ranges[set->count].nmsrs = range->nmsrs;

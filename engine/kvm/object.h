@@ -28,12 +28,30 @@ struct kvm_object {
     ino_t ino;
 };
 
-/* An ioctl: 0 or a positive answer, or -errno. `arg` is the client's third argument as it came. */
+/*
+ * The third argument of an ioctl. A structure of fixed size is copied in before, and out after success: its handler sees
+ * the engine's copy, which the client cannot change meanwhile, and an address that leads nowhere is EFAULT. The size is
+ * the request's own (_IOC_SIZE).
+ */
+enum kvm_arg {
+    KVM_ARG_VALUE, /* a number, or nothing: as it came */
+    KVM_ARG_IN,
+    KVM_ARG_OUT,   /* zeroed before */
+    KVM_ARG_INOUT,
+    KVM_ARG_RAW,   /* the client's address, NULL included: the handler copies, by kvm_copy_in() and kvm_copy_out() */
+};
+#define KVM_ARG_MAX_BYTES 4096u
+
+/* An ioctl: 0 or a positive answer, or -errno. */
 typedef int kvm_ioctl_fn(struct kvm_object *object, void *arg);
+
+/* 0 or -EFAULT; what was copied before the fault stays. `client` is any number that a client gave as an address. */
+KAGE_MUST_CHECK int kvm_copy_in(void *to, const void *client, size_t bytes);
+KAGE_MUST_CHECK int kvm_copy_out(void *client, const void *from, size_t bytes);
 
 struct kvm_ioctl_desc {
     uint32_t request;
-    bool takes_pointer; /* arg is an address, and NULL is EFAULT */
+    enum kvm_arg kind;
     kvm_ioctl_fn *fn;
 };
 

@@ -59,8 +59,9 @@ static uint64_t pv_send_ipi(struct kvm_vcpu *vcpu, uint64_t low, uint64_t high, 
 }
 
 /* The processor that the guest wants to run may have to wait for ours: the host's scheduler chooses. */
-static uint64_t pv_sched_yield(void)
+static uint64_t pv_sched_yield(struct kvm_vcpu *vcpu)
 {
+    vcpu->counters->directed_yield_attempted++;
     sched_yield();
     return 0;
 }
@@ -78,6 +79,13 @@ static bool pv_offered(const struct kvm_vcpu *vcpu, uint64_t number)
     default:
         return true;
     }
+}
+
+static bool map_gpa_range_is_valid(uint64_t gpa, uint64_t pages)
+{
+    uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
+
+    return !(gpa & ~KAGE_PAGE_MASK) && gfn + pages > gfn;
 }
 
 uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
@@ -98,10 +106,34 @@ uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu)
     case KVM_HC_SEND_IPI:
         return pv_send_ipi(vcpu, gpr[X86_RBX] & mask, gpr[X86_RCX] & mask, gpr[X86_RDX] & mask, gpr[X86_RSI] & mask, is_64);
     case KVM_HC_SCHED_YIELD:
-        return pv_sched_yield();
+        return pv_sched_yield(vcpu);
+    case KVM_HC_MAP_GPA_RANGE: /* the client's, and not valid, or not wanted */
+        return (uint64_t)(vcpu->vm->exit_hypercalls & 1u << KVM_HC_MAP_GPA_RANGE ? -KVM_EINVAL : -KVM_ENOSYS);
     default:
         return (uint64_t)-KVM_ENOSYS;
     }
+}
+
+/* KVM_HC_MAP_GPA_RANGE is the client's, if it wants it (KVM_CAP_EXIT_HYPERCALL) and its arguments make sense. */
+bool kvm_pv_hypercall_to_client(struct kvm_vcpu *vcpu)
+{
+    const uint64_t *gpr = vcpu->cpu->gpr;
+    bool is_64 = cpu_in_64bit_code(vcpu->cpu);
+    uint64_t mask = is_64 ? UINT64_MAX : UINT32_MAX;
+
+    if (cpu_cpl(vcpu->cpu) || (gpr[X86_RAX] & mask) != KVM_HC_MAP_GPA_RANGE ||
+        !(vcpu->vm->exit_hypercalls & 1u << KVM_HC_MAP_GPA_RANGE) ||
+        !map_gpa_range_is_valid(gpr[X86_RBX] & mask, gpr[X86_RCX] & mask))
+        return false;
+    memset(&vcpu->run->hypercall, 0, sizeof(vcpu->run->hypercall));
+    vcpu->run->exit_reason = KVM_EXIT_HYPERCALL;
+    vcpu->run->hypercall.nr = KVM_HC_MAP_GPA_RANGE;
+    vcpu->run->hypercall.args[0] = gpr[X86_RBX] & mask;
+    vcpu->run->hypercall.args[1] = gpr[X86_RCX] & mask;
+    vcpu->run->hypercall.args[2] = gpr[X86_RDX] & mask;
+    vcpu->run->hypercall.longmode = is_64;
+    vcpu->hypercall_at_client = true;
+    return true;
 }
 
 /* ---- steal time ---- */
@@ -183,6 +215,7 @@ void kvm_pv_leave(struct kvm_vcpu *vcpu)
         return;
     vcpu->preempted_told = mmu_phys_exchange_byte(
         vcpu->cpu, steal_gpa(vcpu) + offsetof(struct kvm_steal_time, preempted), &preempted);
+    vcpu->counters->preemption_reported += vcpu->preempted_told;
 }
 
 /* It runs again: what was left for it is done before anything else. */

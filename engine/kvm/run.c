@@ -32,12 +32,14 @@ static void run_block(struct kvm_vcpu *vcpu)
 
     kvm_pv_leave(vcpu);
     atomic_store(&vcpu->in_halt, true);
+    vcpu->counters->blocking = 1;
     uint32_t seen = atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK) & ~CPU_REQ_KICK;
     if (!run_signal(vcpu) && !kvm_event_has_wakeup(vcpu))
         syscall(SYS_futex, &cpu->pending, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_store(&vcpu->in_halt, false);
-    vcpu->halts++;
-    vcpu->halt_ns += kvm_monotonic_ns() - start;
+    vcpu->counters->blocking = 0;
+    vcpu->counters->halts++;
+    vcpu->counters->halt_wait_ns += kvm_monotonic_ns() - start;
 }
 
 /* Not runnable: wait for an event that changes it. */
@@ -49,6 +51,7 @@ static int run_halted(struct kvm_vcpu *vcpu)
     bool unhalt = kvm_vcpu_test_request(vcpu, KVM_REQ_UNHALT);
     if (vcpu->mp_state == KVM_MP_STATE_HALTED && (unhalt || kvm_event_has_wakeup(vcpu))) {
         vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
+        vcpu->counters->halt_wakeup++;
         return KVM_RUN_ENTER;
     }
     run_block(vcpu);
@@ -57,6 +60,11 @@ static int run_halted(struct kvm_vcpu *vcpu)
 
 static int run_requests(struct kvm_vcpu *vcpu)
 {
+    if (kvm_dirty_ring_is_full(vcpu)) {
+        vcpu->counters->dirty_ring_exits++;
+        vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        return KVM_RUN_USER;
+    }
     if (vcpu->triple_fault_pending) {
         vcpu->triple_fault_pending = false;
         vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
@@ -84,6 +92,7 @@ static int run_enter(struct kvm_vcpu *vcpu)
         return result;
     if (!vcpu->lapic && vcpu->run->request_interrupt_window && kvm_event_can_inject_interrupt(vcpu) &&
         !vcpu->interrupt.injected) {
+        vcpu->counters->request_irq_exits++;
         vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
         return KVM_RUN_USER;
     }
@@ -98,19 +107,40 @@ static int run_enter(struct kvm_vcpu *vcpu)
 
     kvm_event_recover(vcpu);
     kvm_event_pv_eoi_after_exit(vcpu);
-    vcpu->exits++;
+    vcpu->counters->exits++;
     return kvm_exit_handle(vcpu, reason);
+}
+
+static uint64_t run_linear_rip(const struct kvm_vcpu *vcpu)
+{
+    uint64_t rip = vcpu->cpu->vmcs.guest_rip;
+
+    return cpu_in_64bit_code(vcpu->cpu) ? rip : (uint32_t)(rip + vcpu->cpu->vmcs.guest_seg[X86_CS].base);
+}
+
+/* A client that moved RIP meanwhile (a reset, say) wants no instruction completed there; as the kernel's (kvm_is_linear_rip). */
+static void run_forget(struct kvm_vcpu *vcpu)
+{
+    vcpu->pio.active = vcpu->msr_at_client = vcpu->hypercall_at_client = false;
+    vcpu->mmio_index = -1;
+    vcpu->mmio_done = 0;
+    for (size_t i = 0; i < KAGE_ARRAY_SIZE(vcpu->cpu->mmio); i++)
+        vcpu->cpu->mmio[i].state = CPU_MMIO_NONE;
 }
 
 /* The instruction, or the piece of it, that the last KVM_RUN left to the client. */
 static int run_complete(struct kvm_vcpu *vcpu)
 {
+    if (run_linear_rip(vcpu) != vcpu->linear_rip_at_exit)
+        run_forget(vcpu);
     if (vcpu->pio.active)
         return kvm_pio_complete(vcpu);
     if (vcpu->mmio_index >= 0)
         return kvm_mmio_complete(vcpu);
     if (vcpu->msr_at_client)
         return kvm_exit_msr_complete(vcpu);
+    if (vcpu->hypercall_at_client)
+        return kvm_exit_hypercall_complete(vcpu);
     return KVM_RUN_ENTER;
 }
 
@@ -124,7 +154,7 @@ static int run_loop(struct kvm_vcpu *vcpu)
         /* Whoever kicks from here on ends the entry below at once; what came before is seen now. */
         atomic_fetch_and(&vcpu->cpu->pending, ~CPU_REQ_KICK);
         if (run_signal(vcpu)) {
-            vcpu->signal_exits++;
+            vcpu->counters->signal_exits++;
             return RUN_INTERRUPTED;
         }
         result = vcpu->mp_state == KVM_MP_STATE_RUNNABLE ? run_enter(vcpu) : run_halted(vcpu);
@@ -150,8 +180,11 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
 
     (void)arg;
-    if (vcpu->run->kvm_valid_regs || vcpu->run->kvm_dirty_regs)
-        return -EINVAL; /* KVM_CAP_SYNC_REGS is 0 */
+    int err = kvm_sync_regs_check(vcpu->run);
+    if (!err)
+        err = kvm_sync_regs_load(vcpu);
+    if (err)
+        return err;
     if (!vcpu->attached || !pthread_equal(vcpu->thread, pthread_self())) {
         cpu_signal_attach_thread(vcpu->cpu);
         kvm_pv_thread_changed(vcpu);
@@ -175,8 +208,10 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     if (result == RUN_INTERRUPTED)
         vcpu->run->exit_reason = KVM_EXIT_INTR;
     else if (result == KVM_RUN_USER)
-        vcpu->user_exits++;
+        vcpu->counters->user_exits++;
     run_post(vcpu);
+    vcpu->linear_rip_at_exit = run_linear_rip(vcpu);
+    kvm_sync_regs_store(vcpu);
     kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)
         cpu_signal_set_mask(vcpu->cpu, &outside);

@@ -3,8 +3,11 @@
  * The system object ("/dev/kvm"): versions, capabilities, what a guest can be given.
  */
 #include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "kage.h"
+#include "kvm/caps.h"
 #include "kvm/vcpu.h"
 
 #define KVM_CAP_LIST_MAX_ROUTES IRQCHIP_MAX_GSI
@@ -22,7 +25,6 @@ static const struct capability capabilities[] = {
     { KVM_CAP_SET_TSS_ADDR, 1 },
     { KVM_CAP_EXT_CPUID, 1 },
     { KVM_CAP_CLOCKSOURCE, 1 },
-    { KVM_CAP_NR_VCPUS, (int)KVM_VM_MAX_VCPUS },
     { KVM_CAP_NR_MEMSLOTS, (int)KVM_MEMSLOT_MAX },
     { KVM_CAP_NOP_IO_DELAY, 1 },
     { KVM_CAP_MP_STATE, 1 },
@@ -66,29 +68,53 @@ static const struct capability capabilities[] = {
     { KVM_CAP_SPLIT_IRQCHIP, 1 },
     { KVM_CAP_IOEVENTFD_ANY_LENGTH, 1 },
     { KVM_CAP_MAX_VCPU_ID, (int)KVM_VM_MAX_VCPU_ID },
-    { KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK },
+    { KVM_CAP_X2APIC_API, KVM_VALID_X2APIC_API },
     { KVM_CAP_IMMEDIATE_EXIT, 1 },
     { KVM_CAP_GET_MSR_FEATURES, 1 },
     { KVM_CAP_COALESCED_PIO, 1 },
     { KVM_CAP_EXCEPTION_PAYLOAD, 1 },
     { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
-    { KVM_CAP_X86_USER_SPACE_MSR,
-      KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER },
+    { KVM_CAP_X86_USER_SPACE_MSR, KVM_VALID_MSR_EXIT_REASONS },
     { KVM_CAP_X86_MSR_FILTER, 1 },
     { KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |
                                     KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |
                                     KVM_GUESTDBG_BLOCKIRQ },
     { KVM_CAP_SREGS2, 1 },
     { KVM_CAP_XSAVE2, (int)sizeof(struct kvm_xsave) },
+    { KVM_CAP_BINARY_STATS_FD, 1 },
     { KVM_CAP_SYS_ATTRIBUTES, 1 },
     { KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
     { KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
     { KVM_CAP_MSR_PLATFORM_INFO, 1 },
+    { KVM_CAP_MMU_SHADOW_CACHE_CONTROL, 1 },
+    { KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS },
+    { KVM_CAP_VCPU_ATTRIBUTES, 1 },
+    { KVM_CAP_X86_DISABLE_EXITS, KVM_OFFERED_DISABLE_EXITS },
+    { KVM_CAP_PMU_EVENT_FILTER, 1 },
+    { KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE },
+    { KVM_CAP_HALT_POLL, 1 },
+    { KVM_CAP_SMALLER_MAXPHYADDR, 1 },
+    { KVM_CAP_STEAL_TIME, 1 },
+    { KVM_CAP_DIRTY_LOG_RING, (int)KVM_DIRTY_RING_MAX_BYTES },
+    { KVM_CAP_DIRTY_LOG_RING_ACQ_REL, (int)KVM_DIRTY_RING_MAX_BYTES },
+    { KVM_CAP_EXIT_HYPERCALL, KVM_VALID_EXIT_HYPERCALLS },
+    { KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 },
+    { KVM_CAP_DISABLE_QUIRKS2, KVM_VALID_QUIRKS },
     { KAGE_CAP_EXTENSIONS, 1 },
 };
 
+/* How many vCPUs are recommended: one for each of the host's processors, as the kernel has it. */
+static int recommended_vcpus(void)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return online > (long)KVM_VM_MAX_VCPUS ? (int)KVM_VM_MAX_VCPUS : online > 1 ? (int)online : 1;
+}
+
 int kvm_check_extension(uintptr_t capability)
 {
+    if (capability == KVM_CAP_NR_VCPUS)
+        return recommended_vcpus();
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(capabilities); i++)
         if (capabilities[i].number == capability)
             return capabilities[i].value;
@@ -121,18 +147,37 @@ static int system_get_vcpu_mmap_size(struct kvm_object *object, void *arg)
 
 static int system_get_supported_cpuid(struct kvm_object *object, void *arg)
 {
+    struct kvm_cpuid2 *client = arg, *cpuid;
+    uint32_t room;
+
     (void)object;
-    return kvm_cpuid_supported(arg);
+    if (kvm_copy_in(&room, &client->nent, sizeof(room)))
+        return -EFAULT;
+    if (room > KVM_CPUID_MAX_ENTRIES)
+        room = KVM_CPUID_MAX_ENTRIES;
+    cpuid = calloc(1, sizeof(*cpuid) + room * sizeof(cpuid->entries[0]));
+    if (!cpuid)
+        return -ENOMEM;
+    cpuid->nent = room;
+    int err = kvm_cpuid_supported(cpuid);
+    if (!err)
+        err = kvm_copy_out(client, cpuid, sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]));
+    free(cpuid);
+    return err;
 }
 
 /* What KVM_GET_SUPPORTED_CPUID leaves out because it is slow: nothing here is. */
 static int system_get_emulated_cpuid(struct kvm_object *object, void *arg)
 {
-    struct kvm_cpuid2 *cpuid = arg;
+    struct kvm_cpuid2 header, *client = arg;
 
     (void)object;
-    cpuid->nent = 0;
-    return 0;
+    if (kvm_copy_in(&header, client, sizeof(header)))
+        return -EFAULT;
+    if (!header.nent)
+        return -E2BIG;
+    header.nent = 0;
+    return kvm_copy_out(client, &header, sizeof(header));
 }
 
 static int system_get_msr_index_list(struct kvm_object *object, void *arg)
@@ -176,24 +221,22 @@ static int system_get_device_attr(struct kvm_object *object, void *arg)
 
     if (err)
         return err;
-    if (!attr->addr)
-        return -EFAULT;
-    *(uint64_t *)(uintptr_t)attr->addr = kvm_cpuid_xcr0_supported();
-    return 0;
+    uint64_t value = kvm_cpuid_xcr0_supported();
+    return kvm_copy_out((void *)(uintptr_t)attr->addr, &value, sizeof(value));
 }
 
 static const struct kvm_ioctl_desc system_rows[] = {
-    { KVM_GET_API_VERSION, false, system_get_api_version },
-    { KVM_CREATE_VM, false, system_create_vm },
-    { KVM_CHECK_EXTENSION, false, system_check_extension },
-    { KVM_GET_VCPU_MMAP_SIZE, false, system_get_vcpu_mmap_size },
-    { KVM_GET_SUPPORTED_CPUID, true, system_get_supported_cpuid },
-    { KVM_GET_EMULATED_CPUID, true, system_get_emulated_cpuid },
-    { KVM_GET_MSR_INDEX_LIST, true, system_get_msr_index_list },
-    { KVM_GET_MSR_FEATURE_INDEX_LIST, true, system_get_msr_feature_index_list },
-    { (uint32_t)KVM_GET_MSRS, true, system_get_msrs },
-    { KVM_X86_GET_MCE_CAP_SUPPORTED, true, system_get_mce_cap },
-    { KVM_HAS_DEVICE_ATTR, true, system_has_device_attr },
-    { KVM_GET_DEVICE_ATTR, true, system_get_device_attr },
+    { KVM_GET_API_VERSION, KVM_ARG_VALUE, system_get_api_version },
+    { KVM_CREATE_VM, KVM_ARG_VALUE, system_create_vm },
+    { KVM_CHECK_EXTENSION, KVM_ARG_VALUE, system_check_extension },
+    { KVM_GET_VCPU_MMAP_SIZE, KVM_ARG_VALUE, system_get_vcpu_mmap_size },
+    { KVM_GET_SUPPORTED_CPUID, KVM_ARG_RAW, system_get_supported_cpuid },
+    { KVM_GET_EMULATED_CPUID, KVM_ARG_RAW, system_get_emulated_cpuid },
+    { KVM_GET_MSR_INDEX_LIST, KVM_ARG_RAW, system_get_msr_index_list },
+    { KVM_GET_MSR_FEATURE_INDEX_LIST, KVM_ARG_RAW, system_get_msr_feature_index_list },
+    { (uint32_t)KVM_GET_MSRS, KVM_ARG_RAW, system_get_msrs },
+    { KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_ARG_OUT, system_get_mce_cap },
+    { KVM_HAS_DEVICE_ATTR, KVM_ARG_IN, system_has_device_attr },
+    { KVM_GET_DEVICE_ATTR, KVM_ARG_IN, system_get_device_attr },
 };
 const struct kvm_ioctl_table kvm_system_ioctls = { system_rows, KAGE_ARRAY_SIZE(system_rows) };

@@ -5,6 +5,7 @@
 #include "kvm/vcpu.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -80,6 +81,8 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
                             VMX_PROC_SECONDARY;
     vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_PAUSE_LOOP_EXITING |
                              kvm_limits_proc2(vcpu);
+    if (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE)
+        vmcs->proc_based_ctls2 &= ~VMX_PROC2_PAUSE_LOOP_EXITING;
     vmcs->ple_gap = VCPU_PLE_GAP;
     vmcs->ple_window = VCPU_PLE_WINDOW;
     vmcs->exit_ctls = VMX_EXIT_HOST_ADDR_SPACE_SIZE;
@@ -140,8 +143,11 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init)
     vcpu->pio.active = false;
     vcpu->mmio_index = -1;
     cpu_reset(vcpu->cpu, init);
-    if (vcpu->lapic)
+    if (vcpu->lapic) {
         lapic_reset(vcpu->lapic, init, kvm_vcpu_is_bsp(vcpu));
+        if (!kvm_vm_has_quirk(vcpu->vm, KVM_X86_QUIRK_LINT0_REENABLED))
+            lapic_mask_lint0(vcpu->lapic);
+    }
     if (!vcpu->lapic && !init)
         vcpu->user_apic_base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE | (kvm_vcpu_is_bsp(vcpu) ? APIC_BASE_BSP : 0);
     kvm_msr_reset(vcpu, init);
@@ -151,12 +157,14 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init)
 
 static int vcpu_map_run(struct kvm_vcpu *vcpu, int *fd)
 {
-    size_t bytes = KVM_VCPU_PAGES * KAGE_PAGE_SIZE;
+    size_t bytes = KVM_VCPU_PAGES * KAGE_PAGE_SIZE, ring_end = kvm_dirty_ring_file_bytes(vcpu->vm);
 
     *fd = kvm_handle_new_fd("kvm-vcpu");
     if (*fd < 0)
         return -errno;
-    if (ftruncate(*fd, (off_t)bytes) == 0) {
+    /* Sealed: a client cannot cut off what the engine has mapped. */
+    if (ftruncate(*fd, (off_t)(ring_end ? ring_end : bytes)) == 0 &&
+        fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
         void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
         if (map != MAP_FAILED) {
             vcpu->run = map;
@@ -176,6 +184,7 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     uint32_t id_limit = vm->max_vcpu_id ? vm->max_vcpu_id : KVM_VM_MAX_VCPU_ID;
     int fd = -1, err;
 
+    vm->max_vcpu_id = id_limit; /* KVM_CAP_MAX_VCPU_ID comes too late from now on */
     if (id >= id_limit || index >= KVM_VM_MAX_VCPUS)
         return -EINVAL;
     for (unsigned i = 0; i < index; i++)
@@ -189,15 +198,21 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     vcpu->id = (uint32_t)id;
     vcpu->index = index;
     vcpu->tsc_khz = kvm_host_tsc_khz();
+    vcpu->counters = &vcpu->own_counters;
+    kvm_stats_file_init(&vcpu->stats_file);
     pthread_mutex_init(&vcpu->lock, NULL);
     pthread_mutex_init(&vcpu->error.lock, NULL);
     vcpu->bitmaps = aligned_alloc(KAGE_PAGE_SIZE, VCPU_BITMAP_BYTES);
     err = vcpu->bitmaps ? cpu_new(vm->cpu_vm, index, &vcpu_cpu_ops, vcpu, &vcpu->cpu) : -ENOMEM;
     if (err)
         goto out_vcpu;
+    vcpu->cpu->stats = vcpu->counters->cpu;
     err = vcpu_map_run(vcpu, &fd);
     if (err)
         goto out_cpu;
+    err = kvm_dirty_ring_map(vcpu, fd);
+    if (err)
+        goto out_run;
     if (kvm_vm_irqchip(vm)) {
         vcpu->lapic = irqchip_add_vcpu(kvm_vm_irqchip(vm), index, vcpu->id, kvm_vcpu_is_bsp(vcpu));
         if (!vcpu->lapic) {
@@ -218,12 +233,15 @@ int kvm_vcpu_create(struct kvm_vm *vm, uintptr_t id)
     kvm_object_get(&vm->object); /* until the vCPU's handle is closed */
     atomic_store_explicit(&vm->vcpus[index], vcpu, memory_order_release);
     atomic_store(&vm->vcpu_count, index + 1);
+    vm->counters->vcpus = index + 1;
+    kvm_clock_check_tsc(vm);
     if (!index)
         atomic_store(&vm->ring, (struct kvm_coalesced_mmio_ring *)(void *)((uint8_t *)vcpu->run +
                                                                            KVM_VCPU_RING_PAGE * KAGE_PAGE_SIZE));
     return fd;
 
 out_run:
+    kvm_dirty_ring_unmap(vcpu);
     munmap(vcpu->run, KVM_VCPU_PAGES * KAGE_PAGE_SIZE);
     close(fd);
 out_cpu:
@@ -247,6 +265,8 @@ void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
     kvm_pv_thread_changed(vcpu);
     cpu_free(vcpu->cpu);
+    kvm_stats_file_fini(&vcpu->stats_file);
+    kvm_dirty_ring_unmap(vcpu);
     munmap(vcpu->run, KVM_VCPU_PAGES * KAGE_PAGE_SIZE);
     pthread_mutex_destroy(&vcpu->error.lock);
     pthread_mutex_destroy(&vcpu->lock);
@@ -279,16 +299,22 @@ static int vcpu_set_lapic(struct kvm_object *object, void *arg)
 static int vcpu_set_signal_mask(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_signal_mask *mask = arg;
+    const struct kvm_signal_mask *client = arg;
+    struct { uint32_t len; uint8_t sigset[8]; } mask;
 
-    vcpu->has_sigmask = false;
-    if (!mask)
+    if (!client) {
+        vcpu->has_sigmask = false;
         return 0;
-    if (mask->len != 8) /* the kernel's sigset_t */
+    }
+    if (kvm_copy_in(&mask.len, &client->len, sizeof(mask.len)))
+        return -EFAULT;
+    if (mask.len != sizeof(mask.sigset)) /* the kernel's sigset_t */
         return -EINVAL;
+    if (kvm_copy_in(mask.sigset, client->sigset, sizeof(mask.sigset)))
+        return -EFAULT;
     sigemptyset(&vcpu->sigmask);
     for (int signo = 1; signo <= 64; signo++)
-        if ((mask->sigset[(signo - 1) / 8] >> ((signo - 1) % 8)) & 1)
+        if ((mask.sigset[(signo - 1) / 8] >> ((signo - 1) % 8)) & 1)
             sigaddset(&vcpu->sigmask, signo);
     sigdelset(&vcpu->sigmask, SIGKILL);
     sigdelset(&vcpu->sigmask, SIGSTOP);
@@ -362,10 +388,7 @@ static int vcpu_get_device_attr(struct kvm_object *object, void *arg)
 
     if (err)
         return err;
-    if (!attr->addr)
-        return -EFAULT;
-    *(uint64_t *)(uintptr_t)attr->addr = kvm_vcpu_of(object)->cpu->tsc_offset;
-    return 0;
+    return kvm_copy_out((void *)(uintptr_t)attr->addr, &kvm_vcpu_of(object)->cpu->tsc_offset, sizeof(uint64_t));
 }
 
 static int vcpu_set_device_attr(struct kvm_object *object, void *arg)
@@ -375,9 +398,11 @@ static int vcpu_set_device_attr(struct kvm_object *object, void *arg)
 
     if (err)
         return err;
-    if (!attr->addr)
+    uint64_t offset;
+    if (kvm_copy_in(&offset, (const void *)(uintptr_t)attr->addr, sizeof(offset)))
         return -EFAULT;
-    kvm_tsc_set_offset(kvm_vcpu_of(object), *(const uint64_t *)(uintptr_t)attr->addr);
+    atomic_store(&kvm_vcpu_of(object)->vm->tsc_offset, offset); /* the next vCPU starts with it, as the kernel's do */
+    kvm_tsc_set_offset(kvm_vcpu_of(object), offset);
     return 0;
 }
 
@@ -394,61 +419,62 @@ static int vcpu_set_device_attr(struct kvm_object *object, void *arg)
 
 /* clang-format off */
 #define VCPU_IOCTLS(X) \
-    X(KVM_RUN, false, kvm_vcpu_run) \
-    X(KVM_GET_REGS, true, kvm_vcpu_get_regs) \
-    X(KVM_SET_REGS, true, kvm_vcpu_set_regs) \
-    X(KVM_GET_SREGS, true, kvm_vcpu_get_sregs) \
-    X(KVM_SET_SREGS, true, kvm_vcpu_set_sregs) \
-    X(KVM_GET_SREGS2, true, kvm_vcpu_get_sregs2) \
-    X(KVM_SET_SREGS2, true, kvm_vcpu_set_sregs2) \
-    X(KVM_GET_FPU, true, kvm_vcpu_get_fpu) \
-    X(KVM_SET_FPU, true, kvm_vcpu_set_fpu) \
-    X(KVM_GET_XSAVE, true, kvm_vcpu_get_xsave) \
-    X(KVM_GET_XSAVE2, true, kvm_vcpu_get_xsave2) \
-    X(KVM_SET_XSAVE, true, kvm_vcpu_set_xsave) \
-    X(KVM_GET_XCRS, true, kvm_vcpu_get_xcrs) \
-    X(KVM_SET_XCRS, true, kvm_vcpu_set_xcrs) \
-    X(KVM_GET_MSRS, true, kvm_vcpu_get_msrs) \
-    X(KVM_SET_MSRS, true, kvm_vcpu_set_msrs) \
-    X(KVM_SET_CPUID, true, kvm_vcpu_set_cpuid) \
-    X(KVM_SET_CPUID2, true, kvm_vcpu_set_cpuid2) \
-    X(KVM_GET_CPUID2, true, kvm_vcpu_get_cpuid2) \
-    X(KVM_GET_LAPIC, true, vcpu_get_lapic) \
-    X(KVM_SET_LAPIC, true, vcpu_set_lapic) \
-    X(KVM_GET_MP_STATE, true, kvm_vcpu_get_mp_state) \
-    X(KVM_SET_MP_STATE, true, kvm_vcpu_set_mp_state) \
-    X(KVM_GET_VCPU_EVENTS, true, kvm_vcpu_get_events) \
-    X(KVM_SET_VCPU_EVENTS, true, kvm_vcpu_set_events) \
-    X(KVM_GET_DEBUGREGS, true, kvm_vcpu_get_debugregs) \
-    X(KVM_SET_DEBUGREGS, true, kvm_vcpu_set_debugregs) \
-    X(KVM_SET_GUEST_DEBUG, true, kvm_vcpu_set_guest_debug) \
-    X(KVM_TRANSLATE, true, kvm_vcpu_translate) \
-    X(KVM_INTERRUPT, true, kvm_vcpu_interrupt) \
-    X(KVM_NMI, false, kvm_vcpu_nmi) \
-    X(KVM_SET_SIGNAL_MASK, false, vcpu_set_signal_mask) \
-    X(KVM_KVMCLOCK_CTRL, false, vcpu_kvmclock_ctrl) \
-    X(KVM_GET_TSC_KHZ, false, vcpu_get_tsc_khz) \
-    X(KVM_SET_TSC_KHZ, false, vcpu_set_tsc_khz) \
-    X(KVM_TPR_ACCESS_REPORTING, true, vcpu_tpr_access_reporting) \
-    X(KVM_SET_VAPIC_ADDR, true, vcpu_set_vapic_addr) \
-    X(KVM_X86_SETUP_MCE, true, kvm_vcpu_setup_mce) \
-    X(KVM_X86_SET_MCE, true, kvm_vcpu_set_mce) \
-    X(KVM_ENABLE_CAP, true, vcpu_enable_cap) \
-    X(KVM_HAS_DEVICE_ATTR, true, vcpu_has_device_attr) \
-    X(KVM_GET_DEVICE_ATTR, true, vcpu_get_device_attr) \
-    X(KVM_SET_DEVICE_ATTR, true, vcpu_set_device_attr) \
-    X(KAGE_GET_STATS, true, kvm_vcpu_get_stats) \
-    X(KAGE_DUMP_VMCS, true, kvm_vcpu_dump_vmcs) \
-    X(KAGE_VMREAD, true, kvm_vcpu_vmread)
+    X(KVM_RUN, KVM_ARG_VALUE, kvm_vcpu_run) \
+    X(KVM_GET_REGS, KVM_ARG_OUT, kvm_vcpu_get_regs) \
+    X(KVM_SET_REGS, KVM_ARG_IN, kvm_vcpu_set_regs) \
+    X(KVM_GET_SREGS, KVM_ARG_OUT, kvm_vcpu_get_sregs) \
+    X(KVM_SET_SREGS, KVM_ARG_IN, kvm_vcpu_set_sregs) \
+    X(KVM_GET_SREGS2, KVM_ARG_OUT, kvm_vcpu_get_sregs2) \
+    X(KVM_SET_SREGS2, KVM_ARG_IN, kvm_vcpu_set_sregs2) \
+    X(KVM_GET_FPU, KVM_ARG_OUT, kvm_vcpu_get_fpu) \
+    X(KVM_SET_FPU, KVM_ARG_IN, kvm_vcpu_set_fpu) \
+    X(KVM_GET_XSAVE, KVM_ARG_OUT, kvm_vcpu_get_xsave) \
+    X(KVM_GET_XSAVE2, KVM_ARG_OUT, kvm_vcpu_get_xsave2) \
+    X(KVM_SET_XSAVE, KVM_ARG_IN, kvm_vcpu_set_xsave) \
+    X(KVM_GET_XCRS, KVM_ARG_OUT, kvm_vcpu_get_xcrs) \
+    X(KVM_SET_XCRS, KVM_ARG_IN, kvm_vcpu_set_xcrs) \
+    X(KVM_GET_MSRS, KVM_ARG_RAW, kvm_vcpu_get_msrs) \
+    X(KVM_SET_MSRS, KVM_ARG_RAW, kvm_vcpu_set_msrs) \
+    X(KVM_SET_CPUID, KVM_ARG_RAW, kvm_vcpu_set_cpuid) \
+    X(KVM_SET_CPUID2, KVM_ARG_RAW, kvm_vcpu_set_cpuid2) \
+    X(KVM_GET_CPUID2, KVM_ARG_RAW, kvm_vcpu_get_cpuid2) \
+    X(KVM_GET_LAPIC, KVM_ARG_OUT, vcpu_get_lapic) \
+    X(KVM_SET_LAPIC, KVM_ARG_IN, vcpu_set_lapic) \
+    X(KVM_GET_MP_STATE, KVM_ARG_OUT, kvm_vcpu_get_mp_state) \
+    X(KVM_SET_MP_STATE, KVM_ARG_IN, kvm_vcpu_set_mp_state) \
+    X(KVM_GET_VCPU_EVENTS, KVM_ARG_OUT, kvm_vcpu_get_events) \
+    X(KVM_SET_VCPU_EVENTS, KVM_ARG_IN, kvm_vcpu_set_events) \
+    X(KVM_GET_DEBUGREGS, KVM_ARG_OUT, kvm_vcpu_get_debugregs) \
+    X(KVM_SET_DEBUGREGS, KVM_ARG_IN, kvm_vcpu_set_debugregs) \
+    X(KVM_SET_GUEST_DEBUG, KVM_ARG_IN, kvm_vcpu_set_guest_debug) \
+    X(KVM_TRANSLATE, KVM_ARG_INOUT, kvm_vcpu_translate) \
+    X(KVM_INTERRUPT, KVM_ARG_IN, kvm_vcpu_interrupt) \
+    X(KVM_NMI, KVM_ARG_VALUE, kvm_vcpu_nmi) \
+    X(KVM_SET_SIGNAL_MASK, KVM_ARG_RAW, vcpu_set_signal_mask) \
+    X(KVM_KVMCLOCK_CTRL, KVM_ARG_VALUE, vcpu_kvmclock_ctrl) \
+    X(KVM_GET_TSC_KHZ, KVM_ARG_VALUE, vcpu_get_tsc_khz) \
+    X(KVM_SET_TSC_KHZ, KVM_ARG_VALUE, vcpu_set_tsc_khz) \
+    X(KVM_TPR_ACCESS_REPORTING, KVM_ARG_INOUT, vcpu_tpr_access_reporting) \
+    X(KVM_SET_VAPIC_ADDR, KVM_ARG_IN, vcpu_set_vapic_addr) \
+    X(KVM_X86_SETUP_MCE, KVM_ARG_IN, kvm_vcpu_setup_mce) \
+    X(KVM_X86_SET_MCE, KVM_ARG_IN, kvm_vcpu_set_mce) \
+    X(KVM_ENABLE_CAP, KVM_ARG_IN, vcpu_enable_cap) \
+    X(KVM_HAS_DEVICE_ATTR, KVM_ARG_IN, vcpu_has_device_attr) \
+    X(KVM_GET_DEVICE_ATTR, KVM_ARG_IN, vcpu_get_device_attr) \
+    X(KVM_SET_DEVICE_ATTR, KVM_ARG_IN, vcpu_set_device_attr) \
+    X(KVM_GET_STATS_FD, KVM_ARG_VALUE, kvm_vcpu_get_stats_fd) \
+    X(KAGE_GET_STATS, KVM_ARG_RAW, kvm_vcpu_get_stats) \
+    X(KAGE_DUMP_VMCS, KVM_ARG_RAW, kvm_vcpu_dump_vmcs) \
+    X(KAGE_VMREAD, KVM_ARG_INOUT, kvm_vcpu_vmread)
 /* clang-format on */
 
-#define VCPU_LOCKED_OF(request, takes_pointer, fn) VCPU_LOCKED(fn)
+#define VCPU_LOCKED_OF(request, kind, fn) VCPU_LOCKED(fn)
 VCPU_IOCTLS(VCPU_LOCKED_OF)
 
-#define VCPU_ROW(request, takes_pointer, fn) { (uint32_t)(request), takes_pointer, fn##_locked },
+#define VCPU_ROW(request, kind, fn) { (uint32_t)(request), kind, fn##_locked },
 static const struct kvm_ioctl_desc vcpu_rows[] = {
     VCPU_IOCTLS(VCPU_ROW)
     /* readable while KVM_RUN is under way */
-    { (uint32_t)KAGE_GET_ERROR, true, kvm_vcpu_get_error },
+    { (uint32_t)KAGE_GET_ERROR, KVM_ARG_RAW, kvm_vcpu_get_error },
 };
 const struct kvm_ioctl_table kvm_vcpu_ioctls = { vcpu_rows, KAGE_ARRAY_SIZE(vcpu_rows) };

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "kvm/dirty_ring.h"
 #include "kvm/vm.h"
 
 #define KVM_VCPU_PAGES 3u /* struct kvm_run, PIO data, coalesced ring */
@@ -78,7 +79,8 @@ struct kvm_vcpu {
     int mmio_index;        /* cpu->mmio[] entry at the client, or -1 */
     unsigned mmio_done;    /* bytes of it already served */
     unsigned mmio_sent;    /* bytes of the piece at the client */
-    bool msr_at_client, msr_is_write;
+    bool msr_at_client, msr_is_write, hypercall_at_client;
+    uint64_t linear_rip_at_exit; /* where all of it belongs */
 
     /* CPUID and what follows from it */
     struct kvm_cpuid_entry2 *cpuid;
@@ -108,6 +110,8 @@ struct kvm_vcpu {
     int schedstat_fd;    /* of the thread; 0: not opened yet, -1: there is none */
     bool preempted_told; /* the guest's byte says that the vCPU does not run */
 
+    struct kvm_dirty_ring dirty_ring;
+
     /* KVM_SET_GUEST_DEBUG */
     uint32_t guest_debug;
     uint64_t debug_dr[8];
@@ -121,8 +125,9 @@ struct kvm_vcpu {
     pthread_t thread;
     bool attached; /* cpu_signal_attach_thread() was called for `thread` */
 
-    uint64_t exits, exits_by_reason[VMX_EXIT_COUNT];
-    uint64_t user_exits, halts, halt_ns, irq_injections, nmi_injections, signal_exits;
+    struct kvm_vcpu_counters *counters; /* own_counters, or in the file */
+    struct kvm_vcpu_counters own_counters;
+    struct kvm_stats_file stats_file;
     struct kvm_last_error error;
 };
 
@@ -168,6 +173,18 @@ int kvm_exit_msr_complete(struct kvm_vcpu *vcpu);
 /* Whether XSETBV or KVM_SET_XCRS may set XCR0 to this. */
 bool kvm_xcr0_valid(const struct kvm_vcpu *vcpu, uint64_t value);
 int kvm_exit_internal_error(struct kvm_vcpu *vcpu, uint32_t suberror);
+/* The client has answered KVM_EXIT_HYPERCALL. */
+int kvm_exit_hypercall_complete(struct kvm_vcpu *vcpu);
+
+/* emulation_failure.c: VMX_EXIT_KAGE_UNSUPPORTED */
+int kvm_exit_emulation_failure(struct kvm_vcpu *vcpu);
+/* Bytes at RIP, as many as can be read of `room`. */
+unsigned kvm_read_insn(struct kvm_vcpu *vcpu, uint8_t *bytes, unsigned room);
+
+/* sync_regs.c: around KVM_RUN */
+KAGE_MUST_CHECK int kvm_sync_regs_check(const struct kvm_run *run);
+KAGE_MUST_CHECK int kvm_sync_regs_load(struct kvm_vcpu *vcpu);
+void kvm_sync_regs_store(struct kvm_vcpu *vcpu);
 
 /* io.c: port and memory I/O */
 int kvm_pio_exit(struct kvm_vcpu *vcpu);
@@ -212,6 +229,7 @@ int kvm_debug_stepped(struct kvm_vcpu *vcpu);
 
 /* pv.c */
 uint64_t kvm_pv_hypercall(struct kvm_vcpu *vcpu); /* RAX of a VMCALL */
+bool kvm_pv_hypercall_to_client(struct kvm_vcpu *vcpu); /* true: KVM_EXIT_HYPERCALL */
 void kvm_pv_set_steal_time(struct kvm_vcpu *vcpu, uint64_t value);
 void kvm_pv_thread_changed(struct kvm_vcpu *vcpu);
 /* Around the times when it does not run: HLT, and outside of KVM_RUN. */
@@ -219,8 +237,9 @@ void kvm_pv_leave(struct kvm_vcpu *vcpu);
 void kvm_pv_enter(struct kvm_vcpu *vcpu);
 
 /* cpuid.c */
-int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid);
+int kvm_cpuid_supported(struct kvm_cpuid2 *cpuid); /* in the engine's memory */
 uint64_t kvm_cpuid_xcr0_supported(void); /* of the host and the engine */
+bool kvm_cpuid_host_is_amd(void);
 kvm_ioctl_fn kvm_vcpu_set_cpuid, kvm_vcpu_set_cpuid2, kvm_vcpu_get_cpuid2;
 void kvm_cpuid_query(struct kvm_vcpu *vcpu, uint32_t function, uint32_t index, uint32_t out[4]);
 /* The register (0 EAX … 3 EDX) of an entry as the client set it, 0 if absent. */
@@ -234,6 +253,7 @@ int kvm_msr_set(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value, bool host
 void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init);
 kvm_ioctl_fn kvm_vcpu_get_msrs, kvm_vcpu_set_msrs, kvm_vcpu_setup_mce, kvm_vcpu_set_mce;
 uint64_t kvm_msr_mce_cap_supported(void);
+uint64_t kvm_msr_misc_enable(const struct kvm_vcpu *vcpu); /* IA32_MISC_ENABLE */
 void kvm_tsc_write(struct kvm_vcpu *vcpu, uint64_t guest_tsc, bool host);
 void kvm_tsc_set_offset(struct kvm_vcpu *vcpu, uint64_t offset);
 

@@ -12,9 +12,8 @@
 #include "kvm/vcpu.h"
 #include "mmu/ept.h"
 
-#define VM_QUIRKS                                                                                                      \
-    (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                     \
-     KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+#define VM_MIN_MMU_PAGES 64u /* KVM_MIN_ALLOC_MMU_PAGES */
+#define VM_MAX_PMU_EVENTS 300u /* KVM_PMU_EVENT_FILTER_MAX_EVENTS */
 
 static int vm_init(struct kvm_vm *vm)
 {
@@ -36,7 +35,10 @@ static int vm_init(struct kvm_vm *vm)
     pthread_rwlock_init(&vm->zones_lock, NULL);
     kvm_memslots_init(&vm->memslots);
     kvm_clock_init(&vm->clock);
+    vm->counters = &vm->own_counters;
+    kvm_stats_file_init(&vm->stats_file);
     vm->identity_map_addr = 0xfffbc000u;
+    vm->mmu_pages = VM_MIN_MMU_PAGES;
     return 0;
 
 out_cpu_vm:
@@ -82,6 +84,7 @@ void kvm_vm_free(struct kvm_object *object)
     ioeventfd_free(vm->ioeventfds);
     kvm_memslots_fini(&vm->memslots);
     kvm_clock_fini(&vm->clock);
+    kvm_stats_file_fini(&vm->stats_file);
     kvm_msr_filter_fini(vm);
     cpu_vm_free(vm->cpu_vm);
     ept_free(vm->ept);
@@ -180,6 +183,8 @@ static int vm_get_clock(struct kvm_object *object, void *arg)
     memset(data, 0, sizeof(*data));
     clock_gettime(CLOCK_REALTIME, &real);
     data->clock = (uint64_t)kvm_clock_at(&vm->clock, tsc, NULL);
+    if (!kvm_clock_is_stable(&vm->clock))
+        return 0; /* the pairs mean nothing where each vCPU has a TSC of its own */
     data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
     data->realtime = (uint64_t)real.tv_sec * 1000000000ull + (uint64_t)real.tv_nsec;
     data->host_tsc = tsc;
@@ -231,104 +236,47 @@ static int vm_set_tsc_khz(struct kvm_object *object, void *arg)
     return kvm_tsc_khz_check((uintptr_t)arg);
 }
 
-static int cap_disable_quirks(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    if (cap->args[0] & ~(uint64_t)VM_QUIRKS)
-        return -EINVAL;
-    vm->disabled_quirks = cap->args[0];
-    return 0;
-}
-
-static int cap_split_irqchip(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    if (cap->args[0] > IRQCHIP_MAX_GSI)
-        return -EINVAL;
-    return kvm_irq_create_chip(vm, true, (uint32_t)cap->args[0]);
-}
-
-static int cap_x2apic_api(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    if (cap->args[0] & ~(uint64_t)(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK))
-        return -EINVAL;
-    vm->x2apic_api |= cap->args[0];
-    if (kvm_vm_irqchip(vm))
-        irqchip_set_x2apic_api(kvm_vm_irqchip(vm), vm->x2apic_api);
-    return 0;
-}
-
-static int cap_exception_payload(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    vm->exception_payload = cap->args[0] != 0;
-    return 0;
-}
-
-static int cap_triple_fault_event(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    vm->triple_fault_event = cap->args[0] != 0;
-    return 0;
-}
-
-static int cap_user_space_msr(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    if (cap->args[0] & ~(uint64_t)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
-        return -EINVAL;
-    vm->user_space_msr_mask = (uint32_t)cap->args[0];
-    return 0;
-}
-
-static int cap_manual_dirty_protect(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    uint64_t flags = cap->args[0];
-    uint64_t known = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
-
-    if ((flags & ~known) || (flags && !(flags & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)))
-        return -EINVAL;
-    vm->memslots.manual_dirty_protect = flags;
-    return 0;
-}
-
-static int cap_max_vcpu_id(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    if (atomic_load(&vm->vcpu_count) || vm->max_vcpu_id)
-        return -EINVAL;
-    if (!cap->args[0] || cap->args[0] > KVM_VM_MAX_VCPU_ID)
-        return -EINVAL;
-    vm->max_vcpu_id = (uint32_t)cap->args[0];
-    return 0;
-}
-
-static int cap_msr_platform_info(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
-{
-    vm->no_platform_info = cap->args[0] == 0;
-    return 0;
-}
-
-static const struct {
-    uint32_t cap;
-    int (*enable)(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
-} vm_caps[] = {
-    { KVM_CAP_DISABLE_QUIRKS, cap_disable_quirks },
-    { KVM_CAP_SPLIT_IRQCHIP, cap_split_irqchip },
-    { KVM_CAP_X2APIC_API, cap_x2apic_api },
-    { KVM_CAP_EXCEPTION_PAYLOAD, cap_exception_payload },
-    { KVM_CAP_X86_TRIPLE_FAULT_EVENT, cap_triple_fault_event },
-    { KVM_CAP_X86_USER_SPACE_MSR, cap_user_space_msr },
-    { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, cap_manual_dirty_protect },
-    { KVM_CAP_MAX_VCPU_ID, cap_max_vcpu_id },
-    { KVM_CAP_MSR_PLATFORM_INFO, cap_msr_platform_info },
-};
-
 static int vm_enable_cap(struct kvm_object *object, void *arg)
 {
     struct kvm_vm *vm = kvm_vm_of(object);
-    const struct kvm_enable_cap cap = *(const struct kvm_enable_cap *)arg;
 
-    if (cap.flags)
+    return VM_LOCKED(vm, kvm_vm_enable_cap(vm, arg));
+}
+
+/* A bound on shadow pages, of which there are none: kept, and answered with. */
+static int vm_set_nr_mmu_pages(struct kvm_object *object, void *arg)
+{
+    uintptr_t pages = (uint32_t)(uintptr_t)arg;
+
+    if (pages < VM_MIN_MMU_PAGES)
         return -EINVAL;
-    for (size_t i = 0; i < KAGE_ARRAY_SIZE(vm_caps); i++)
-        if (vm_caps[i].cap == cap.cap)
-            return VM_LOCKED(vm, vm_caps[i].enable(vm, &cap));
-    return -EINVAL;
+    kvm_vm_of(object)->mmu_pages = (uint32_t)pages;
+    return 0;
+}
+
+static int vm_get_nr_mmu_pages(struct kvm_object *object, void *arg)
+{
+    (void)arg;
+    return (int)kvm_vm_of(object)->mmu_pages;
+}
+
+/* There are no performance counters, so every event is denied already: only the argument is judged (api.rst 4.120). */
+static int vm_set_pmu_event_filter(struct kvm_object *object, void *arg)
+{
+    struct kvm_pmu_event_filter filter, *client = arg;
+    uint64_t event;
+
+    (void)object;
+    if (kvm_copy_in(&filter, client, sizeof(filter)))
+        return -EFAULT;
+    if (filter.action > KVM_PMU_EVENT_DENY || filter.flags)
+        return -EINVAL;
+    if (filter.nevents > VM_MAX_PMU_EVENTS)
+        return -E2BIG;
+    for (uint32_t i = 0; i < filter.nevents; i++)
+        if (kvm_copy_in(&event, &client->events[i], sizeof(event)))
+            return -EFAULT;
+    return 0;
 }
 
 /* The bits are those of engine/cpu/code_cache.h. */
@@ -343,40 +291,45 @@ static int vm_set_test_flags(struct kvm_object *object, void *arg)
 }
 
 static const struct kvm_ioctl_desc vm_rows[] = {
-    { KVM_CHECK_EXTENSION, false, vm_check_extension },
-    { KVM_CREATE_VCPU, false, vm_create_vcpu },
-    { KVM_SET_USER_MEMORY_REGION, true, vm_set_user_memory_region },
-    { KVM_GET_DIRTY_LOG, true, vm_get_dirty_log },
-    { (uint32_t)KVM_CLEAR_DIRTY_LOG, true, vm_clear_dirty_log },
-    { KVM_SET_TSS_ADDR, false, vm_set_tss_addr },
-    { KVM_SET_IDENTITY_MAP_ADDR, true, vm_set_identity_map_addr },
-    { KVM_SET_BOOT_CPU_ID, false, vm_set_boot_cpu_id },
-    { KVM_GET_CLOCK, true, vm_get_clock },
-    { KVM_SET_CLOCK, true, vm_set_clock },
-    { KVM_GET_TSC_KHZ, false, vm_get_tsc_khz },
-    { KVM_SET_TSC_KHZ, false, vm_set_tsc_khz },
-    { KVM_ENABLE_CAP, true, vm_enable_cap },
-    { KVM_CREATE_IRQCHIP, false, kvm_vm_create_irqchip },
-    { (uint32_t)KVM_GET_IRQCHIP, true, kvm_vm_get_irqchip },
-    { KVM_SET_IRQCHIP, true, kvm_vm_set_irqchip },
-    { KVM_IRQ_LINE, true, kvm_vm_irq_line },
-    { (uint32_t)KVM_IRQ_LINE_STATUS, true, kvm_vm_irq_line_status },
-    { KVM_SET_GSI_ROUTING, true, kvm_vm_set_gsi_routing },
-    { KVM_SIGNAL_MSI, true, kvm_vm_signal_msi },
-    { KVM_IRQFD, true, kvm_vm_irqfd },
-    { KVM_IOEVENTFD, true, kvm_vm_ioeventfd },
-    { KVM_CREATE_PIT, false, kvm_vm_create_pit },
-    { KVM_CREATE_PIT2, true, kvm_vm_create_pit2 },
-    { (uint32_t)KVM_GET_PIT, true, kvm_vm_get_pit },
-    { KVM_SET_PIT, true, kvm_vm_set_pit },
-    { KVM_GET_PIT2, true, kvm_vm_get_pit2 },
-    { KVM_SET_PIT2, true, kvm_vm_set_pit2 },
-    { KVM_REINJECT_CONTROL, true, kvm_vm_reinject_control },
-    { KVM_REGISTER_COALESCED_MMIO, true, kvm_vm_register_coalesced },
-    { KVM_UNREGISTER_COALESCED_MMIO, true, kvm_vm_unregister_coalesced },
-    { KVM_X86_SET_MSR_FILTER, true, kvm_vm_set_msr_filter },
-    { KVM_KAGE_SET_TEST_FLAGS, false, vm_set_test_flags },
-    { (uint32_t)KAGE_GET_STATS, true, kvm_vm_get_stats },
-    { (uint32_t)KAGE_GET_ERROR, true, kvm_vm_get_error },
+    { KVM_CHECK_EXTENSION, KVM_ARG_VALUE, vm_check_extension },
+    { KVM_CREATE_VCPU, KVM_ARG_VALUE, vm_create_vcpu },
+    { KVM_SET_USER_MEMORY_REGION, KVM_ARG_IN, vm_set_user_memory_region },
+    { KVM_GET_DIRTY_LOG, KVM_ARG_IN, vm_get_dirty_log },
+    { (uint32_t)KVM_CLEAR_DIRTY_LOG, KVM_ARG_IN, vm_clear_dirty_log },
+    { KVM_RESET_DIRTY_RINGS, KVM_ARG_VALUE, kvm_vm_reset_dirty_rings },
+    { KVM_SET_NR_MMU_PAGES, KVM_ARG_VALUE, vm_set_nr_mmu_pages },
+    { KVM_GET_NR_MMU_PAGES, KVM_ARG_VALUE, vm_get_nr_mmu_pages },
+    { KVM_SET_PMU_EVENT_FILTER, KVM_ARG_RAW, vm_set_pmu_event_filter },
+    { KVM_SET_TSS_ADDR, KVM_ARG_VALUE, vm_set_tss_addr },
+    { KVM_SET_IDENTITY_MAP_ADDR, KVM_ARG_IN, vm_set_identity_map_addr },
+    { KVM_SET_BOOT_CPU_ID, KVM_ARG_VALUE, vm_set_boot_cpu_id },
+    { KVM_GET_CLOCK, KVM_ARG_OUT, vm_get_clock },
+    { KVM_SET_CLOCK, KVM_ARG_IN, vm_set_clock },
+    { KVM_GET_TSC_KHZ, KVM_ARG_VALUE, vm_get_tsc_khz },
+    { KVM_SET_TSC_KHZ, KVM_ARG_VALUE, vm_set_tsc_khz },
+    { KVM_ENABLE_CAP, KVM_ARG_IN, vm_enable_cap },
+    { KVM_CREATE_IRQCHIP, KVM_ARG_VALUE, kvm_vm_create_irqchip },
+    { (uint32_t)KVM_GET_IRQCHIP, KVM_ARG_INOUT, kvm_vm_get_irqchip },
+    { KVM_SET_IRQCHIP, KVM_ARG_IN, kvm_vm_set_irqchip },
+    { KVM_IRQ_LINE, KVM_ARG_IN, kvm_vm_irq_line },
+    { (uint32_t)KVM_IRQ_LINE_STATUS, KVM_ARG_INOUT, kvm_vm_irq_line_status },
+    { KVM_SET_GSI_ROUTING, KVM_ARG_RAW, kvm_vm_set_gsi_routing },
+    { KVM_SIGNAL_MSI, KVM_ARG_IN, kvm_vm_signal_msi },
+    { KVM_IRQFD, KVM_ARG_IN, kvm_vm_irqfd },
+    { KVM_IOEVENTFD, KVM_ARG_IN, kvm_vm_ioeventfd },
+    { KVM_CREATE_PIT, KVM_ARG_VALUE, kvm_vm_create_pit },
+    { KVM_CREATE_PIT2, KVM_ARG_IN, kvm_vm_create_pit2 },
+    { (uint32_t)KVM_GET_PIT, KVM_ARG_INOUT, kvm_vm_get_pit },
+    { KVM_SET_PIT, KVM_ARG_IN, kvm_vm_set_pit },
+    { KVM_GET_PIT2, KVM_ARG_OUT, kvm_vm_get_pit2 },
+    { KVM_SET_PIT2, KVM_ARG_IN, kvm_vm_set_pit2 },
+    { KVM_REINJECT_CONTROL, KVM_ARG_RAW, kvm_vm_reinject_control },
+    { KVM_REGISTER_COALESCED_MMIO, KVM_ARG_IN, kvm_vm_register_coalesced },
+    { KVM_UNREGISTER_COALESCED_MMIO, KVM_ARG_IN, kvm_vm_unregister_coalesced },
+    { KVM_X86_SET_MSR_FILTER, KVM_ARG_IN, kvm_vm_set_msr_filter },
+    { KVM_KAGE_SET_TEST_FLAGS, KVM_ARG_VALUE, vm_set_test_flags },
+    { KVM_GET_STATS_FD, KVM_ARG_VALUE, kvm_vm_get_stats_fd },
+    { (uint32_t)KAGE_GET_STATS, KVM_ARG_RAW, kvm_vm_get_stats },
+    { (uint32_t)KAGE_GET_ERROR, KVM_ARG_RAW, kvm_vm_get_error },
 };
 const struct kvm_ioctl_table kvm_vm_ioctls = { vm_rows, KAGE_ARRAY_SIZE(vm_rows) };

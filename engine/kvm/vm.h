@@ -13,6 +13,7 @@
 #include "kvm/log.h"
 #include "kvm/memslot.h"
 #include "kvm/object.h"
+#include "kvm/stats.h"
 
 #define KVM_VM_MAX_VCPUS 256u
 #define KVM_VM_MAX_VCPU_ID 1024u
@@ -46,13 +47,21 @@ struct kvm_vm {
     _Atomic uint64_t tsc_offset; /* that vCPUs share unless a client or a guest says otherwise */
 
     uint64_t disabled_quirks, x2apic_api;
+    uint64_t disabled_exits;   /* KVM_X86_DISABLE_EXITS_* */
+    uint64_t exit_hypercalls;  /* KVM_CAP_EXIT_HYPERCALL: by number */
+    bool exit_on_emulation_failure;
+    uint32_t mmu_pages;
     uint32_t max_vcpu_id;
     bool exception_payload, triple_fault_event, no_platform_info;
     uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
     struct kvm_msr_filter_set *_Atomic msr_filter;
     struct kvm_msr_filter_set *msr_filter_retired;
     uint64_t tss_addr, identity_map_addr;
+    uint32_t dirty_ring_bytes; /* of each vCPU's ring; 0: bitmaps */
 
+    struct kvm_vm_counters *counters; /* own_counters, or in the file */
+    struct kvm_vm_counters own_counters;
+    struct kvm_stats_file stats_file;
     struct kvm_last_error error;
 };
 
@@ -79,6 +88,13 @@ void kvm_vcpu_destroy(struct kvm_vcpu *vcpu);
 /* KVM_SET_TSC_KHZ: 0, or -EINVAL for a frequency that cannot be had. */
 int kvm_tsc_khz_check(uintptr_t khz);
 
+/* KVM_ENABLE_CAP (caps.c); VM mutex held. */
+int kvm_vm_enable_cap(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
+static inline bool kvm_vm_has_quirk(const struct kvm_vm *vm, uint64_t quirk)
+{
+    return !(vm->disabled_quirks & quirk);
+}
+
 /* Interrupt chips (irq.c). */
 int kvm_irq_create_chip(struct kvm_vm *vm, bool split, uint32_t split_pins);
 kvm_ioctl_fn kvm_vm_create_irqchip, kvm_vm_get_irqchip, kvm_vm_set_irqchip, kvm_vm_irq_line, kvm_vm_irq_line_status,
@@ -96,7 +112,6 @@ bool kvm_msr_filter_allows(struct kvm_vm *vm, uint32_t index, uint32_t access);
 void kvm_msr_filter_fini(struct kvm_vm *vm);
 
 /* Extension ioctls (inspect.c). */
-kvm_ioctl_fn kvm_vm_get_stats, kvm_vm_get_error, kvm_vcpu_get_stats, kvm_vcpu_get_error, kvm_vcpu_dump_vmcs,
-    kvm_vcpu_vmread;
+kvm_ioctl_fn kvm_vm_get_error, kvm_vcpu_get_error, kvm_vcpu_dump_vmcs, kvm_vcpu_vmread;
 
 #endif

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "cpu/guarded_copy.h"
 #include "mmu/ept.h"
 #include "mmu/tlb2.h"
 
@@ -307,9 +308,21 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     return finish(cpu, va, access, idx, e, map);
 }
 
+struct probe {
+    struct cpu *cpu;
+    gva_t va;
+    struct walk walk;
+    enum mmu_result result;
+};
+
+static void probe_walk(void *arg)
+{
+    struct probe *p = arg;
+    p->result = walk_guest(p->cpu, p->va, MMU_READ, MMU_IDX_KERNEL_USER, true, &p->walk);
+}
+
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
 {
-    struct walk w;
 
     va = cut(cpu, va);
     if ((cpu->vmcs.guest_cr0 & X86_CR0_PG) == 0) {
@@ -322,14 +335,15 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
     bool held = cpu_hold_memory(cpu);
-    enum mmu_result r = walk_guest(cpu, va, MMU_READ, MMU_IDX_KERNEL_USER, true, &w);
+    struct probe p = {.cpu = cpu, .va = va, .result = MMU_FAULT};
+    bool there = cpu_guarded_call(cpu, probe_walk, &p);
     cpu_release_memory(cpu, held);
-    if (r != MMU_OK) {
+    if (!there || p.result != MMU_OK) {
         return false;
     }
-    *gpa = w.gpa;
-    *writable = (w.flags & MAP_WRITE) != 0;
-    *user = (w.flags & MAP_USER) != 0;
+    *gpa = p.walk.gpa;
+    *writable = (p.walk.flags & MAP_WRITE) != 0;
+    *user = (p.walk.flags & MAP_USER) != 0;
     return true;
 }
 
@@ -343,7 +357,7 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
         if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
             return false;
         }
-        if (!cpu_copy_guarded(write ? host + off : buf, write ? buf : host + off, n)) {
+        if (cpu_guarded_copy(write ? host + off : buf, write ? buf : host + off, n) != 0) { /* the client took it away */
             return false;
         }
         if (write) {
@@ -375,6 +389,16 @@ bool mmu_phys_write(struct cpu *cpu, gpa_t gpa, const void *buf, size_t len)
     return phys_copy(cpu, gpa, (uint8_t *)(uintptr_t)buf, len, true);
 }
 
+struct exchange {
+    uint8_t *at, value;
+};
+
+static void exchange_byte(void *arg)
+{
+    struct exchange *x = arg;
+    x->value = __atomic_exchange_n(x->at, x->value, __ATOMIC_SEQ_CST);
+}
+
 bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
 {
     uint8_t *host;
@@ -382,7 +406,9 @@ bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
     bool ok = phys_page_uncached(cpu, gpa, true, 0, &host, &writable) == MMU_OK;
 
     if (ok) {
-        *value = __atomic_exchange_n(host + (gpa & ~KAGE_PAGE_MASK), *value, __ATOMIC_SEQ_CST);
+        struct exchange x = {.at = host + (gpa & ~KAGE_PAGE_MASK), .value = *value};
+        ok = cpu_guarded_call(cpu, exchange_byte, &x);
+        *value = x.value;
         cpu_code_written(cpu, gpa, 1);
     }
     cpu_release_memory(cpu, held);

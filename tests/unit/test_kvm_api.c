@@ -90,6 +90,7 @@ static void test_handles(void **state)
     assert_int_equal(ask(f->vm, KVM_CREATE_VCPU, number(100000)), -EINVAL);
     assert_int_equal(ask(f->vm, KVM_SET_BOOT_CPU_ID, number(1)), -EBUSY);
     assert_int_equal(ask(f->vm, KVM_CREATE_IRQCHIP, NULL), -EEXIST);
+    assert_int_equal(kvm->close(kvm->open()), 0); /* the test's runner puts its handlers in place of the engine's */
     assert_int_equal(ask(f->vcpu, KVM_GET_REGS, NULL), -EFAULT);
     assert_ptr_equal(kvm->mmap(NULL, 4096, PROT_READ, MAP_SHARED, f->vm, 0), MAP_FAILED);
     int vm = ask(f->system, KVM_CREATE_VM, NULL);
@@ -106,7 +107,7 @@ static void test_fork(void **state)
 
     assert_true(pid >= 0);
     if (pid == 0)
-        _exit(ask(f->system, KVM_GET_API_VERSION, NULL) == -EIO ? 0 : 1);
+        _exit(ask(f->system, KVM_GET_API_VERSION, NULL) == 12 && ask(f->vm, KVM_CHECK_EXTENSION, NULL) == -EIO ? 0 : 1);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
 }

@@ -147,6 +147,7 @@ static int setup(void **state)
         return -1;
     }
     memset(cpu, 0, sizeof(*cpu));
+    cpu->stats = cpu->own_stats;
     for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
         for (unsigned a = 0; a < 2; a++) {
             for (unsigned e = 0; e < TLB_SIZE; e++) {

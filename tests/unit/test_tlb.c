@@ -103,6 +103,7 @@ static int setup(void **state)
     memset(w.cpu, 0, sizeof(*w.cpu));
     w.vm.ept = w.ept;
     w.cpu->vm = &w.vm;
+    w.cpu->stats = w.cpu->own_stats;
     w.cpu->ops = &fake_ops;
     w.cpu->maxphyaddr_mask = 0x000fff0000000000ull; /* 40 bits */
     w.cpu->has_1g_pages = w.cpu->has_nx = true;

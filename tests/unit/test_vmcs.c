@@ -170,6 +170,7 @@ static struct cpu *cpu_in_long_mode_new(void)
 
     assert_non_null(cpu);
     memset(cpu, 0, sizeof(*cpu));
+    cpu->stats = cpu->own_stats;
     vmx_init_controls(cpu);
 
     struct vmcs *v = &cpu->vmcs;
