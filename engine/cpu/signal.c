@@ -30,6 +30,7 @@
 
 #define ALT_STACK_BYTES (256u << 10)
 #define SIGNAL_COUNT 65
+#define SA_RESTORER_FLAG 0x04000000 /* SA_RESTORER of the kernel's asm/signal.h */
 
 static struct sigaction previous[SIGNAL_COUNT]; /* the client's, as it set them */
 static bool wrapped[SIGNAL_COUNT];              /* ours is installed for it */
@@ -270,7 +271,9 @@ static bool is_ours(const struct sigaction *action)
 /* True: previous[sig] is what the client has set, and the kernel has ours, or it with a smaller mask. */
 static bool is_clients(int sig, const struct sigaction *action)
 {
-    return is_ours(action) || (action->sa_handler == previous[sig].sa_handler && action->sa_flags == previous[sig].sa_flags);
+    /* The C library shows a flag of its own. */
+    return is_ours(action) || (action->sa_handler == previous[sig].sa_handler &&
+                               ((action->sa_flags ^ previous[sig].sa_flags) & ~SA_RESTORER_FLAG) == 0);
 }
 
 static int wrap_fault(int sig)
