@@ -42,7 +42,7 @@ struct kvm_backend {
      * ioctl(2) on a system, VM or vCPU handle. `arg` is the structure's address, or the number where
      * the API takes a number, or anything at all where it takes nothing. Only the low 32 bits of
      * `request` count. KVM_CREATE_VM and KVM_CREATE_VCPU return new handles. EBADF: not a handle of
-     * this back end. ENOTTY: no such ioctl on this kind of object.
+     * this back end. No such ioctl on this kind of object: ENOTTY of a VM, EINVAL of the others, as the kernel's.
      */
     int (*ioctl)(int handle, unsigned long request, void *arg);
 

@@ -66,7 +66,7 @@ bool irqchip_pio_write(struct irqchip *chip, uint16_t port, const void *data, ui
 /* injection */
 /* KVM_IRQ_LINE(_STATUS): -1 ignored, 0 coalesced, >0 vCPUs reached. */
 int irqchip_set_irq(struct irqchip *chip, enum irq_source source, uint32_t gsi, bool level);
-/* KVM_SIGNAL_MSI: >0 delivered, 0 blocked by the guest, -EINVAL for flags that we do not know. */
+/* KVM_SIGNAL_MSI: >0 delivered, 0 blocked by the guest, -EPERM: no such vCPU, -EINVAL for flags that we do not know. */
 int irqchip_signal_msi(struct irqchip *chip, const struct kvm_msi *msi);
 /* Deliver a message (PV IPIs use it too). Number of vCPUs reached, -1 none. from: for shorthands, or NULL. */
 int irqchip_deliver(struct irqchip *chip, const struct lapic *from, const struct apic_msg *msg);

@@ -64,24 +64,47 @@ int irqchip_deliver(struct irqchip *chip, const struct lapic *from, const struct
 	return reached;
 }
 
-static int deliver_msi(struct irqchip *chip, uint64_t address, uint32_t data)
+static struct apic_msg msi_message(struct irqchip *chip, uint64_t address, uint32_t data)
 {
 	uint64_t flags = atomic_load_explicit(&chip->x2apic_flags, memory_order_relaxed);
 	struct apic_msg msg = routing_decode_msi(address, data, flags & KVM_X2APIC_API_USE_32BIT_IDS);
 
 	msg.x2apic = (flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) != 0;
+	return msg;
+}
+
+static int deliver_msi(struct irqchip *chip, uint64_t address, uint32_t data)
+{
+	struct apic_msg msg = msi_message(chip, address, data);
+
 	return irqchip_deliver(chip, NULL, &msg);
+}
+
+static bool anyone_matches(struct irqchip *chip, const struct apic_msg *msg)
+{
+	uint32_t limit = atomic_load(&chip->vcpu_limit);
+
+	for (uint32_t id = 0; id < limit; id++) {
+		struct lapic *l = lapic_by_id(chip, id);
+
+		if (l && lapic_match(l, msg))
+			return true;
+	}
+	return false;
 }
 
 int irqchip_signal_msi(struct irqchip *chip, const struct kvm_msi *msi)
 {
+	struct apic_msg msg;
 	int reached;
 
-	if (msi->flags)
+	if (msi->flags & ~KVM_MSI_VALID_DEVID)
 		return -EINVAL;
-	reached = deliver_msi(chip, (uint64_t)msi->address_hi << 32 | msi->address_lo, msi->data);
-	/* 0 says that the guest blocks it; one that is pending already is delivered */
-	return reached < 0 ? 0 : reached > 0 ? reached : 1;
+	msg = msi_message(chip, (uint64_t)msi->address_hi << 32 | msi->address_lo, msi->data);
+	reached = irqchip_deliver(chip, NULL, &msg);
+	if (reached < 0) /* 0 says that the guest blocks it; the kernel's answer for one that is nobody's is a plain -1 */
+		return anyone_matches(chip, &msg) ? 0 : -EPERM;
+	return reached > 0 ? reached : 1; /* one that is pending already is delivered */
 }
 
 /* --- GSIs ------------------------------------------------------------------------------------------------------- */

@@ -16,7 +16,8 @@ static bool entry_valid(const struct kvm_irq_routing_entry *e, bool no_chips, bo
 {
 	static const uint32_t pins[3] = { 8, 8, KVM_IOAPIC_NUM_PINS };
 
-	if (e->gsi >= MAX_ROUTES || e->flags)
+	/* A device ID is other architectures', but the kernel lets it pass. */
+	if (e->gsi >= MAX_ROUTES || (e->flags & ~(e->type == KVM_IRQ_ROUTING_MSI ? KVM_MSI_VALID_DEVID : 0u)))
 		return false;
 	switch (e->type) {
 	case KVM_IRQ_ROUTING_IRQCHIP:

@@ -67,7 +67,7 @@ static int soft_call_with_copy(struct kvm_object *object, const struct kvm_ioctl
     size_t bytes = _IOC_SIZE(row->request);
 
     if (bytes > sizeof(copy))
-        return -ENOTTY; /* no structure of fixed size is: see the tables */
+        return -EINVAL; /* no structure of fixed size is: see the tables */
     if (row->kind == KVM_ARG_OUT)
         memset(copy, 0, bytes);
     else if (kvm_copy_in(copy, arg, bytes))
@@ -91,7 +91,7 @@ static int soft_dispatch(struct kvm_object *object, uint32_t request, void *arg)
         return row->kind == KVM_ARG_VALUE || row->kind == KVM_ARG_RAW ? row->fn(object, arg)
                                                                      : soft_call_with_copy(object, row, arg);
     }
-    return -ENOTTY;
+    return object->kind == KVM_KIND_VM ? -ENOTTY : -EINVAL; /* as the kernel answers for each */
 }
 
 static int soft_ioctl(int handle, unsigned long request, void *arg)

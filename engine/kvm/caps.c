@@ -78,8 +78,6 @@ static int cap_max_vcpu_id(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
         return -EINVAL;
     if (vm->max_vcpu_id)
         return vm->max_vcpu_id == cap->args[0] ? 0 : -EINVAL;
-    if (!cap->args[0])
-        return -EINVAL;
     vm->max_vcpu_id = (uint32_t)cap->args[0];
     return 0;
 }

@@ -10,9 +10,6 @@
 
 #define DR6_FIXED 0xffff0ff0ull
 #define DR6_BS (1ull << 14)
-#define GUEST_DEBUG_KNOWN                                                                                              \
-    (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP |                 \
-     KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ)
 
 static bool debug_on(const struct kvm_vcpu *vcpu, uint32_t what)
 {
@@ -42,8 +39,6 @@ int kvm_vcpu_set_guest_debug(struct kvm_object *object, void *arg)
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
     const struct kvm_guest_debug *debug = arg;
 
-    if (debug->control & ~(uint32_t)GUEST_DEBUG_KNOWN)
-        return -EINVAL;
     if (debug->control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) {
         if (vcpu->exception.pending || vcpu->exception.injected)
             return -EBUSY;

@@ -117,9 +117,39 @@ static bool can_inject_nmi(const struct kvm_vcpu *vcpu)
     return !(vcpu->cpu->vmcs.guest_interruptibility & VMX_INTR_NMI) && !shadowed(vcpu);
 }
 
+bool kvm_event_pic_is_clients(const struct kvm_vcpu *vcpu)
+{
+    return !vcpu->lapic || irqchip_is_split(kvm_vm_irqchip(vcpu->vm));
+}
+
+bool kvm_event_client_may_inject(const struct kvm_vcpu *vcpu)
+{
+    if (!kvm_event_pic_is_clients(vcpu) || !kvm_event_can_inject_interrupt(vcpu) || vcpu->interrupt.injected ||
+        vcpu->exception.pending || vcpu->exception.injected || vcpu->nmi.injected)
+        return false;
+    return !vcpu->lapic || (vcpu->extint < 0 && lapic_accepts_pic(vcpu->lapic));
+}
+
+static bool has_extint(const struct kvm_vcpu *vcpu)
+{
+    return vcpu->extint >= 0 && lapic_accepts_pic(vcpu->lapic);
+}
+
+static int get_interrupt(struct kvm_vcpu *vcpu)
+{
+    if (has_extint(vcpu)) {
+        int vector = vcpu->extint;
+        vcpu->extint = -1;
+        return vector;
+    }
+    return irqchip_vcpu_get_interrupt(kvm_vm_irqchip(vcpu->vm), vcpu->lapic);
+}
+
 static bool has_interrupt(struct kvm_vcpu *vcpu)
 {
-    return vcpu->lapic && irqchip_vcpu_has_interrupt(kvm_vm_irqchip(vcpu->vm), vcpu->lapic);
+    if (!vcpu->lapic)
+        return false;
+    return has_extint(vcpu) || irqchip_vcpu_has_interrupt(kvm_vm_irqchip(vcpu->vm), vcpu->lapic);
 }
 
 /* Up to two NMIs wait: one blocked by the one in service, as on hardware. */
@@ -178,7 +208,7 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
     if (has_interrupt(vcpu)) {
         int vector = -1;
         if (!busy && kvm_event_can_inject_interrupt(vcpu))
-            vector = irqchip_vcpu_get_interrupt(kvm_vm_irqchip(vcpu->vm), vcpu->lapic);
+            vector = get_interrupt(vcpu);
         if (vector >= 0) {
             vcpu->interrupt.injected = true;
             vcpu->interrupt.soft = false;
@@ -188,7 +218,7 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
         }
         want_irq = has_interrupt(vcpu);
     }
-    if (!vcpu->lapic && vcpu->run->request_interrupt_window)
+    if (vcpu->run->request_interrupt_window && kvm_event_pic_is_clients(vcpu))
         want_irq = true;
     set_window(vcpu, VMX_PROC_INTR_WINDOW_EXITING, want_irq && !(vcpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ));
     set_window(vcpu, VMX_PROC_NMI_WINDOW_EXITING, want_nmi);
@@ -265,8 +295,15 @@ int kvm_vcpu_interrupt(struct kvm_object *object, void *arg)
 
     if (irq >= KVM_NR_INTERRUPTS)
         return -EINVAL;
-    if (vcpu->lapic)
+    if (!kvm_event_pic_is_clients(vcpu))
         return -ENXIO;
+    if (vcpu->lapic) { /* the client's 8259 behind a local APIC of ours */
+        if (vcpu->extint >= 0)
+            return -EEXIST;
+        vcpu->extint = (int)irq;
+        kvm_vcpu_request(vcpu, KVM_REQ_EVENT);
+        return 0;
+    }
     if (vcpu->interrupt.injected)
         return -EEXIST;
     vcpu->interrupt.injected = true;
@@ -324,7 +361,7 @@ int kvm_vcpu_get_events(struct kvm_object *object, void *arg)
 int kvm_vcpu_set_events(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
-    const struct kvm_vcpu_events events = *(const struct kvm_vcpu_events *)arg;
+    struct kvm_vcpu_events events = *(const struct kvm_vcpu_events *)arg;
     const uint32_t known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
                            KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD |
                            KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
@@ -335,8 +372,8 @@ int kvm_vcpu_set_events(struct kvm_object *object, void *arg)
         return -EINVAL;
     if (payload && !vcpu->vm->exception_payload)
         return -EINVAL;
-    if (payload && events.exception.injected && events.exception.pending)
-        return -EINVAL;
+    if (payload && events.exception.pending)
+        events.exception.injected = 0; /* of both, as the kernel takes them */
     if ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && !vcpu->vm->triple_fault_event)
         return -EINVAL;
     if ((events.exception.injected || events.exception.pending) &&

@@ -3,6 +3,7 @@
  * The interrupt chips' ioctls: checks as api.rst states them, then apic/.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,7 +176,11 @@ int kvm_vm_signal_msi(struct kvm_object *object, void *arg)
 int kvm_vm_irqfd(struct kvm_object *object, void *arg)
 {
     struct irqchip *chip = kvm_vm_irqchip(kvm_vm_of(object));
-    return chip ? irqchip_irqfd(chip, arg) : -EAGAIN;
+    const struct kvm_irqfd *irqfd = arg;
+
+    if (!chip) /* nothing to take away is no error */
+        return irqfd->flags == KVM_IRQFD_FLAG_DEASSIGN && fcntl((int)irqfd->fd, F_GETFD) >= 0 ? 0 : -EINVAL;
+    return irqchip_irqfd(chip, irqfd);
 }
 
 int kvm_vm_ioeventfd(struct kvm_object *object, void *arg)

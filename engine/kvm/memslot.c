@@ -16,6 +16,7 @@
 
 #define MEMSLOT_MAX_PAGES ((1ull << 31) - 1)
 #define MEMSLOT_GPA_LIMIT (1ull << 48) /* what a four-level EPT reaches */
+#define MEMSLOT_HVA_LIMIT ((1ull << 47) - KAGE_PAGE_SIZE) /* TASK_SIZE_MAX */
 #define MEMSLOT_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
 
 void kvm_memslots_init(struct kvm_memslots *memslots)
@@ -182,7 +183,7 @@ static bool memslot_region_valid(const struct kvm_userspace_memory_region *regio
     return !(region->flags & ~MEMSLOT_FLAGS) && (region->slot >> 16) == 0 && (region->slot & 0xffff) < KVM_MEMSLOT_MAX &&
            !(region->memory_size & ~KAGE_PAGE_MASK) && !(region->guest_phys_addr & ~KAGE_PAGE_MASK) &&
            !(region->userspace_addr & ~KAGE_PAGE_MASK) &&
-           region->userspace_addr <= (1ull << 47) && region->memory_size <= (1ull << 47) - region->userspace_addr &&
+           region->userspace_addr <= MEMSLOT_HVA_LIMIT && region->memory_size <= MEMSLOT_HVA_LIMIT - region->userspace_addr &&
            region->guest_phys_addr <= MEMSLOT_GPA_LIMIT &&
            region->memory_size <= MEMSLOT_GPA_LIMIT - region->guest_phys_addr &&
            region->memory_size >> KAGE_PAGE_SHIFT <= MEMSLOT_MAX_PAGES;

@@ -373,7 +373,7 @@ static int set_mtrr_def_type(struct kvm_vcpu *vcpu, const struct msr_desc *desc,
 
 uint64_t kvm_msr_mce_cap_supported(void)
 {
-    return MCG_CTL_P | MCG_SER_P | KVM_MCE_BANKS;
+    return MCG_CTL_P | MCG_SER_P; /* the banks are KVM_CAP_MCE's */
 }
 
 static int get_mcg(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t index, uint64_t *value)
@@ -709,10 +709,12 @@ int kvm_vcpu_setup_mce(struct kvm_object *object, void *arg)
     uint64_t cap;
 
     memcpy(&cap, arg, sizeof(cap));
-    if (!(cap & 0xff) || (cap & 0xff) > KVM_MCE_BANKS || (cap & ~(kvm_msr_mce_cap_supported() | 0xff)))
+    if (!(cap & 0xff) || (cap & 0xff) > KVM_MCE_BANKS || (cap & ~(kvm_msr_mce_cap_supported() | 0xff00ff)))
         return -EINVAL;
     vcpu->mcg_cap = cap;
     vcpu->mcg_ctl = cap & MCG_CTL_P ? UINT64_MAX : 0;
+    for (uint32_t bank = 0; bank < (cap & 0xff); bank++)
+        vcpu->mce_bank[4 * bank] = UINT64_MAX;
     return 0;
 }
 

@@ -90,8 +90,7 @@ static int run_enter(struct kvm_vcpu *vcpu)
     int result = run_requests(vcpu);
     if (result != KVM_RUN_ENTER || vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
         return result;
-    if (!vcpu->lapic && vcpu->run->request_interrupt_window && kvm_event_can_inject_interrupt(vcpu) &&
-        !vcpu->interrupt.injected) {
+    if (vcpu->run->request_interrupt_window && kvm_event_client_may_inject(vcpu)) {
         vcpu->counters->request_irq_exits++;
         vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
         return KVM_RUN_USER;
@@ -171,15 +170,15 @@ static void run_post(struct kvm_vcpu *vcpu)
     vcpu->run->flags = 0;
     vcpu->run->cr8 = kvm_vcpu_cr8(vcpu);
     vcpu->run->apic_base = kvm_vcpu_apic_base(vcpu);
-    vcpu->run->ready_for_interrupt_injection =
-        vcpu->lapic || (!vcpu->interrupt.injected && kvm_event_can_inject_interrupt(vcpu));
+    vcpu->run->ready_for_interrupt_injection = !kvm_event_pic_is_clients(vcpu) || kvm_event_client_may_inject(vcpu);
 }
 
 int kvm_vcpu_run(struct kvm_object *object, void *arg)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(object);
 
-    (void)arg;
+    if (arg)
+        return -EINVAL;
     int err = kvm_sync_regs_check(vcpu->run);
     if (!err)
         err = kvm_sync_regs_load(vcpu);

@@ -138,6 +138,7 @@ void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init)
 {
     vcpu->exception = (struct kvm_vcpu_exception){ 0 };
     vcpu->interrupt.injected = false;
+    vcpu->extint = -1;
     vcpu->nmi.injected = false;
     vcpu->nmi.pending = 0;
     vcpu->pio.active = false;
@@ -351,7 +352,7 @@ static int vcpu_tpr_access_reporting(struct kvm_object *object, void *arg)
     const struct kvm_tpr_access_ctl *ctl = arg;
 
     (void)object;
-    return ctl->enabled ? -EINVAL : 0; /* KVM_CAP_VAPIC is 0: there is nothing to report on */
+    return ctl->flags || ctl->enabled ? -EINVAL : 0; /* KVM_CAP_VAPIC is 0: there is nothing to report on */
 }
 
 static int vcpu_set_vapic_addr(struct kvm_object *object, void *arg)
@@ -360,6 +361,13 @@ static int vcpu_set_vapic_addr(struct kvm_object *object, void *arg)
 
     (void)arg; /* a hint for guests that patch TPR accesses: not used */
     return vcpu->lapic ? 0 : -EINVAL;
+}
+
+/* There is no system management mode: as a kernel that is built without it. */
+static int vcpu_smi(struct kvm_object *object, void *arg)
+{
+    (void)object, (void)arg;
+    return -ENOTTY;
 }
 
 static int vcpu_enable_cap(struct kvm_object *object, void *arg)
@@ -450,6 +458,7 @@ static int vcpu_set_device_attr(struct kvm_object *object, void *arg)
     X(KVM_TRANSLATE, KVM_ARG_INOUT, kvm_vcpu_translate) \
     X(KVM_INTERRUPT, KVM_ARG_IN, kvm_vcpu_interrupt) \
     X(KVM_NMI, KVM_ARG_VALUE, kvm_vcpu_nmi) \
+    X(KVM_SMI, KVM_ARG_VALUE, vcpu_smi) \
     X(KVM_SET_SIGNAL_MASK, KVM_ARG_RAW, vcpu_set_signal_mask) \
     X(KVM_KVMCLOCK_CTRL, KVM_ARG_VALUE, vcpu_kvmclock_ctrl) \
     X(KVM_GET_TSC_KHZ, KVM_ARG_VALUE, vcpu_get_tsc_khz) \

@@ -70,6 +70,7 @@ struct kvm_vcpu {
     struct kvm_vcpu_exception exception;
     struct { bool injected, soft; uint8_t nr; } interrupt;
     struct { bool injected; uint32_t pending; } nmi;
+    int extint;             /* split chip: the vector of the client's 8259, or -1 */
     uint8_t event_insn_len; /* of a soft event to inject again */
     bool triple_fault_pending;
     bool latched_init;
@@ -201,6 +202,9 @@ void kvm_event_recover(struct kvm_vcpu *vcpu);
 /* Before VM entry: chooses what to inject and which windows to ask for. */
 void kvm_event_inject(struct kvm_vcpu *vcpu);
 bool kvm_event_can_inject_interrupt(const struct kvm_vcpu *vcpu);
+/* Whether the 8259 is the client's, which then uses KVM_INTERRUPT, and whether it may now. */
+bool kvm_event_pic_is_clients(const struct kvm_vcpu *vcpu);
+bool kvm_event_client_may_inject(const struct kvm_vcpu *vcpu);
 /* Whether something would wake it from HLT. */
 bool kvm_event_has_wakeup(struct kvm_vcpu *vcpu);
 /* INIT and SIPI that came. */

@@ -261,6 +261,13 @@ static int vm_get_nr_mmu_pages(struct kvm_object *object, void *arg)
 }
 
 /* There are no performance counters, so every event is denied already: only the argument is judged (api.rst 4.120). */
+/* On x86 the kernel's only device is VFIO's, for passthrough. */
+static int vm_create_device(struct kvm_object *object, void *arg)
+{
+    (void)object, (void)arg;
+    return -ENODEV;
+}
+
 static int vm_set_pmu_event_filter(struct kvm_object *object, void *arg)
 {
     struct kvm_pmu_event_filter filter, *client = arg;
@@ -300,6 +307,7 @@ static const struct kvm_ioctl_desc vm_rows[] = {
     { KVM_SET_NR_MMU_PAGES, KVM_ARG_VALUE, vm_set_nr_mmu_pages },
     { KVM_GET_NR_MMU_PAGES, KVM_ARG_VALUE, vm_get_nr_mmu_pages },
     { KVM_SET_PMU_EVENT_FILTER, KVM_ARG_RAW, vm_set_pmu_event_filter },
+    { (uint32_t)KVM_CREATE_DEVICE, KVM_ARG_INOUT, vm_create_device },
     { KVM_SET_TSS_ADDR, KVM_ARG_VALUE, vm_set_tss_addr },
     { KVM_SET_IDENTITY_MAP_ADDR, KVM_ARG_IN, vm_set_identity_map_addr },
     { KVM_SET_BOOT_CPU_ID, KVM_ARG_VALUE, vm_set_boot_cpu_id },

@@ -82,7 +82,8 @@ static void test_handles(void **state)
 
     assert_int_equal(ask(f->system, KVM_GET_API_VERSION, NULL), KVM_API_VERSION);
     assert_int_equal(ask(f->system, 0xffffffff00000000ul | KVM_GET_API_VERSION, NULL), KVM_API_VERSION);
-    assert_int_equal(ask(f->system, KVM_RUN, NULL), -ENOTTY);
+    assert_int_equal(ask(f->system, KVM_RUN, NULL), -EINVAL);
+    assert_int_equal(ask(f->vcpu, KVM_CREATE_VCPU, NULL), -EINVAL);
     assert_int_equal(ask(f->vm, KVM_GET_API_VERSION, NULL), -ENOTTY);
     assert_int_equal(ask(0, KVM_GET_API_VERSION, NULL), -EBADF);
     assert_int_equal(ask(f->system, KVM_CREATE_VM, number(1)), -EINVAL);
