@@ -122,12 +122,16 @@ bool kvm_event_pic_is_clients(const struct kvm_vcpu *vcpu)
     return !vcpu->lapic || irqchip_is_split(kvm_vm_irqchip(vcpu->vm));
 }
 
+/* Would the processor take an interrupt of the client's 8259 once its window opens? */
+static bool accepts_from_client(const struct kvm_vcpu *vcpu)
+{
+    return !vcpu->lapic || (irqchip_is_split(kvm_vm_irqchip(vcpu->vm)) && vcpu->extint < 0 && lapic_accepts_pic(vcpu->lapic));
+}
+
 bool kvm_event_client_may_inject(const struct kvm_vcpu *vcpu)
 {
-    if (!kvm_event_pic_is_clients(vcpu) || !kvm_event_can_inject_interrupt(vcpu) || vcpu->interrupt.injected ||
-        vcpu->exception.pending || vcpu->exception.injected || vcpu->nmi.injected)
-        return false;
-    return !vcpu->lapic || (vcpu->extint < 0 && lapic_accepts_pic(vcpu->lapic));
+    return accepts_from_client(vcpu) && kvm_event_can_inject_interrupt(vcpu) && !vcpu->interrupt.injected &&
+           !vcpu->exception.pending && !vcpu->exception.injected && !vcpu->nmi.injected;
 }
 
 static bool has_extint(const struct kvm_vcpu *vcpu)
@@ -218,7 +222,7 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
         }
         want_irq = has_interrupt(vcpu);
     }
-    if (vcpu->run->request_interrupt_window && kvm_event_pic_is_clients(vcpu))
+    if (vcpu->run->request_interrupt_window && accepts_from_client(vcpu))
         want_irq = true;
     set_window(vcpu, VMX_PROC_INTR_WINDOW_EXITING, want_irq && !(vcpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ));
     set_window(vcpu, VMX_PROC_NMI_WINDOW_EXITING, want_nmi);
