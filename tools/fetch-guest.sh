@@ -8,19 +8,23 @@
 #   CACHE/686-pae/vmlinuz    linux-image-686-pae, for i386
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
+#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its disks and networks
+#   CACHE/debian/            disk.img, vmlinuz, initrd.img: a small Debian with systemd, made by mmdebstrap
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest]...   (all of them by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian]...   (all of them by default)
 set -eu
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest
+[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules debian
 
 have() {
 	case $1 in
 	busybox) [ -x "$cache/busybox" ] ;;
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
+	modules) [ -s "$cache/cloud/modules/virtio_net.ko" ] ;;
+	debian) [ -s "$cache/debian/disk.img" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
 }
@@ -86,6 +90,34 @@ real_kernel() {
 		sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1
 }
 
+# Debian with systemd in an ext4 image, its kernel and initramfs beside it; root has no password. Only root can give its files
+# their owners.
+make_debian() {
+	[ "$(id -u)" = 0 ] || {
+		echo "fetch-guest: a Debian image is made by root only" >&2
+		return 1
+	}
+	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null || {
+		echo "fetch-guest: mmdebstrap and e2fsprogs are needed for a Debian image" >&2
+		return 1
+	}
+	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
+	echo "Making a Debian image" >&2
+	# shellcheck disable=SC2016
+	mmdebstrap --quiet --variant=minbase --include=systemd-sysv,udev,kmod,login,linux-image-cloud-amd64,initramfs-tools \
+		--customize-hook='chroot "$1" passwd -d root' --customize-hook='echo debian >"$1/etc/hostname"' \
+		--customize-hook='echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"' \
+		--customize-hook='printf "%s\n" virtio_pci virtio_mmio virtio_blk ext4 >>"$1/etc/initramfs-tools/modules"' \
+		--customize-hook='chroot "$1" update-initramfs -u' --customize-hook="cat \"\$1\"/boot/vmlinuz-* >'$work/vmlinuz'" \
+		--customize-hook="cat \"\$1\"/boot/initrd.img-* >'$work/initrd.img'" bookworm "$work/rootfs.tar" >&2 || return 1
+	mkdir -p "$work/rootfs" "$cache/debian"
+	tar -xf "$work/rootfs.tar" -C "$work/rootfs" --exclude='./dev/*' || return 1
+	rm -f "$work/rootfs.tar"
+	mke2fs -q -t ext4 -E root_owner=0:0 -d "$work/rootfs" "$work/disk.img" 900M || return 1
+	rm -rf "$work/rootfs"
+	mv "$work/vmlinuz" "$work/initrd.img" "$work/disk.img" "$cache/debian/"
+}
+
 for part; do
 	have "$part" && continue
 	command -v apt-get >/dev/null || { echo "fetch-guest: there is no apt-get here to fetch $part with" >&2; exit 1; }
@@ -117,6 +149,21 @@ for part; do
 			cp "$work/root/boot/memtest86+$bits.bin" "$work/$bits.bin"
 			mv "$work/$bits.bin" "$cache/memtest/$bits.bin"
 		done
+		continue
+		;;
+	modules)
+		[ -s "$cache/cloud/package" ] || "$0" cloud
+		unpack "$(cat "$cache/cloud/package")" "$work/root"
+		mkdir -p "$cache/cloud/modules"
+		for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio_blk failover \
+			net_failover virtio_net; do
+			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
+		done
+		continue
+		;;
+	debian)
+		# It serves one test, which is skipped without it.
+		make_debian || echo "fetch-guest: no Debian image" >&2
 		continue
 		;;
 	cloud) meta=linux-image-cloud-amd64 ;;
