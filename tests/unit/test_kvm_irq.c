@@ -135,6 +135,24 @@ static void test_split_extint(void **state)
     client_free(&c);
 }
 
+/* The window asked for while the local APIC does not listen to the 8259: nothing opens, and the guest goes on. */
+static void test_split_masked(void **state)
+{
+    struct kvm_lapic_state lapic;
+    struct client c;
+
+    (void)state;
+    start(&c, true, closed_code, GUEST_BYTES(closed_code));
+    assert_int_equal(ask(c.vcpu, KVM_GET_LAPIC, &lapic), 0);
+    memcpy(lapic.regs + 0x350, &(uint32_t){ 0x10000 }, 4);
+    assert_int_equal(ask(c.vcpu, KVM_SET_LAPIC, &lapic), 0);
+    c.run->request_interrupt_window = 1;
+    for (int i = 0; i < 10; i++)
+        client_run(&c, KVM_EXIT_IO);
+    assert_int_equal(c.run->ready_for_interrupt_injection, 0);
+    client_free(&c);
+}
+
 /* What wakes a halted vCPU, one by one. */
 static void test_wake(void **state)
 {
@@ -160,7 +178,7 @@ static void test_wake(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resample), cmocka_unit_test(test_split_eoi), cmocka_unit_test(test_split_extint),
+        cmocka_unit_test(test_resample), cmocka_unit_test(test_split_eoi), cmocka_unit_test(test_split_extint), cmocka_unit_test(test_split_masked),
         cmocka_unit_test(test_wake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
