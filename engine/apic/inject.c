@@ -98,7 +98,9 @@ int irqchip_signal_msi(struct irqchip *chip, const struct kvm_msi *msi)
 	struct apic_msg msg;
 	int reached;
 
-	if (msi->flags & ~KVM_MSI_VALID_DEVID)
+	bool x2apic_format = atomic_load(&chip->x2apic_flags) & KVM_X2APIC_API_USE_32BIT_IDS;
+
+	if ((msi->flags & ~KVM_MSI_VALID_DEVID) || (x2apic_format && (msi->address_hi & 0xff)))
 		return -EINVAL;
 	msg = msi_message(chip, (uint64_t)msi->address_hi << 32 | msi->address_lo, msi->data);
 	reached = irqchip_deliver(chip, NULL, &msg);

@@ -82,7 +82,7 @@ static int soft_dispatch(struct kvm_object *object, uint32_t request, void *arg)
 {
     const struct kvm_ioctl_table *table = soft_ioctls[object->kind];
 
-    if (object->kind != KVM_KIND_SYSTEM && object->pid != getpid())
+    if (object->kind != KVM_KIND_SYSTEM && object->pid != kvm_process())
         return -EIO;
     for (size_t i = 0; i < table->count; i++) {
         const struct kvm_ioctl_desc *row = &table->rows[i];

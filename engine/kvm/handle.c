@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,11 +30,36 @@ static void (*const kvm_object_free[KVM_KIND_COUNT])(struct kvm_object *) = {
     [KVM_KIND_VCPU] = kvm_vcpu_free,
 };
 
+/* One page that fork(2) empties in the child: the process's ID, without a system call at each ioctl. */
+static pid_t *process_pid;
+static pthread_once_t process_once = PTHREAD_ONCE_INIT;
+
+static void process_init(void)
+{
+    void *page = mmap(NULL, KAGE_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (page != MAP_FAILED && madvise(page, KAGE_PAGE_SIZE, MADV_WIPEONFORK) == 0)
+        process_pid = page;
+}
+
+pid_t kvm_process(void)
+{
+    pthread_once(&process_once, process_init);
+    if (!process_pid)
+        return getpid();
+    pid_t pid = __atomic_load_n(process_pid, __ATOMIC_RELAXED);
+    if (!pid) {
+        pid = getpid();
+        __atomic_store_n(process_pid, pid, __ATOMIC_RELAXED);
+    }
+    return pid;
+}
+
 void kvm_object_init(struct kvm_object *object, enum kvm_kind kind)
 {
     object->kind = kind;
     atomic_init(&object->refs, 1u);
-    object->pid = getpid();
+    object->pid = kvm_process();
 }
 
 struct kvm_object *kvm_object_get(struct kvm_object *object)

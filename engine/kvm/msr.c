@@ -148,8 +148,8 @@ void kvm_tsc_set_offset(struct kvm_vcpu *vcpu, uint64_t offset)
 
 /*
  * A client sets each vCPU's TSC a little later than the one before. A value that would put it within a
- * second of the VM's is meant to be equal to it, and so is 0, the value of a new one; as the kernel takes
- * them (kvm_synchronize_tsc).
+ * second of what it set before is meant to be equal to that, and so is 0, the value of a new one; as the kernel
+ * takes them (kvm_synchronize_tsc). The first that it sets is what it says, however young the guest that is restored.
  */
 void kvm_tsc_write(struct kvm_vcpu *vcpu, uint64_t guest_tsc, bool host)
 {
@@ -158,7 +158,8 @@ void kvm_tsc_write(struct kvm_vcpu *vcpu, uint64_t guest_tsc, bool host)
     if (host) {
         uint64_t shared = atomic_load(&vcpu->vm->tsc_offset);
         uint64_t second = (uint64_t)kvm_host_tsc_khz() * 1000;
-        if (!guest_tsc || offset - shared + second < 2 * second)
+        bool again = guest_tsc && atomic_exchange(&vcpu->vm->tsc_set_by_client, true);
+        if (!guest_tsc || (again && offset - shared + second < 2 * second))
             offset = shared;
         else
             atomic_store(&vcpu->vm->tsc_offset, offset);

@@ -62,6 +62,9 @@ struct kvm_ioctl_table {
 };
 extern const struct kvm_ioctl_table kvm_system_ioctls, kvm_vm_ioctls, kvm_vcpu_ioctls;
 
+/* getpid(2), cheaper. */
+pid_t kvm_process(void);
+
 void kvm_object_init(struct kvm_object *object, enum kvm_kind kind);
 struct kvm_object *kvm_object_get(struct kvm_object *object);
 /* Drops a reference; the last one frees the object. */

@@ -45,6 +45,7 @@ struct kvm_vm {
 
     struct kvm_clock clock; /* its own lock */
     _Atomic uint64_t tsc_offset; /* that vCPUs share unless a client or a guest says otherwise */
+    _Atomic bool tsc_set_by_client;
 
     uint64_t disabled_quirks, x2apic_api;
     uint64_t disabled_exits;   /* KVM_X86_DISABLE_EXITS_* */

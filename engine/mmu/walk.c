@@ -194,6 +194,7 @@ struct step {
     uint8_t *at;
     gpa_t gpa;
     uint64_t value;
+    bool read_only; /* in a slot that the guest cannot write */
 };
 
 static struct pde_cache_entry *pde_slot(struct tlb2 *t, gva_t va)
@@ -210,6 +211,10 @@ static bool mark(struct cpu *cpu, const struct format *f, struct step *s, unsign
     for (unsigned level = top; level >= bottom; level--) {
         uint64_t want = X86_PTE_A | (level == bottom && write ? X86_PTE_D : 0);
         if (s[level].at == NULL || (s[level].value & want) == want) {
+            continue;
+        }
+        if (s[level].read_only) { /* page tables in ROM: their bits are taken for set, as KVM does */
+            s[level].value |= want;
             continue;
         }
         if (!swap_entry(s[level].at, f->entry_bytes, s[level].value, s[level].value | want)) {
@@ -281,6 +286,10 @@ restart:;
         /* A quiet walk may be made while a flush is still asked for: it trusts no cache. */
         enum mmu_result r = (quiet ? phys_page_uncached : phys_page)(cpu, at, !quiet, VMX_EPT_QUAL_GLA_VALID, &host,
                                                                      &writable);
+        if (r == MMU_MMIO && !quiet) {
+            r = phys_page(cpu, at, false, VMX_EPT_QUAL_GLA_VALID, &host, &writable);
+            s[level].read_only = r == MMU_OK;
+        }
         if (r == MMU_MMIO) { /* tables outside memory read as all ones: reserved bits */
             w->error = walk_error_bits(cpu, access, idx) | X86_PF_P | X86_PF_RSVD;
             goto refused;

@@ -17,6 +17,8 @@ GUEST_CODE(hypercall_code, ".code64",
            "mov %rax, %r15; out %al, $0x80; jmp 1b");
 GUEST_CODE(vmmcall_code, ".code16", "mov $99, %eax; vmmcall; out %al, $0x80; mov $99, %eax; vmcall; out %al, $0x80");
 
+GUEST_CODE(rom_code, ".code64", "1: incq 0x12000; mov %cr3, %rax; mov %rax, %cr3; out %al, $0x80; jmp 1b");
+
 static const struct kvm_device_attr tsc_offset = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET };
 
 static int setup_vm(void **state)
@@ -314,6 +316,26 @@ static void test_clock_stable(void **state)
     kvm->close(other);
 }
 
+/* Page tables in a read-only slot, with accessed and dirty bits clear: the guest runs by them, and they stay as they are. */
+static void test_rom_tables(void **state)
+{
+    struct client *c = *state;
+    uint8_t tables[0x4000];
+
+    assert_int_equal(client_slot(c, 0, 0, 0, 0), 0);
+    assert_int_equal(client_slot(c, 0, 0, 0x2000, 0), 0);
+    assert_int_equal(client_slot(c, 1, 0x2000, 0x4000, KVM_MEM_READONLY), 0);
+    assert_int_equal(client_slot(c, 2, 0x6000, 0x20000, 0), 0);
+    client_new_vcpu(c);
+    client_load_64(c, 0x10000, rom_code, GUEST_BYTES(rom_code));
+    memcpy(tables, c->memory + 0x2000, sizeof(tables));
+    for (int i = 1; i <= 3; i++) {
+        client_run(c, KVM_EXIT_IO);
+        assert_int_equal(c->memory[0x12000], i);
+    }
+    assert_memory_equal(tables, c->memory + 0x2000, sizeof(tables));
+}
+
 static void test_mmu_pages_and_pmu(void **state)
 {
     struct client *c = *state;
@@ -337,7 +359,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         VM(test_masks), VM(test_vcpu_limits), VCPU(test_sync_regs), VM(test_hypercall), VM(test_hypercall_quirk),
         VM(test_emulation_failure), VM(test_disable_hlt), VM(test_lint0_quirk), VCPU(test_clock_stable),
-        VM(test_mmu_pages_and_pmu),
+        VM(test_mmu_pages_and_pmu), VM(test_rom_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
