@@ -102,6 +102,8 @@ int irqchip_signal_msi(struct irqchip *chip, const struct kvm_msi *msi)
 
 	if ((msi->flags & ~KVM_MSI_VALID_DEVID) || (x2apic_format && (msi->address_hi & 0xff)))
 		return -EINVAL;
+	if ((msi->address_hi & 0xff) && (atomic_load(&chip->x2apic_flags) & KVM_X2APIC_API_USE_32BIT_IDS))
+		return -EINVAL; /* reserved in that format */
 	msg = msi_message(chip, (uint64_t)msi->address_hi << 32 | msi->address_lo, msi->data);
 	reached = irqchip_deliver(chip, NULL, &msg);
 	if (reached < 0) /* 0 says that the guest blocks it; the kernel's answer for one that is nobody's is a plain -1 */

@@ -11,6 +11,7 @@
 
 #define NS_PER_S 1000000000ull
 #define MIN_PERIOD_NS 200000ull /* as for the local APIC's timer */
+#define MODE_NONE 0xff /* never programmed, as KVM says it: what a client saves and restores does not start */
 #define PORT_SPEAKER 0x61
 #define PORT_CONTROL 0x43
 #define REFRESH_HALF_NS 15085ull /* the DRAM refresh bit toggles every 15.085 us */
@@ -112,7 +113,7 @@ static uint64_t period_ticks(const struct kvm_pit_channel_state *c)
 static void start_irq(struct pit *pit)
 {
 	pit->ticks_done = 0;
-	pit->running = pit->s.channels[0].mode != 5; /* that one waits for a gate that is tied high */
+	pit->running = pit->s.channels[0].mode < 5; /* 5 waits for a gate that is tied high */
 }
 
 static void load(struct pit *pit, uint32_t channel, uint32_t value, ns_t now_ns)
@@ -162,7 +163,7 @@ static void latch_status(struct pit *pit, uint32_t channel, ns_t now_ns)
 
 	if (c->status_latched)
 		return;
-	c->status = (uint8_t)(pit_output(pit, channel, now_ns) << 7 | c->rw_mode << 4 | c->mode << 1 | c->bcd);
+	c->status = (uint8_t)(pit_output(pit, channel, now_ns) << 7 | c->rw_mode << 4 | (c->mode & 7) << 1 | c->bcd);
 	c->status_latched = 1;
 }
 
@@ -307,7 +308,7 @@ void pit_reset(struct pit *pit, uint32_t flags, ns_t now_ns)
 	for (uint32_t i = 0; i < 3; i++) {
 		struct kvm_pit_channel_state *c = &pit->s.channels[i];
 
-		c->mode = 3;
+		c->mode = MODE_NONE;
 		c->gate = i != 2;
 		c->count = 0x10000;
 		c->rw_mode = c->read_state = c->write_state = RW_WORD0;
@@ -341,8 +342,7 @@ int pit_set_state(struct pit *pit, const struct kvm_pit_state2 *in, ns_t now_ns)
 			c->count = 2;
 		c->count_load_time = (int64_t)now_ns;
 	}
-	/* a mode beyond 5 is KVM's "never programmed" (0xff) */
-	if (in->channels[0].count && in->channels[0].mode <= 5)
+	if (in->channels[0].count)
 		start_irq(pit);
 	return 0;
 }

@@ -43,6 +43,7 @@ static __thread struct cpu *attached; /* runs KVM_RUN on this thread */
 static __thread void *alt_stack;
 static __thread stack_t client_stack;   /* the client's alternate stack of this thread, while alt_stack is in its place */
 static __thread bool client_has_stack;  /* outside KVM_RUN the client's is in place */
+static __thread sigset_t held;          /* blocked outside KVM_RUN and not inside: they end it, and stay pending */
 static __thread unsigned client_blocks; /* which of fault_signals the client thinks to have blocked; a bit each */
 
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
@@ -184,6 +185,18 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     pass_on(sig, info, context);
 }
 
+/* As with the kernel, whose mask is the outer one again before it delivers: the signal is pending as if it had not been taken. */
+static void put_back(int sig, siginfo_t *info, ucontext_t *uc)
+{
+    sigset_t one;
+
+    sigemptyset(&one);
+    sigaddset(&one, sig);
+    pthread_sigmask(SIG_BLOCK, &one, NULL); /* SA_NODEFER would have it come at once */
+    sigaddset(&uc->uc_sigmask, sig);
+    syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), sig, info);
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
     struct cpu *cpu = attached;
@@ -191,6 +204,10 @@ static void on_signal(int sig, siginfo_t *info, void *context)
     if (cpu != NULL) {
         atomic_store(&cpu->signal_seen, 1);
         cpu_request(cpu, CPU_REQ_KICK);
+        if (sigismember(&held, sig) == 1) {
+            put_back(sig, info, context);
+            return;
+        }
     }
     struct sigaction old = previous[sig];
     reset_if_once(sig, &old);
@@ -359,6 +376,50 @@ static void wrap_handlers(void)
         wrapped[sig] = install(sig, on_signal, &now) == 0;
     }
     unlock_actions(&saved);
+}
+
+/* True: the signal's delivery in KVM_RUN comes here. What ignores it is left alone: it would interrupt other threads' calls. */
+static bool wrap_held(int sig)
+{
+    struct sigaction now;
+    sigset_t saved;
+
+    lock_actions(&saved);
+    bool taken = sigaction(sig, NULL, &now) == 0 && (is_ours(&now) || now.sa_handler != SIG_IGN);
+    if (taken && !is_ours(&now)) {
+        if (!is_clients(sig, &now)) {
+            previous[sig] = now;
+        }
+        taken = wrapped[sig] = install(sig, on_signal, &now) == 0;
+    }
+    unlock_actions(&saved);
+    return taken;
+}
+
+void cpu_signal_enter_mask(const sigset_t *mask, sigset_t *outside)
+{
+    sigset_t inside = *mask;
+
+    sigemptyset(&held);
+    pthread_sigmask(SIG_SETMASK, NULL, outside);
+    for (int sig = 1; sig < SIGNAL_COUNT; sig++) {
+        if (is_fault_signal(sig) || sig == SIGKILL || sig == SIGSTOP || sigismember(outside, sig) != 1 || sigismember(mask, sig) != 0) {
+            continue;
+        }
+        if (wrap_held(sig)) {
+            sigaddset(&held, sig);
+        } else {
+            sigaddset(&inside, sig);
+        }
+    }
+    unblock_faults(&inside);
+    pthread_sigmask(SIG_SETMASK, &inside, NULL);
+}
+
+void cpu_signal_leave_mask(const sigset_t *outside)
+{
+    pthread_sigmask(SIG_SETMASK, outside, NULL);
+    sigemptyset(&held);
 }
 
 /* Actions locked: has the kernel do for the client's action what it needs. */
@@ -561,15 +622,6 @@ void cpu_signal_detach_thread(struct cpu *cpu)
 bool cpu_signal_pending(struct cpu *cpu)
 {
     return atomic_exchange(&cpu->signal_seen, 0) != 0;
-}
-
-void cpu_signal_set_mask(struct cpu *cpu, const sigset_t *mask)
-{
-    sigset_t smaller = *mask;
-
-    (void)cpu;
-    unblock_faults(&smaller);
-    pthread_sigmask(SIG_SETMASK, &smaller, NULL);
 }
 
 bool cpu_guarded_call(struct cpu *cpu, void (*fn)(void *), void *arg)

@@ -18,8 +18,12 @@ void cpu_signal_begin_run(void);
 void cpu_signal_end_run(void);
 /* True, once, if a signal was handled on the vCPU's thread since the last call: KVM_RUN ends with EINTR. */
 bool cpu_signal_pending(struct cpu *cpu);
-/* Sets the calling thread's signal mask (KVM_SET_SIGNAL_MASK, while in KVM_RUN). */
-void cpu_signal_set_mask(struct cpu *cpu, const sigset_t *mask);
+/*
+ * Around KVM_RUN with a mask of KVM_SET_SIGNAL_MASK. A signal that is blocked outside and not by the mask ends KVM_RUN and stays pending, its
+ * handler not run, for sigtimedwait(2).
+ */
+void cpu_signal_enter_mask(const sigset_t *mask, sigset_t *outside);
+void cpu_signal_leave_mask(const sigset_t *outside);
 
 /* ---- What include/kage.h says of a client's signals: 0 or -errno ---- */
 

@@ -193,10 +193,8 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     (void)cpu_signal_pending(vcpu->cpu); /* handled before this call: not ours */
     vcpu->signal_seen = false;
     sigset_t outside;
-    if (vcpu->has_sigmask) {
-        pthread_sigmask(SIG_SETMASK, NULL, &outside);
-        cpu_signal_set_mask(vcpu->cpu, &vcpu->sigmask);
-    }
+    if (vcpu->has_sigmask)
+        cpu_signal_enter_mask(&vcpu->sigmask, &outside);
     if (!vcpu->lapic)
         kvm_vcpu_set_cr8(vcpu, (uint8_t)(vcpu->run->cr8 & 0xf));
 
@@ -213,6 +211,6 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
     kvm_sync_regs_store(vcpu);
     kvm_pv_leave(vcpu);
     if (vcpu->has_sigmask)
-        cpu_signal_set_mask(vcpu->cpu, &outside);
+        cpu_signal_leave_mask(&outside);
     return result < 0 ? result : 0;
 }

@@ -23,7 +23,7 @@ static int unknown_answer(const struct machine *m, enum handle_kind kind)
     return ask(handle_of(m, kind), _IO(KVMIO, 0xfe), NULL);
 }
 
-static void *bad_address(enum bad_address kind, size_t bytes)
+static void *bad_address(enum bad_address kind)
 {
     uint8_t *pages = machine_anonymous(2 * 65536);
 
@@ -33,8 +33,8 @@ static void *bad_address(enum bad_address kind, size_t bytes)
         return pages + 65536;
     case ADDRESS_KERNEL:
         return (void *)0xffff800000000000u;
-    case ADDRESS_CUT: /* its last byte is not there */
-        return pages + 65536 - bytes + 1;
+    case ADDRESS_CUT: /* its first three bytes are there, and no more */
+        return pages + 65536 - 3;
     case ADDRESS_READ_ONLY:
         CHECK_EQ(mprotect(pages, 65536, PROT_READ), 0);
         return pages;
@@ -52,7 +52,7 @@ static bool may_refuse(int answer)
 
 static void check_address(const struct kvm_request *request, struct machine *m, enum handle_kind kind, enum bad_address bad)
 {
-    int answer = ask(handle_of(m, kind), request->request, bad_address(bad, request->bytes));
+    int answer = ask(handle_of(m, kind), request->request, bad_address(bad));
     bool reads = (_IOC_DIR(request->request) & _IOC_READ) != 0;
 
     if (bad == ADDRESS_NULL && request->request == KVM_SET_SIGNAL_MASK) /* no mask */

@@ -194,12 +194,49 @@ static void mask_unblocks_in_run(void)
     sigset_t now;
     pthread_sigmask(SIG_SETMASK, NULL, &now);
     CHECK_EQ(sigismember(&now, SIGUSR1), 1); /* the mask outside is as it was */
-    EXPECT("still pending", sigtimedwait(&blocked, NULL, &no_time), SIGUSR1);
-    EXPECT("handled", atomic_load(&handled), 0);
+    CHECK_EQ(sigtimedwait(&blocked, NULL, &no_time), SIGUSR1);
+    CHECK_EQ(atomic_load(&handled), 0);
     struct kicker kicker = { .after_ms = 20, .times = 1, .sig = SIGUSR1 };
     pthread_t thread = start_kicker(&kicker);
     check_interrupted(&m);
     pthread_join(thread, NULL);
+}
+
+/* The same without a handler: the default action, death, is not taken. */
+static void mask_unblocks_the_default(void)
+{
+    struct machine m = machine_boot(WITH_IRQCHIP, GUEST_BYTES(spin));
+    struct kicker kicker = { .after_ms = 20, .times = 1, .sig = SIGUSR2 };
+    sigset_t blocked, in_run;
+    struct timespec no_time = { 0 };
+
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR2);
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+    sigemptyset(&in_run);
+    set_mask(&m, &in_run);
+    pthread_t thread = start_kicker(&kicker);
+    check_interrupted(&m);
+    pthread_join(thread, NULL);
+    check_interrupted(&m); /* it is pending still */
+    CHECK_EQ(sigtimedwait(&blocked, NULL, &no_time), SIGUSR2);
+    CHECK_EQ(sigtimedwait(&blocked, NULL, &no_time), -1);
+}
+
+/* Everything blocked in KVM_RUN: the guest's faults are its own all the same. */
+GUEST(divide, 64, "xor %ecx, %ecx; div %ecx; hlt");
+GUEST(divided, 64, "out %al, $0x80; hlt");
+
+static void mask_blocks_faults(void)
+{
+    struct machine m = machine_boot(WITH_IRQCHIP, GUEST_BYTES(divide));
+    sigset_t all;
+
+    machine_load(&m, GPA_HANDLER, GUEST_BYTES(divided));
+    machine_gate(&m, 0, GPA_HANDLER);
+    sigfillset(&all);
+    set_mask(&m, &all);
+    RUN_TO_OUT(&m, 0, 0x80);
 }
 
 /* The mask may block in KVM_RUN what is not blocked outside. */
@@ -329,6 +366,7 @@ static const struct row rows[] = {
     { "out of a loop", out_of_a_loop }, { "out of halt", out_of_halt }, { "out of wait for init", out_of_wait_for_init },
     { "handler sets immediate exit", handler_sets_immediate_exit }, { "blocked signal does not", blocked_signal_does_not },
     { "ignored signal does not", ignored_signal_does_not }, { "mask unblocks in run", mask_unblocks_in_run },
+    { "mask unblocks the default", mask_unblocks_the_default }, { "mask blocks faults", mask_blocks_faults },
     { "mask blocks in run", mask_blocks_in_run }, { "kicks lose no exit", kicks_lose_no_exit }, { "no kick is lost", no_kick_is_lost },
     { "ioctls wait for run", ioctls_wait_for_run },
 };
