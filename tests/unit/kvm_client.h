@@ -177,7 +177,8 @@ static inline void client_supported_cpuid(struct client *c)
 
 static inline void client_set_msr(struct client *c, uint32_t index, uint64_t value)
 {
-    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } msrs = { { .nmsrs = 1 }, { .index = index, .data = value } };
+    union { struct kvm_msrs head; uint8_t bytes[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)]; } msrs = { .head.nmsrs = 1 };
+    msrs.head.entries[0] = (struct kvm_msr_entry){ .index = index, .data = value };
     if (ask(c->vcpu, KVM_SET_MSRS, &msrs) != 1)
         fail_msg("MSR 0x%x was refused", index);
 }
