@@ -153,7 +153,7 @@ uint32_t lapic_timer_tmcct(struct lapic *l)
 		(void)fire_if_due(l, now);
 		deadline = atomic_load_explicit(&l->deadline_ns, memory_order_relaxed);
 		if (deadline > now)
-			count = (uint32_t)((deadline - now) >> divide_shift(l));
+			count = (uint32_t)((deadline - now + ((ns_t)1 << divide_shift(l)) - 1) >> divide_shift(l)); /* 0 is: it has expired */
 	}
 	pthread_mutex_unlock(&l->timer_lock);
 	return count;
