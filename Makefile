@@ -36,7 +36,7 @@ TEST_ARGS := $(if $(filter tsan,$(MODE)),--suite unit --suite tree)
 BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libcmocka-dev zlib1g-dev liblzma-dev \
 	liblz4-dev libzstd-dev libc6-dev-i386 lib32gcc-12-dev
 RUN_PACKAGES := cpio
-TEST_PACKAGES := cpio util-linux bsdutils seabios qemu-system-x86 qemu-utils mmdebstrap e2fsprogs
+TEST_PACKAGES := cpio util-linux bsdutils seabios qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk
 BENCH_PACKAGES := cpio qemu-system-x86 busybox-static seabios
 
 FORMAT_SOURCES = $(shell git ls-files '*.c' '*.h')

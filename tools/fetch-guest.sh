@@ -9,7 +9,7 @@
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 #   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its disks and networks
-#   CACHE/debian/            disk.img, vmlinuz, initrd.img: a small Debian with systemd, made by mmdebstrap
+#   CACHE/debian/disk.img    a disk with GRUB and a small Debian with systemd, made by mmdebstrap
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
 # Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian]...   (all of them by default)
 set -eu
@@ -90,32 +90,54 @@ real_kernel() {
 		sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1
 }
 
-# Debian with systemd in an ext4 image, its kernel and initramfs beside it; root has no password. Only root can give its files
-# their owners.
+# A disk that boots by BIOS: GRUB before a partition of Debian with systemd, on the serial line; root has no password.
+# Only root can give its files their owners.
 make_debian() {
 	[ "$(id -u)" = 0 ] || {
 		echo "fetch-guest: a Debian image is made by root only" >&2
 		return 1
 	}
-	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null || {
-		echo "fetch-guest: mmdebstrap and e2fsprogs are needed for a Debian image" >&2
+	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null && command -v sfdisk >/dev/null || {
+		echo "fetch-guest: mmdebstrap, e2fsprogs and fdisk are needed for a Debian image" >&2
 		return 1
 	}
 	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
 	echo "Making a Debian image" >&2
-	# shellcheck disable=SC2016
-	mmdebstrap --quiet --variant=minbase --include=systemd-sysv,udev,kmod,login,linux-image-cloud-amd64,initramfs-tools \
-		--customize-hook='chroot "$1" passwd -d root' --customize-hook='echo debian >"$1/etc/hostname"' \
-		--customize-hook='echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"' \
-		--customize-hook='printf "%s\n" virtio_pci virtio_mmio virtio_blk ext4 >>"$1/etc/initramfs-tools/modules"' \
-		--customize-hook='chroot "$1" update-initramfs -u' --customize-hook="cat \"\$1\"/boot/vmlinuz-* >'$work/vmlinuz'" \
-		--customize-hook="cat \"\$1\"/boot/initrd.img-* >'$work/initrd.img'" bookworm "$work/rootfs.tar" >&2 || return 1
-	mkdir -p "$work/rootfs" "$cache/debian"
-	tar -xf "$work/rootfs.tar" -C "$work/rootfs" --exclude='./dev/*' || return 1
+	root=$work/debian
+	image=$work/disk.img
+	mkdir -p "$root"
+	cat >"$work/debian.sh" <<'HOOK' || return 1
+set -eu
+root=$1
+chroot "$root" passwd -d root
+echo debian >"$root/etc/hostname"
+echo '/dev/vda1 / ext4 defaults 0 1' >"$root/etc/fstab"
+printf '%s\n' virtio_pci virtio_mmio virtio_blk ext4 >>"$root/etc/initramfs-tools/modules"
+chroot "$root" update-initramfs -u
+mkdir -p "$root/boot/grub"
+cat >"$root/boot/grub/grub.cfg" <<CFG
+serial --unit=0 --speed=115200
+terminal_output serial
+echo GRUB starts Debian
+linux $(cd "$root" && echo /boot/vmlinuz-*) root=/dev/vda1 rw console=ttyS0
+initrd $(cd "$root" && echo /boot/initrd.img-*)
+boot
+CFG
+chroot "$root" grub-mkimage -O i386-pc -o /boot/grub/core.img -p '(hd0,msdos1)/boot/grub' biosdisk part_msdos ext2 normal linux serial \
+	terminal echo boot
+HOOK
+	mmdebstrap --quiet --variant=minbase --include=systemd-sysv,udev,kmod,login,linux-image-cloud-amd64,initramfs-tools,grub-pc-bin,grub-common \
+		--customize-hook="sh '$work/debian.sh' \"\$1\"" bookworm "$work/rootfs.tar" >&2 || return 1
+	tar -xf "$work/rootfs.tar" -C "$root" --exclude='./dev/*' || return 1
 	rm -f "$work/rootfs.tar"
-	mke2fs -q -t ext4 -E root_owner=0:0 -d "$work/rootfs" "$work/disk.img" 900M || return 1
-	rm -rf "$work/rootfs"
-	mv "$work/vmlinuz" "$work/initrd.img" "$work/disk.img" "$cache/debian/"
+	truncate -s 1G "$image" && echo '2048,,L,*' | sfdisk -q "$image" >&2 || return 1
+	mke2fs -q -t ext4 -E root_owner=0:0,offset=1048576 -d "$root" "$image" 1023M >&2 || return 1
+	# The first sector's code, and what it loads, in the gap before the partition; each says by default that the next follows it.
+	dd if="$root/usr/lib/grub/i386-pc/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none || return 1
+	dd if="$root/boot/grub/core.img" of="$image" bs=512 seek=1 conv=notrunc status=none || return 1
+	rm -rf "$root"
+	mkdir -p "$cache/debian"
+	mv "$image" "$cache/debian/disk.img"
 }
 
 for part; do

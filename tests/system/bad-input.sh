@@ -75,6 +75,12 @@ plain="-machine microvm -nographic -m 512M"
 	refused "a kernel that firmware cannot start" 'text.*bzImage' run -machine pc -nographic -bios "$work/zeros" -kernel "$work/text"
 	refused "a kernel too large for the guest" 'memory' run -machine pc -nographic -bios "$work/zeros" -m 16M -kernel "$kernel"
 	refused "unknown verb" 'levitate' levitate
+	refused "no client for KVM" 'no program to run' kvm
+	refused "a client that is not there" 'no-such-client' kvm -- "$work/no-such-client"
+	refused "a static client" 'statically linked' kvm -- "$CACHE/busybox" true
+	refused "a client that is text" 'not a program' kvm -- "$work/text"
+	refused "an unknown option of kvm" 'levitate' kvm --levitate -- true
+	refused "a device without an absolute path" '--path' kvm --path kvm -- true
 }
 
 # ended NAME STATUSES: kage left by itself or on SIGTERM (124), not by a signal of its own (139, 134) or SIGKILL (137)

@@ -27,7 +27,7 @@ qemu() {
 	_limit=$1 _board=$2
 	shift 2
 	timeout -k 5 "$_limit" "$KAGE" kvm -- qemu-system-x86_64 -accel kvm -M "$_board" -cpu host -m 512M -nodefaults -no-user-config \
-		-nographic -serial stdio -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1${append:+ $append}" "$@" \
+		-nographic -serial stdio -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" "$@" \
 		</dev/null >"$work/log" 2>&1
 }
 # complaints: what QEMU or the engine say, other than that the host has fewer processors
@@ -44,8 +44,18 @@ booted() {
 
 # ---- A QEMU that is talked to: serial line and monitor are pipes ----
 
-# start BOARD [options...]
+# start BOARD [options...]: a kernel; start_disk: the disk $work/debian
 start() {
+	_board=$1
+	shift
+	run "$_board" -m 512M -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" "$@"
+}
+start_disk() {
+	_board=$1
+	shift
+	run "$_board" -m 1G -drive "file=$work/debian,if=virtio,format=raw" "$@"
+}
+run() {
 	_board=$1
 	shift
 	rm -f "$work/serial.in" "$work/mon.in" "$work/mon.out"
@@ -54,9 +64,8 @@ start() {
 	cat "$work/mon.out" >"$work/mon" &
 	reader=$!
 	exec 4<>"$work/mon.in" 3<>"$work/serial.in"
-	"$KAGE" kvm -- qemu-system-x86_64 -accel kvm -M "$_board" -cpu host -m 512M -nodefaults -no-user-config -nographic -serial stdio \
-		-chardev "pipe,id=mon,path=$work/mon" -mon mon -kernel "$kernel" -initrd "$work/initrd" \
-		-append "console=ttyS0 quiet panic=-1${append:+ $append}" "$@" <&3 >>"$work/log" 2>&1 &
+	"$KAGE" kvm -- qemu-system-x86_64 -accel kvm -M "$_board" -cpu host -nodefaults -no-user-config -nographic -serial stdio \
+		-chardev "pipe,id=mon,path=$work/mon" -mon mon "$@" <&3 >>"$work/log" 2>&1 &
 	pid=$!
 	trap 'kill $pid 2>/dev/null; exit 1' INT TERM
 	log_from=1 mon_from=1
@@ -256,16 +265,11 @@ if kill -9 "$pid" 2>/dev/null; then fail "the daemon leaves on SIGTERM" "$work/l
 
 if [ -e "$CACHE/debian/disk.img" ]; then
 	cp --sparse=always "$CACHE/debian/disk.img" "$work/debian"
-	kernel=$CACHE/debian/vmlinuz
-	cp "$CACHE/debian/initrd.img" "$work/initrd"
-	append='root=/dev/vda rw'
-	start q35 -smp 4 -drive "file=$work/debian,if=virtio,format=raw"
+	start_disk q35 -smp 4
 	# The prompt is no whole line.
-	await 120 '^Debian GNU/Linux 12 debian ttyS0' && tell root && await 60 '^.*root@debian' &&
-		tell 'systemctl is-system-running --wait; findmnt -n -o SOURCE /; poweroff' && await 60 '^/dev/vda' && ended 60
-	verdict "Debian from its disk to the login"
-	append=
-	kernel=$CACHE/cloud/vmlinuz
+	await 60 'GRUB starts Debian' && await 120 '^Debian GNU/Linux 12 debian ttyS0' && tell root && await 60 '^.*root@debian' &&
+		tell 'systemctl is-system-running --wait; findmnt -n -o SOURCE /; poweroff' && await 60 '^/dev/vda1' && ended 60
+	verdict "Debian from its disk to the login, by SeaBIOS and GRUB"
 else
 	skip "Debian from its disk to the login" "there is no Debian image"
 fi
