@@ -134,7 +134,7 @@ void set_line(struct machine *m, uint32_t gsi, uint32_t level)
 void route_msi(struct machine *m, uint32_t gsi, uint32_t vector)
 {
     struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entry;
     } table = { .head.nr = 1, .entry = { .gsi = gsi, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000u, .data = vector } } };
 

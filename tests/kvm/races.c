@@ -316,7 +316,7 @@ static void *change_routes(void *opaque)
 {
     struct noise *n = opaque;
     static struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entries[32];
     } table;
 
