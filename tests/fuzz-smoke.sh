@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: MIT
 # `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
 # changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
-# Then FUZZ_SECONDS (20) of libFuzzer on the loaders (tests/fuzz), where clang has it. Its corpus is kept in BUILD-DIR/fuzz.
+# Then, where clang has libFuzzer, FUZZ_SECONDS (20) of it on the loaders and FUZZ_KVM_SECONDS (60) on the KVM API (tests/fuzz). The
+# corpora are kept in BUILD-DIR/fuzz, and what crashed too.
 # Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
-: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}"
+: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}" "${FUZZ_KVM_SECONDS:=60}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 tools/fetch-guest.sh cloud || exit 1
@@ -68,9 +69,25 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 		tail -n 40 "$work/log"
 	fi
 	grep '^Done' "$work/log"
+
+	# The KVM API: sequences of ioctls, guest code between them. SIGSEGV and its kin are the engine's first, then libFuzzer's.
+	mkdir -p "$fuzz/corpus-kvm"
+	: >"$work/log"
+	if make -s -j"$(nproc)" -f tests/fuzz/engine.mk OUT="$fuzz/kvm" CC="$clang" &&
+		FUZZ_KVM_SEEDS="$fuzz/corpus-kvm" "$fuzz/kvm/fuzz_kvm" -runs=0 >"$work/log" 2>&1 &&
+		ASAN_OPTIONS=handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:allow_user_segv_handler=1:halt_on_error=1:abort_on_error=1 \
+			"$fuzz/kvm/fuzz_kvm" -max_len=512 -timeout=10 -max_total_time="$FUZZ_KVM_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus-kvm" \
+			>"$work/log" 2>&1; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: fuzz_kvm"
+		tail -n 60 "$work/log"
+	fi
+	grep '^Done' "$work/log"
 else
-	skipped=1
-	echo "no clang with libFuzzer: the loaders' harness is skipped"
+	skipped=2
+	echo "no clang with libFuzzer: the harnesses of the loaders and of the KVM API are skipped"
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

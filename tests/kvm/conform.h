@@ -38,6 +38,10 @@ struct theme {
     void (*run)(size_t row);
 };
 
+/* What the program has to run. */
+extern const struct theme *const themes[];
+extern const size_t theme_count;
+
 struct row {
     const char *name;
     void (*run)(void);

@@ -115,7 +115,7 @@ static void set_old_form(void)
 {
     struct machine m = machine_boot(0, GUEST_BYTES(cpuid));
     struct {
-        struct kvm_cpuid head;
+        struct cpuid_head head;
         struct kvm_cpuid_entry entries[2];
     } old = { .head.nent = 2,
               .entries = { { .function = 0, .eax = 1, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },
@@ -148,7 +148,7 @@ static void indices(void)
 {
     struct machine m = machine_boot(0, GUEST_BYTES(cpuid));
     struct {
-        struct kvm_cpuid2 head;
+        struct cpuid_head head;
         struct kvm_cpuid_entry2 entries[4];
     } table = { .head.nent = 4,
                 .entries = { { .function = 0, .eax = 4, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 },

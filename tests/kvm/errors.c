@@ -30,11 +30,11 @@ struct refusal {
 #define NO_FD 0x7fffffff
 
 struct one_route {
-    struct kvm_irq_routing routing;
+    struct routing_head routing;
     struct kvm_irq_routing_entry entry;
 };
 struct two_routes {
-    struct kvm_irq_routing routing;
+    struct routing_head routing;
     struct kvm_irq_routing_entry entry[2];
 };
 #define ROUTE(...) KVM_SET_GSI_ROUTING, DATA(struct one_route, .routing.nr = 1, .entry = { __VA_ARGS__ })

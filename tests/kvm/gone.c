@@ -35,6 +35,13 @@ static const struct access accesses[] = { ACCESS(load), ACCESS(store), ACCESS(mo
 enum loss { LOSS_MUNMAP, LOSS_PROT_NONE, LOSS_TRUNCATE, LOSS_COUNT };
 static const char *const loss_names[] = { "munmap", "prot_none", "truncate" };
 
+/* Unmapped, and nobody else's: a hole would be given to whoever maps next. */
+static void take_away(uint8_t *memory)
+{
+    CHECK_EQ(munmap(memory, PAGE), 0);
+    CHECK(mmap(memory, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == memory);
+}
+
 /* How KVM_RUN ends that needs memory which is not there: -errno, or the exit. */
 static int lost_run(struct machine *m)
 {
@@ -175,7 +182,7 @@ static void never_there(void)
     struct machine m = machine_boot(0, accesses[0].code, (size_t)(accesses[0].end - accesses[0].code));
     struct kvm_regs regs = machine_regs(&m, 0);
 
-    CHECK_EQ(munmap(memory, PAGE), 0);
+    take_away(memory);
     CHECK_OK(machine_slot(&m, 1, 0, SLOT_GPA, PAGE, memory));
     regs.rsi = SLOT_GPA;
     CHECK_OK(ask(m.vcpu[0], KVM_SET_REGS, &regs));
@@ -208,7 +215,7 @@ static void page_tables(void)
     CHECK_OK(ask(m.vcpu[0], KVM_SET_REGS, &regs));
     CHECK_OK(machine_slot(&m, 1, 0, SLOT_GPA, PAGE, memory));
     memcpy(m.ram + GPA_PML4 + 8, &pml4e, 8);
-    CHECK_EQ(munmap(memory, PAGE), 0);
+    take_away(memory);
     RUN_TO_OUT(&m, 0, 0x80);
     EXPECT("lost", lost_run(&m), -EFAULT);
 }
@@ -220,7 +227,7 @@ static void code_never_there(void)
     uint8_t *memory = machine_anonymous(PAGE);
 
     CHECK_OK(machine_slot(&m, 1, 0, SLOT_GPA, PAGE, memory));
-    CHECK_EQ(munmap(memory, PAGE), 0);
+    take_away(memory);
     regs.rip = SLOT_GPA;
     CHECK_OK(ask(m.vcpu[0], KVM_SET_REGS, &regs));
     EXPECT("lost", lost_run(&m), -EFAULT);
@@ -233,7 +240,7 @@ static void slot_of_lost_memory_deleted(void)
     struct machine m = peek(memory);
 
     round_of(&m, guestcode_callee[0]);
-    CHECK_EQ(munmap(memory, PAGE), 0);
+    take_away(memory);
     CHECK_OK(machine_slot(&m, 1, 0, SLOT_GPA, 0, NULL));
     RUN_TO_OUT(&m, 0, 0x80);
     RUN_TO(&m, 0, KVM_EXIT_MMIO);

@@ -31,7 +31,7 @@ static void set_redirection(struct machine *m, uint32_t what)
 /* The lines go to the 8259s too, which are open at reset. */
 static void set_pic(struct machine *m, uint8_t imr)
 {
-    const uint32_t lint0 = 0x700, svr = 0x1ff;
+    const uint32_t lint0 = 0x700;
     struct kvm_lapic_state lapic;
 
     for (uint32_t id = 0; id < 2; id++) {
@@ -44,12 +44,17 @@ static void set_pic(struct machine *m, uint8_t imr)
     }
     CHECK_OK(ask(m->vcpu[0], KVM_GET_LAPIC, &lapic));
     memcpy(lapic.regs + 0x350, &lint0, 4); /* ExtINT */
-    memcpy(lapic.regs + 0xf0, &svr, 4);
     CHECK_OK(ask(m->vcpu[0], KVM_SET_LAPIC, &lapic));
 }
 
 void irq_vcpu(struct machine *m, unsigned vcpu, uint32_t what)
 {
+    const uint32_t svr = 0x1ff; /* an APIC that is off drops what comes before the guest has turned it on */
+    struct kvm_lapic_state lapic;
+
+    CHECK_OK(ask(m->vcpu[vcpu], KVM_GET_LAPIC, &lapic));
+    memcpy(lapic.regs + 0xf0, &svr, sizeof(svr));
+    CHECK_OK(ask(m->vcpu[vcpu], KVM_SET_LAPIC, &lapic));
     machine_cpuid(m, vcpu);
     machine_long_mode(m, vcpu, what & IRQ_HALTS ? GPA_CODE + 0x100 : GPA_CODE);
     CHECK_OK(ask(m->vcpu[vcpu], KVM_SET_MP_STATE, &(struct kvm_mp_state){ KVM_MP_STATE_RUNNABLE }));
@@ -129,7 +134,7 @@ void set_line(struct machine *m, uint32_t gsi, uint32_t level)
 void route_msi(struct machine *m, uint32_t gsi, uint32_t vector)
 {
     struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entry;
     } table = { .head.nr = 1, .entry = { .gsi = gsi, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000u, .data = vector } } };
 

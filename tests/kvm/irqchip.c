@@ -115,7 +115,7 @@ static void chip_route(void)
 {
     struct machine m = irq_machine(WITH_IRQCHIP, IRQ_PINS(5));
     struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entries[2];
     } table = { .head.nr = 2,
                 .entries = { { .gsi = 77, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = { KVM_IRQCHIP_IOAPIC, 5 } },
@@ -131,7 +131,7 @@ static void most_routes(void)
 {
     struct machine m = machine_new(WITH_IRQCHIP, 1);
     static struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entries[4096];
     } table;
 

@@ -183,7 +183,7 @@ static void many(void)
 {
     struct machine m = irq_machine(WITH_IRQCHIP, 0);
     static struct {
-        struct kvm_irq_routing head;
+        struct routing_head head;
         struct kvm_irq_routing_entry entries[64];
     } table;
     int fds[64];

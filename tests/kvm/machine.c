@@ -206,7 +206,7 @@ struct kvm_regs machine_regs(struct machine *m, unsigned vcpu)
 }
 
 struct one_msr {
-    struct kvm_msrs msrs;
+    struct msrs_head msrs;
     struct kvm_msr_entry entry;
 };
 

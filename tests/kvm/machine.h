@@ -31,6 +31,24 @@ enum {
 /* vm_new */
 enum { WITH_IRQCHIP = 1, WITH_PIT = 2, WITH_SPLIT = 4, WITHOUT_RAM = 8 };
 
+/* The API's structures of open length without their tails, for structures that have them at a fixed one. */
+struct routing_head {
+    uint32_t nr, flags;
+};
+struct msrs_head {
+    uint32_t nmsrs, pad;
+};
+struct cpuid_head {
+    uint32_t nent, padding;
+};
+struct signal_mask_head {
+    uint32_t len;
+};
+_Static_assert(sizeof(struct routing_head) == sizeof(struct kvm_irq_routing) && sizeof(struct msrs_head) == sizeof(struct kvm_msrs) &&
+                   sizeof(struct cpuid_head) == sizeof(struct kvm_cpuid2) && sizeof(struct cpuid_head) == sizeof(struct kvm_cpuid) &&
+                   sizeof(struct signal_mask_head) == sizeof(struct kvm_signal_mask),
+               "the API's");
+
 #define MACHINE_VCPUS 4
 
 struct machine {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kvm-conform: does an implementation of the KVM API do what the kernel's Documentation/virt/kvm/api.rst says?
+ * The main function of kvm-conform (themes.c) and kvm-races (races.c):
  *
- *   kvm-conform [--backend soft|kvm|device] [--theme NAME]... [--row NAME] [--list] [--verbose]
+ *   PROGRAM [--backend soft|kvm|device] [--theme NAME]... [--row NAME] [--list] [--verbose]
  *
  * soft: libkage, linked. kvm: the kernel's. device: whatever /dev/kvm is to open(2), ioctl(2) and mmap(2), which is libkage
  * under its preload library. Exit status: 0 all passed, 1 a row failed, 2 wrong use, 77 the back end does not open here.
@@ -24,7 +24,7 @@
 
 #include "conform.h"
 
-enum { ROW_SECONDS = 20, EXIT_ROW_SKIPPED = 77, MESSAGE_BYTES = 512 };
+enum { ROW_SECONDS = 20, EXIT_ROW_SKIPPED = 77, MESSAGE_BYTES = 512, THEMES_MAX = 32 };
 
 const struct kvm_backend *kvm;
 unsigned implementation;
@@ -33,15 +33,6 @@ static char *message;       /* shared with the row's process */
 static char row_key[160];   /* "THEME/ROW" */
 static unsigned passed, failed, skipped;
 static bool verbose;
-
-extern const struct theme theme_system, theme_requests, theme_errors, theme_cpuid, theme_msr, theme_state, theme_restore, theme_handles,
-    theme_memory, theme_gone, theme_dirty, theme_run, theme_signals, theme_io, theme_irqchip, theme_irqfd, theme_split, theme_events,
-    theme_debug, theme_clock, theme_stats;
-static const struct theme *const themes[] = {
-    &theme_system, &theme_requests, &theme_errors, &theme_cpuid, &theme_msr, &theme_state, &theme_restore, &theme_handles,
-    &theme_memory, &theme_gone, &theme_dirty, &theme_run, &theme_signals, &theme_io, &theme_irqchip, &theme_irqfd, &theme_split,
-    &theme_events, &theme_debug, &theme_clock, &theme_stats,
-};
 
 /* ---- back end "device": the C library's calls, which a preload library may serve ---- */
 
@@ -185,7 +176,7 @@ static void run_row(const struct theme *theme, size_t row)
         _exit(0);
     }
     if (pid < 0) {
-        perror("kvm-conform: fork");
+        perror("kvm tests: fork");
         exit(2);
     }
     judge(wait_for_row(pid));
@@ -230,13 +221,13 @@ static bool cpuinfo_has_virtualization(void)
 
 static int usage(void)
 {
-    fputs("usage: kvm-conform [--backend soft|kvm|device] [--theme NAME]... [--row NAME] [--list] [--verbose]\n", stderr);
+    fputs("usage: PROGRAM [--backend soft|kvm|device] [--theme NAME]... [--row NAME] [--list] [--verbose]\n", stderr);
     return 2;
 }
 
 int main(int argc, char **argv)
 {
-    const char *only[COUNT_OF(themes)], *backend = "soft", *only_row = NULL;
+    const char *only[THEMES_MAX], *backend = "soft", *only_row = NULL;
     size_t only_count = 0;
     bool list = false;
 
@@ -269,7 +260,7 @@ int main(int argc, char **argv)
     if ((implementation & IMPL_KERNEL) && !cpuinfo_has_virtualization())
         implementation |= IMPL_EMULATING;
 
-    for (size_t t = 0; t < COUNT_OF(themes); t++) {
+    for (size_t t = 0; t < theme_count; t++) {
         bool wanted = !only_count;
         for (size_t i = 0; i < only_count; i++)
             wanted = wanted || strcmp(only[i], themes[t]->name) == 0;

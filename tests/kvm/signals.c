@@ -165,7 +165,7 @@ static void ignored_signal_does_not(void)
 static void set_mask(struct machine *m, const sigset_t *set)
 {
     struct {
-        struct kvm_signal_mask head;
+        struct signal_mask_head head;
         uint8_t bits[8];
     } mask = { .head.len = 8 };
 
