@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a client turns on: KVM_ENABLE_CAP's rules, and that each capability does what it says: registers in struct kvm_run,
- * hypercalls, emulation failures, halts, quirks; limits on vCPUs; kvm-clock's stable flag.
+ * hypercalls, emulation failures, halts; limits on vCPUs; kvm-clock's stable flag.
  */
 #include "kvm_client.h"
 
@@ -15,8 +15,6 @@ GUEST_CODE(hlt_code, ".code16", "sti; hlt; out %al, $0x80");
 GUEST_CODE(hypercall_code, ".code64",
            "1: mov $12, %eax; movabs $0x123456000, %rbx; mov $7, %ecx; mov $0x10, %edx; vmcall\n"
            "mov %rax, %r15; out %al, $0x80; jmp 1b");
-GUEST_CODE(vmmcall_code, ".code16", "mov $99, %eax; vmmcall; out %al, $0x80; mov $99, %eax; vmcall; out %al, $0x80");
-
 GUEST_CODE(rom_code, ".code64", "1: incq 0x12000; mov %cr3, %rax; mov %rax, %cr3; out %al, $0x80; jmp 1b");
 
 static const struct kvm_device_attr tsc_offset = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET };
@@ -164,31 +162,6 @@ static void test_hypercall(void **state)
     assert_int_equal((int64_t)regs.r15, -KVM_EINVAL);
 }
 
-/* Of VMCALL and VMMCALL one is foreign to the host: without the quirk it is #UD. */
-static void test_hypercall_quirk(void **state)
-{
-    struct client *c = *state;
-
-    client_new_vcpu(c);
-    client_load_16(c, 0x1000, vmmcall_code, GUEST_BYTES(vmmcall_code));
-    memcpy(c->memory + 0x3000, (const uint8_t[]){ 0xe6, 0x81, 0xf4 }, 3); /* #UD: out 81h */
-    memcpy(c->memory + 6 * 4, (const uint8_t[]){ 0x00, 0x30, 0x00, 0x00 }, 4);
-    client_run(c, KVM_EXIT_IO);
-    assert_int_equal(c->run->io.port, 0x80);
-    client_run(c, KVM_EXIT_IO);
-    assert_int_equal(c->run->io.port, 0x80);
-    unsigned ud = 0;
-    assert_int_equal(client_cap(c->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN), 0);
-    for (unsigned part = 0; part < 2; part++) {
-        client_load_16(c, (uint16_t)0x1000, vmmcall_code, GUEST_BYTES(vmmcall_code));
-        struct kvm_regs regs = { .rip = 0x1000 + part * (GUEST_BYTES(vmmcall_code) / 2), .rsp = 0x8000, .rflags = 2 };
-        assert_int_equal(ask(c->vcpu, KVM_SET_REGS, &regs), 0);
-        client_run(c, KVM_EXIT_IO);
-        ud += c->run->io.port == 0x81;
-    }
-    assert_int_equal(ud, 1);
-}
-
 /* A user program that jumps into device memory: #UD for the guest, or the client's if it asks. At CPL 0 always the client's. */
 static void test_emulation_failure(void **state)
 {
@@ -256,26 +229,6 @@ static void test_disable_hlt(void **state)
             client_new_vm(c);
             assert_int_equal(client_slot(c, 0, 0, CLIENT_HOLE, 0), 0);
         }
-    }
-}
-
-static void test_lint0_quirk(void **state)
-{
-    struct client *c = *state;
-    struct kvm_lapic_state lapic;
-    uint32_t lvt0;
-
-    for (int disabled = 0; disabled < 2; disabled++) {
-        int vm = ask(c->system, KVM_CREATE_VM, NULL);
-        assert_int_equal(ask(vm, KVM_CREATE_IRQCHIP, NULL), 0);
-        if (disabled)
-            assert_int_equal(client_cap(vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED), 0);
-        int vcpu = ask(vm, KVM_CREATE_VCPU, NULL);
-        assert_int_equal(ask(vcpu, KVM_GET_LAPIC, &lapic), 0);
-        memcpy(&lvt0, lapic.regs + 0x350, 4);
-        assert_int_equal(lvt0, disabled ? 0x10000 : 0x700);
-        kvm->close(vcpu);
-        kvm->close(vm);
     }
 }
 
@@ -357,8 +310,8 @@ static void test_mmu_pages_and_pmu(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        VM(test_masks), VM(test_vcpu_limits), VCPU(test_sync_regs), VM(test_hypercall), VM(test_hypercall_quirk),
-        VM(test_emulation_failure), VM(test_disable_hlt), VM(test_lint0_quirk), VCPU(test_clock_stable),
+        VM(test_masks), VM(test_vcpu_limits), VCPU(test_sync_regs), VM(test_hypercall),
+        VM(test_emulation_failure), VM(test_disable_hlt), VCPU(test_clock_stable),
         VM(test_mmu_pages_and_pmu), VM(test_rom_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
