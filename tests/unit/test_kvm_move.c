@@ -21,11 +21,11 @@ GUEST_CODE(move_code, ".code16",
            "fninit; fld1; fldpi; mov $0x12345678, %eax; movd %eax, %xmm5; pshufd $0, %xmm5, %xmm5\n"
            "mov $0xabcd0, %eax; mov %eax, %dr3\n"
            "rdtsc; mov %eax, 0x510; mov %edx, 0x514\n"
-           /* 8259 pair: vectors 20h and 28h, only IRQ 0 open; 8254: 1 kHz */
+           /* 8259 pair: vectors 20h and 28h, only IRQ 0 open; 8254: its rate */
            "mov $0x11, %al; out %al, $0x20; out %al, $0xa0; mov $0x20, %al; out %al, $0x21; mov $0x28, %al; out %al, $0xa1\n"
            "mov $4, %al; out %al, $0x21; mov $2, %al; out %al, $0xa1; mov $1, %al; out %al, $0x21; out %al, $0xa1\n"
            "mov $0xfe, %al; out %al, $0x21; mov $0xff, %al; out %al, $0xa1\n"
-           "mov $0x34, %al; out %al, $0x43; mov $0xa9, %al; out %al, $0x40; mov $4, %al; out %al, $0x40\n"
+           "mov $0x34, %al; out %al, $0x43; mov 0x51c, %ax; out %al, $0x40; mov %ah, %al; out %al, $0x40\n"
            "xor %bx, %bx; mov $6, %cx\n"
            "1: push %cx; int $0x21; mov $0x9000, %si; mov $0x9003, %di; mov $5, %cx; rep movsb; pop %cx; loop 1b\n"
            "cmp $6, %bx; jne fail_16\n"
@@ -201,8 +201,8 @@ static void move(struct client *c, struct saved *s, bool step)
         assert_int_equal(ask(c->vcpu, KVM_SET_GUEST_DEBUG, &debug), 0);
 }
 
-/* period: of the periodic timer, longer than it takes to step through its handler. */
-static void start(struct client *c, struct saved *s, uint32_t period)
+/* period: of the periodic timer, divisor: of the 8254; both longer than it takes to step through their handlers. */
+static void start(struct client *c, struct saved *s, uint32_t period, uint16_t divisor)
 {
     machine_new(c, NULL);
     s->cpuid = calloc(1, sizeof(*s->cpuid) + 100 * sizeof(s->cpuid->entries[0]));
@@ -213,6 +213,7 @@ static void start(struct client *c, struct saved *s, uint32_t period)
     client_tables_64(c);
     client_load_16(c, CODE, move_code, GUEST_BYTES(move_code));
     client_word(c, 0x518, period);
+    client_word(c, 0x51c, divisor);
     client_gate_64(c, 2, move_handlers[0]);
     client_gate_64(c, 0x42, move_handlers[1]);
 }
@@ -234,7 +235,7 @@ static void test_still(void **state)
     struct saved *s = calloc(1, sizeof(*s));
 
     (void)state;
-    start(&c, s, 700000);
+    start(&c, s, 700000, 1193);
     client_run(&c, KVM_EXIT_IO);
     assert_true(at_end(&c, 0));
     client_free(&c);
@@ -250,7 +251,7 @@ static void test_every_instruction(void **state)
     unsigned moves = 0;
 
     (void)state;
-    start(&c, s, 100000000);
+    start(&c, s, 100000000, 0); /* 0.1 s, and 55 ms */
     assert_int_equal(ask(c.vcpu, KVM_SET_GUEST_DEBUG, &debug), 0);
     for (;; moves++) {
         assert_int_equal(ask(c.vcpu, KVM_RUN, NULL), 0);
@@ -280,7 +281,7 @@ static void test_any_time(void **state)
     (void)state;
     assert_int_equal(sigaction(SIGALRM, &sa, NULL), 0);
     for (unsigned round = 0; round < 100 && moves < 40; round++) {
-        start(&c, s, 700000);
+        start(&c, s, 700000, 1193);
         for (;;) {
             struct itimerval timer = { .it_value = { .tv_usec = 50 + 397 * (moves % 7) } };
             assert_int_equal(setitimer(ITIMER_REAL, &timer, NULL), 0);
