@@ -151,6 +151,7 @@ struct cpu {
     uint8_t iflag;    /* RFLAGS.IF */
     uint8_t intr_shadow; /* VMX_INTR_STI or VMX_INTR_MOV_SS: interrupts wait for one instruction */
     uint8_t fpu_live; /* guest vector state is in the host's registers */
+    bool again;       /* translated code was left before the instruction at RIP had done anything: it starts anew */
     uint8_t sti_slow; /* somebody waits for the end of STI's interrupt shadow */
     _Atomic uint8_t in_guest; /* inside cpu_run(), or in guest memory: whoever wants the VM to himself waits */
     _Atomic uint32_t pending; /* CPU_REQ_* */

@@ -144,7 +144,7 @@ void lower_sti(struct trans *t, unsigned i)
 
     in->fn = sys_sti;
     in->helper_flags = HELPER_ENDS_BLOCK;
-    if ((t->mode & (CPU_MODE_CPL | CPU_MODE_STEP | CPU_MODE_BREAK)) != 0) {
+    if ((t->mode & (CPU_MODE_CPL | CPU_MODE_STEP | CPU_MODE_BREAK)) != 0 || i == t->count - 1) { /* its shadow is over the next block */
         lower_helper(t, i);
         return;
     }
@@ -553,6 +553,15 @@ void lower_poll(struct trans *t)
     struct emit *e = &t->e;
     struct cold *c = trans_cold(t, COLD_RELOOKUP, 0);
 
+    if (t->mode & CPU_MODE_STEP) { /* the run loop has looked; room for the jump of a dropped block */
+        e_b(e, 0xeb); /* jmp over the jump */
+        e_b(e, 6);
+        e_b(e, 0x90);
+        e_b(e, 0xe9);
+        c->from = e->p;
+        e_d(e, 0);
+        return;
+    }
     if (!t->b->flags_in) {
         e_b(e, 0x65); /* cmp dword gs:[pending], 0 */
         e_b(e, 0x83);

@@ -45,15 +45,6 @@ static bool trap_wanted(const struct cpu *cpu)
     return (cpu->rflags & X86_FLAGS_TF) != 0 || cpu->guest_debug_step;
 }
 
-/* An interrupt shadow that nobody waits for the end of needs no single step. */
-static void end_idle_shadow(struct cpu *cpu)
-{
-    if (cpu->intr_shadow != 0 && !cpu_window_wanted(cpu) && !trap_wanted(cpu) && (cpu->mode & CPU_MODE_BREAK) == 0) {
-        cpu->intr_shadow = 0;
-        cpu_update_mode(cpu);
-    }
-}
-
 /* ---- called from translated code ---- */
 
 /* Its blocks may be found by RIP alone: CS adds nothing to it. */
@@ -171,6 +162,7 @@ static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
         mmu_translate(cpu, cpu->ea, write ? MMU_WRITE : MMU_READ, idx, &map) == MMU_OK &&
         !(range_write && !mmu_is_writable_now(cpu, cpu->ea, idx))) {
         if (is_own_dropped(cpu, d, invalidations)) {
+            cpu->again = true;
             return NULL;
         }
         cpu_fpu_load(cpu);
@@ -179,7 +171,7 @@ static const void *slow_shared(struct cpu *cpu, const struct slow_desc *d)
     }
     if (!cpu->event.valid && cpu->vmcs.exit_reason == NO_EXIT) {
         count_share_miss(cpu, d);
-        cpu->run_unshared = true;
+        cpu->run_unshared = cpu->again = true;
         return NULL;
     }
     if (cpu->event.valid && (d->info & ACCESS_STACK) != 0 && cpu->event.vector == X86_EXC_GP) {
@@ -223,6 +215,7 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
     enum cpu_result r = cpu_access_prepare(cpu, cpu->ea, len, (d->info & ACCESS_READ) != 0,
                                            (d->info & ACCESS_WRITE) != 0, (d->info & ACCESS_LOCKED) != 0, idx, &host);
     if (r == CPU_NEXT && (cpu->vm->generation != generation || is_own_dropped(cpu, d, invalidations))) {
+        cpu->again = true;
         cpu_access_abandon(cpu); /* the cache was emptied while we waited for others, or this very page let go: the instruction runs anew */
         return NULL;
     }
@@ -286,7 +279,6 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     default:
         return NULL;
     }
-    end_idle_shadow(cpu);
     const void *code = code_if_cached(cpu);
     if (code != NULL) {
         cpu_fpu_load(cpu);
@@ -563,24 +555,38 @@ static bool honour_requests(struct cpu *cpu)
     return false;
 }
 
-/* One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. */
+/*
+ * One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. It cannot be left
+ * before the instruction by a request (lower_poll()): an interrupt that came between STI and HLT would be lost on the HLT.
+ */
 static void run_one(struct cpu *cpu)
 {
     enum cpu_result result;
+    uint8_t shadow = cpu->intr_shadow;
+    uint32_t rf = cpu->rflags & X86_FLAGS_RF;
     uint64_t trap = trap_wanted(cpu) ? X86_DR6_BS : 0;
 
     if (cpu_stopped_by_breakpoint(cpu)) {
         return;
     }
     cpu->mode |= CPU_MODE_STEP;
-    cpu->intr_shadow = 0;
     struct block *b = find_block(cpu, &result);
     cpu->rflags &= ~X86_FLAGS_RF;
+    cpu->again = false;
     if (b != NULL) {
+        cpu->intr_shadow = 0;
         cpu_fpu_load(cpu);
         cpu_enter_code(cpu, cpu->vm->rx + b->host);
     }
+    if (cpu->again || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION || cpu->vmcs.exit_reason == VMX_EXIT_EPT_MISCONFIG) {
+        cpu->intr_shadow = shadow; /* it has not happened yet */
+        cpu->rflags |= rf;
+    }
     cpu_update_mode(cpu);
+    if (cpu->again) {
+        cpu->data_breaks = 0;
+        return;
+    }
     if (b == NULL || cpu->event.valid || cpu->vmcs.exit_reason != NO_EXIT) {
         cpu->data_breaks = 0; /* not finished: it runs anew */
         return;
@@ -654,7 +660,6 @@ static void run_loop(struct cpu *cpu)
                 break;
             }
         }
-        end_idle_shadow(cpu);
         if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
             link = 0;
             run_one(cpu);

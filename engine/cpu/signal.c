@@ -104,7 +104,8 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     }
     cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | ((uint32_t)g[REG_EFL] & X86_FLAGS_ARITH);
     cpu->stats[CPU_STAT_HOST_FAULTS]++;
-    if (sig != SIGSEGV || info->si_code != SEGV_ACCERR || !host_page_written(info->si_addr)) { /* then it runs anew */
+    cpu->again = sig == SIGSEGV && info->si_code == SEGV_ACCERR && host_page_written(info->si_addr);
+    if (!cpu->again) {
         take_fault(cpu, sig, info, g[REG_TRAPNO]);
     }
     g[REG_RSP] = (greg_t)cpu->host_rsp;
