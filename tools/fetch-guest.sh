@@ -119,8 +119,8 @@ cat >"$root/boot/grub/grub.cfg" <<CFG
 serial --unit=0 --speed=115200
 terminal_output serial
 echo GRUB starts Debian
-linux $(cd "$root" && echo /boot/vmlinuz-*) root=/dev/vda1 rw console=ttyS0
-initrd $(cd "$root" && echo /boot/initrd.img-*)
+linux /$(cd "$root" && echo boot/vmlinuz-*) root=/dev/vda1 rw console=ttyS0
+initrd /$(cd "$root" && echo boot/initrd.img-*)
 boot
 CFG
 chroot "$root" grub-mkimage -O i386-pc -o /boot/grub/core.img -p '(hd0,msdos1)/boot/grub' biosdisk part_msdos ext2 normal linux serial \
