@@ -676,6 +676,93 @@ static void state_read_under_load(void)
     CHECK(*(const uint32_t *)(const void *)(m.ram + 0x10ff8) > 0);
 }
 
+/*
+ * Kicks by immediate_exit and a signal, of vCPUs that never leave by themselves, while interrupts are sent to them: each kick ends one KVM_RUN,
+ * and each interrupt is taken once.
+ */
+GUEST(spin, 64, "sti; 1: inc %rbx; pause; jmp 1b");
+
+struct kicked {
+    struct machine *m;
+    unsigned vcpu;
+    pthread_t thread;
+    atomic_uint done; /* kicks that ended a KVM_RUN */
+    atomic_bool stop;
+};
+
+static void on_kick(int sig)
+{
+    (void)sig;
+}
+
+static void *run_kicked(void *opaque)
+{
+    struct kicked *k = opaque;
+    struct kvm_run *run = k->m->run[k->vcpu];
+
+    while (!atomic_load(&k->stop)) {
+        CHECK_EQ(machine_run(k->m, k->vcpu), -EINTR);
+        if (__atomic_exchange_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST))
+            atomic_fetch_add(&k->done, 1);
+    }
+    return NULL;
+}
+
+static void kick_once(struct kicked *k)
+{
+    unsigned done = atomic_load(&k->done);
+
+    __atomic_store_n(&k->m->run[k->vcpu]->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    pthread_kill(k->thread, SIGUSR1);
+    while (atomic_load(&k->done) == done)
+        sched_yield();
+}
+
+static void *kick_on(void *opaque)
+{
+    struct kicked *k = opaque;
+
+    while (!atomic_load(&k->stop))
+        kick_once(k);
+    return NULL;
+}
+
+static void kicks_under_interrupts(void)
+{
+#ifdef __SANITIZE_THREAD__
+    row_skip("ThreadSanitizer holds signals back");
+#endif
+    struct machine m = irq_machine(WITH_IRQCHIP, 0);
+    struct kicked kicked[2];
+    pthread_t kickers[2];
+    struct sigaction action = { .sa_handler = on_kick };
+
+    CHECK_EQ(sigaction(SIGUSR1, &action, NULL), 0);
+    machine_load(&m, 0xb900, GUEST_BYTES(spin));
+    machine_add_vcpu(&m, 1);
+    irq_vcpu(&m, 1, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct kvm_regs regs = machine_regs(&m, i);
+        regs.rip = 0xb900;
+        CHECK_OK(ask(m.vcpu[i], KVM_SET_REGS, &regs));
+        memset(&kicked[i], 0, sizeof(kicked[i]));
+        kicked[i].m = &m;
+        kicked[i].vcpu = i;
+        CHECK_EQ(pthread_create(&kicked[i].thread, NULL, run_kicked, &kicked[i]), 0);
+    }
+    for (unsigned i = 0; i < 2; i++)
+        CHECK_EQ(pthread_create(&kickers[i], NULL, kick_on, &kicked[i]), 0);
+    send_and_count(&m, send_msi, -1);
+    for (unsigned i = 0; i < 2; i++) {
+        atomic_store(&kicked[i].stop, true);
+        pthread_join(kickers[i], NULL); /* its last kick ends the last KVM_RUN, or another one does */
+        m.run[i]->immediate_exit = 1;
+        while (pthread_tryjoin_np(kicked[i].thread, NULL) != 0)
+            pthread_kill(kicked[i].thread, SIGUSR1);
+        CHECK(atomic_load(&kicked[i].done) > 10);
+    }
+}
+
 /* Everything is closed while the threads of the chips and of irqfds are at work. */
 static void closed_under_load(void)
 {
@@ -705,7 +792,7 @@ static const struct row rows[] = {
     { "routes under msis", routes_under_msis }, { "irqfds under load", irqfds_under_load }, { "irqfd reassigned", irqfd_reassigned },
     { "msis to two vcpus", msis_to_two_vcpus }, { "msis wake from halt", msis_wake_from_halt }, { "ioeventfd changes", ioeventfd_changes },
     { "coalesced ring", coalesced_ring }, { "msr filter changes", msr_filter_changes }, { "vcpus come and go", vcpus_come_and_go },
-    { "state read under load", state_read_under_load }, { "closed under load", closed_under_load },
+    { "state read under load", state_read_under_load }, { "kicks under interrupts", kicks_under_interrupts }, { "closed under load", closed_under_load },
 };
 THEME(races, rows);
 
