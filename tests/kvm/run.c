@@ -106,8 +106,9 @@ static void port_ins_backwards(void)
 
 /* ---- MMIO ---- */
 
-GUEST(mmio_write, 64, "mov $0x1122334455667788, %rax; mov %al, (%rsi); mov %ax, (%rsi); mov %eax, (%rsi); mov %rax, (%rsi); movl $0x99, 4(%rsi)\n"
-                      "out %al, $0x80; hlt");
+GUEST(mmio_write, 64,
+      "mov $0x1122334455667788, %rax; mov %al, (%rsi); mov %ax, (%rsi); mov %eax, (%rsi); mov %rax, (%rsi); movl $0x99, 4(%rsi)\n"
+      "out %al, $0x80; hlt");
 GUEST(mmio_read, 64, "mov $-1, %rax; mov (%rsi), %al; mov %rax, 0x10000; mov (%rsi), %ax; mov %rax, 0x10008; mov (%rsi), %eax\n"
                      "mov %rax, 0x10010; mov (%rsi), %rax; mov %rax, 0x10018; movzbl (%rsi), %eax; mov %rax, 0x10020; movswq (%rsi), %rax\n"
                      "mov %rax, 0x10028; out %al, $0x80; hlt");
