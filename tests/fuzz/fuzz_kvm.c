@@ -74,9 +74,21 @@ uint64_t take_number(struct input *in)
 
 /* ---- the world ---- */
 
+/* FUZZ_KVM_TRACE in the environment says what an input does. */
 static int call(int handle, unsigned long request, void *arg)
 {
-    return kage_backend_soft.ioctl(handle, request, arg);
+    static int trace = -1;
+
+    if (trace < 0)
+        trace = getenv("FUZZ_KVM_TRACE") != NULL;
+    if (trace)
+        for (size_t i = 0; i < KVM_REQUEST_COUNT; i++)
+            if (kvm_requests[i].request == (uint32_t)request)
+                fprintf(stderr, "%d %s %p", handle, kvm_requests[i].name, arg);
+    int result = kage_backend_soft.ioctl(handle, request, arg);
+    if (trace)
+        fprintf(stderr, " = %d\n", result < 0 ? -errno : result);
+    return result;
 }
 
 static void on_timer(int sig)
