@@ -27,11 +27,11 @@ endif
 # SIGSEGV and its kin are the engine's: a fault in translated code is the guest's.
 ENGINE_SIGNALS := handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:allow_user_segv_handler=1
 export ASAN_OPTIONS ?= $(ENGINE_SIGNALS):halt_on_error=1:abort_on_error=1
-export TSAN_OPTIONS ?= $(ENGINE_SIGNALS):halt_on_error=1
+export TSAN_OPTIONS ?= $(ENGINE_SIGNALS):halt_on_error=1:suppressions=$(CURDIR)/tests/tsan.supp
 export UBSAN_OPTIONS ?= halt_on_error=1:print_stacktrace=1
 
-# ThreadSanitizer's runtime uses vector registers wherever a lock is taken: no guests under it.
-TEST_ARGS := $(if $(filter tsan,$(MODE)),--suite unit --suite tree)
+# ThreadSanitizer's runtime uses vector registers wherever a lock is taken: no guests under it but those of the races, which have none.
+TEST_ARGS := $(if $(filter tsan,$(MODE)),--suite unit --suite tree --suite races)
 
 BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libcmocka-dev zlib1g-dev liblzma-dev \
 	liblz4-dev libzstd-dev libc6-dev-i386 lib32gcc-12-dev

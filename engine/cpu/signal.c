@@ -578,6 +578,11 @@ static void take_alt_stack(void)
     }
 }
 
+bool cpu_signal_is_attached(const struct cpu *cpu)
+{
+    return attached == cpu;
+}
+
 void cpu_signal_attach_thread(struct cpu *cpu)
 {
     sigset_t faults;

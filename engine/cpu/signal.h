@@ -11,6 +11,8 @@
 
 /* The calling thread is in KVM_RUN for this vCPU: it gets an alternate signal stack, and handlers that the client installed are wrapped. */
 void cpu_signal_attach_thread(struct cpu *cpu);
+/* Signals of the calling thread end this vCPU's KVM_RUN: a thread may run several in turns. */
+bool cpu_signal_is_attached(const struct cpu *cpu);
 /* The vCPU is going away, or the thread ends. */
 void cpu_signal_detach_thread(struct cpu *cpu);
 /* Around KVM_RUN on the attached thread: whose alternate signal stack is in place. */

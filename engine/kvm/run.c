@@ -184,7 +184,7 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
         err = kvm_sync_regs_load(vcpu);
     if (err)
         return err;
-    if (!vcpu->attached || !pthread_equal(vcpu->thread, pthread_self())) {
+    if (!vcpu->attached || !pthread_equal(vcpu->thread, pthread_self()) || !cpu_signal_is_attached(vcpu->cpu)) {
         cpu_signal_attach_thread(vcpu->cpu);
         kvm_pv_thread_changed(vcpu);
         vcpu->thread = pthread_self();

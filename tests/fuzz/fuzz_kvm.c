@@ -74,9 +74,21 @@ uint64_t take_number(struct input *in)
 
 /* ---- the world ---- */
 
+/* FUZZ_KVM_TRACE in the environment says what an input does. */
 static int call(int handle, unsigned long request, void *arg)
 {
-    return kage_backend_soft.ioctl(handle, request, arg);
+    static int trace = -1;
+
+    if (trace < 0)
+        trace = getenv("FUZZ_KVM_TRACE") != NULL;
+    if (trace)
+        for (size_t i = 0; i < KVM_REQUEST_COUNT; i++)
+            if (kvm_requests[i].request == (uint32_t)request)
+                fprintf(stderr, "%d %s %p", handle, kvm_requests[i].name, arg);
+    int result = kage_backend_soft.ioctl(handle, request, arg);
+    if (trace)
+        fprintf(stderr, " = %d\n", result < 0 ? -errno : result);
+    return result;
 }
 
 static void on_timer(int sig)
@@ -445,15 +457,15 @@ static void write_seeds(const char *dir)
         SEED(dir, name, OP_NEW_VM, OP_CHIPS, 0, 0, OP_NEW_VCPU, 0, 0, OP_IOCTL, i, 0, 0, 0, 1, 1, 2, 3, OP_RUN, 0, 0);
     }
     /* OUT, IN, MMIO both ways, HLT; 64-bit and real mode */
-    SEED(dir, "exits", OP_START, 0, 0, 0, 0, 0, CODE(0xe6, 0x80, 0xe4, 0x81, 0x88, 0x07, 0x8a, 0x07, 0xf4), OP_RUN, 0, 0, OP_RUN, 0, 0, OP_RUN,
-         0, 0, OP_RUN, 0, 0);
+    SEED(dir, "exits", OP_START, 0, 0, 0, 0, 0, CODE(0xe6, 0x80, 0xe4, 0x81, 0x88, 0x07, 0x8a, 0x07, 0xf4), OP_RUN, 0, 0, OP_RUN, 0, 0,
+         OP_RUN, 0, 0, OP_RUN, 0, 0);
     SEED(dir, "real", OP_START, 0, 0, 0, 2, CODE(0xb0, 0x11, 0xe6, 0x20, 0xec, 0xf3, 0x6e, 0xcd, 0x10, 0xf4), OP_RUN, 0, 0, OP_RUN, 0, 0);
     /* a loop, with chips: MSR, CPUID, STI */
-    SEED(dir, "loop", OP_CHIPS, 0, 0, OP_START, 0, 0, 0, 0, CODE(0x0f, 0xa2, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0xfb, 0xeb, 0xf6), OP_EVENT, 0, OP_RUN,
-         0, 0);
+    SEED(dir, "loop", OP_CHIPS, 0, 0, OP_START, 0, 0, 0, 0, CODE(0x0f, 0xa2, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0xfb, 0xeb, 0xf6),
+         OP_EVENT, 0, OP_RUN, 0, 0);
     /* code that writes itself */
-    SEED(dir, "self", OP_START, 0, 0, 0, 0, CODE(0xfe, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xeb, 0xf8), OP_WRITE_GUEST, 0, 0, 4, 1, 0x90, 0x90, 0x90,
-         0xf4, OP_RUN, 0, 0);
+    SEED(dir, "self", OP_START, 0, 0, 0, 0, CODE(0xfe, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xeb, 0xf8), OP_WRITE_GUEST, 0, 0, 4, 1, 0x90,
+         0x90, 0x90, 0xf4, OP_RUN, 0, 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

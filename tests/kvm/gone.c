@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The client takes memory from under a slot: what madvise(2) emptied reads as zeroes, what is not there (munmap, PROT_NONE, a file cut short)
- * makes KVM_RUN fail with EFAULT, and the vCPU goes on when it is back. Accesses of the guest: its data by loads, stores and read-modify-write,
- * by REP, its stack, its page tables, its code.
+ * The client takes memory from under a slot: what madvise(2) emptied reads as zeroes; what is not there (munmap, PROT_NONE, a file cut
+ * short) makes KVM_RUN fail with EFAULT, and the vCPU goes on when it is back. Accesses of the guest: its data by loads, stores and
+ * read-modify-write, by REP, its stack, its page tables, its code.
  */
 #include <signal.h>
 #include <string.h>

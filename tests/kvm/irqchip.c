@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The full interrupt chip: lines, routing, MSI, PIT (api.rst 4.24 to 4.26, 4.52, 4.70 to 4.72). What is taken is counted by handlers in the guest. */
+/*
+ * The full interrupt chip: lines, routing, MSI, PIT (api.rst 4.24 to 4.26, 4.52, 4.70 to 4.72). Handlers in the guest count what is taken.
+ */
 #include <pthread.h>
 #include <string.h>
 
@@ -137,7 +139,8 @@ static void most_routes(void)
 
     table.head.nr = 4096;
     for (uint32_t i = 0; i < 4096; i++)
-        table.entries[i] = (struct kvm_irq_routing_entry){ .gsi = i, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000u, .data = 0x41 } };
+        table.entries[i] = (struct kvm_irq_routing_entry){ .gsi = i, .type = KVM_IRQ_ROUTING_MSI,
+                                                           .u.msi = { .address_lo = 0xfee00000u, .data = 0x41 } };
     CHECK_OK(ask(m.vm, KVM_SET_GSI_ROUTING, &table));
 }
 

@@ -106,8 +106,9 @@ static void port_ins_backwards(void)
 
 /* ---- MMIO ---- */
 
-GUEST(mmio_write, 64, "mov $0x1122334455667788, %rax; mov %al, (%rsi); mov %ax, (%rsi); mov %eax, (%rsi); mov %rax, (%rsi); movl $0x99, 4(%rsi)\n"
-                      "out %al, $0x80; hlt");
+GUEST(mmio_write, 64,
+      "mov $0x1122334455667788, %rax; mov %al, (%rsi); mov %ax, (%rsi); mov %eax, (%rsi); mov %rax, (%rsi); movl $0x99, 4(%rsi)\n"
+      "out %al, $0x80; hlt");
 GUEST(mmio_read, 64, "mov $-1, %rax; mov (%rsi), %al; mov %rax, 0x10000; mov (%rsi), %ax; mov %rax, 0x10008; mov (%rsi), %eax\n"
                      "mov %rax, 0x10010; mov (%rsi), %rax; mov %rax, 0x10018; movzbl (%rsi), %eax; mov %rax, 0x10020; movswq (%rsi), %rax\n"
                      "mov %rax, 0x10028; out %al, $0x80; hlt");
@@ -292,6 +293,25 @@ static void no_code(void)
     CHECK_EQ(m.run[0]->internal.suberror, KVM_INTERNAL_ERROR_EMULATION);
 }
 
+/* Long rows of instructions that each access memory: ADD AL to [RAX], as zeroes read; from every start in the page. */
+GUEST(end_of_row, 64, "out %al, $0x80; hlt");
+
+static void zeroes(void)
+{
+    struct machine m = machine_boot(0, GUEST_BYTES(end_of_row));
+
+    machine_load(&m, GPA_FREE + 0x1000, GUEST_BYTES(end_of_row));
+    for (uint64_t at = 0; at < 0x1000; at += 0x1be) {
+        struct kvm_regs regs = machine_regs(&m, 0);
+        regs.rip = GPA_FREE + at;
+        regs.rax = GPA_DATA + 1;
+        m.ram[GPA_DATA + 1] = 0;
+        CHECK_OK(ask(m.vcpu[0], KVM_SET_REGS, &regs));
+        RUN_TO_OUT(&m, 0, 0x80);
+        CHECK_EQ(m.ram[GPA_DATA + 1], (uint8_t)((0x1000 - at) / 2)); /* AL is 1 */
+    }
+}
+
 /* ---- kvm_run ---- */
 
 static void run_fields(void)
@@ -419,7 +439,7 @@ static const struct row rows[] = {
     { "mmio writes", mmio_writes }, { "mmio reads", mmio_reads }, { "mmio read-modify-write", mmio_read_modify_write },
     { "mmio strings", mmio_strings }, { "mmio half", mmio_half }, { "halt", halt }, { "shutdown", shutdown },
     { "shutdown by gates", shutdown_by_gates }, { "real mode", real_mode }, { "reset vector", reset_vector }, { "no code", no_code },
-    { "run fields", run_fields }, { "sync regs refused", sync_regs_refused }, { "immediate exit completes", immediate_exit_completes },
+    { "zeroes", zeroes }, { "run fields", run_fields }, { "sync regs refused", sync_regs_refused }, { "immediate exit completes", immediate_exit_completes },
     { "immediate exit completes mmio", immediate_exit_completes_mmio }, { "rip set while an out waits", rip_set_while_out_waits },
     { "rip set while an in waits", rip_set_while_in_waits }, { "reset while an out waits", reset_while_out_waits },
 };

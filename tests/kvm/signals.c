@@ -294,6 +294,25 @@ static void kicks_lose_no_exit(void)
     CHECK(answered == count || answered == count + 1); /* the increment behind the last IN may not have run */
 }
 
+/* A thread that runs two vCPUs in turns: the signal ends the KVM_RUN that it meets. */
+static void two_vcpus_of_one_thread(void)
+{
+    struct machine m = machine_new(WITH_IRQCHIP, 2);
+    struct kicker kicker = { .after_ms = 10, .times = 10000, .sig = SIGUSR1 };
+
+    install(SIGUSR1);
+    machine_load(&m, GPA_CODE, GUEST_BYTES(spin));
+    machine_cpuid(&m, 0);
+    machine_long_mode(&m, 0, GPA_CODE);
+    pthread_t thread = start_kicker(&kicker);
+    for (unsigned i = 0; i < 6; i++) { /* the second waits for INIT */
+        int result = machine_run(&m, i & 1);
+        CHECK(result == -EINTR || ((i & 1) && result == -EAGAIN));
+    }
+    atomic_store(&kicker.stop, true);
+    pthread_join(thread, NULL);
+}
+
 /* immediate_exit set by another thread, then the signal: however they fall, KVM_RUN ends. */
 struct racer {
     struct machine *m;
@@ -368,6 +387,6 @@ static const struct row rows[] = {
     { "ignored signal does not", ignored_signal_does_not }, { "mask unblocks in run", mask_unblocks_in_run },
     { "mask unblocks the default", mask_unblocks_the_default }, { "mask blocks faults", mask_blocks_faults },
     { "mask blocks in run", mask_blocks_in_run }, { "kicks lose no exit", kicks_lose_no_exit }, { "no kick is lost", no_kick_is_lost },
-    { "ioctls wait for run", ioctls_wait_for_run },
+    { "ioctls wait for run", ioctls_wait_for_run }, { "two vcpus of one thread", two_vcpus_of_one_thread },
 };
 THEME(signals, rows);
