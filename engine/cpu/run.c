@@ -563,6 +563,32 @@ static bool honour_requests(struct cpu *cpu)
     return false;
 }
 
+/*
+ * What the next instruction ends, and has again if it was not run: a block's poll may leave before its first instruction,
+ * for a request that came after the last look (translating takes a while). Without this an interrupt slips in between STI and HLT.
+ */
+struct before {
+    uint64_t rip;
+    uint32_t resume_flag;
+    uint8_t shadow;
+};
+
+static struct before note_before(const struct cpu *cpu)
+{
+    return (struct before){.rip = cpu->rip, .resume_flag = cpu->rflags & X86_FLAGS_RF, .shadow = cpu->intr_shadow};
+}
+
+/* True if nothing was run. A loop of one instruction that a request has stopped counts as such: it is only late by one round. */
+static bool back_before(struct cpu *cpu, const struct before *before)
+{
+    if (cpu->rip != before->rip || cpu->event.valid || cpu->vmcs.exit_reason != NO_EXIT || !is_requested(cpu)) {
+        return false;
+    }
+    cpu->intr_shadow = before->shadow;
+    cpu->rflags |= before->resume_flag;
+    return true;
+}
+
 /* One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. */
 static void run_one(struct cpu *cpu)
 {
@@ -572,6 +598,7 @@ static void run_one(struct cpu *cpu)
     if (cpu_stopped_by_breakpoint(cpu)) {
         return;
     }
+    struct before before = note_before(cpu);
     cpu->mode |= CPU_MODE_STEP;
     cpu->intr_shadow = 0;
     struct block *b = find_block(cpu, &result);
@@ -583,6 +610,10 @@ static void run_one(struct cpu *cpu)
     cpu_update_mode(cpu);
     if (b == NULL || cpu->event.valid || cpu->vmcs.exit_reason != NO_EXIT) {
         cpu->data_breaks = 0; /* not finished: it runs anew */
+        return;
+    }
+    if (back_before(cpu, &before)) {
+        cpu->data_breaks = 0;
         return;
     }
     if (cpu->intr_shadow == VMX_INTR_MOV_SS) {
@@ -654,6 +685,7 @@ static void run_loop(struct cpu *cpu)
                 break;
             }
         }
+        struct before before = note_before(cpu);
         end_idle_shadow(cpu);
         if (cpu->mode & (CPU_MODE_STEP | CPU_MODE_BREAK)) {
             link = 0;
@@ -663,9 +695,10 @@ static void run_loop(struct cpu *cpu)
         if (cpu->run_unshared) {
             link = 0;
             run_unshared(cpu);
-            continue;
+        } else {
+            run_block(cpu, &link);
         }
-        run_block(cpu, &link);
+        (void)back_before(cpu, &before);
     }
 }
 
