@@ -584,7 +584,9 @@ static bool back_before(struct cpu *cpu, const struct before *before)
     if (cpu->rip != before->rip || cpu->event.valid || cpu->vmcs.exit_reason != NO_EXIT || !is_requested(cpu)) {
         return false;
     }
-    cpu->intr_shadow = before->shadow;
+    if (before->shadow != 0) { /* else a STI may just have been run, in a loop that came back here */
+        cpu->intr_shadow = before->shadow;
+    }
     cpu->rflags |= before->resume_flag;
     return true;
 }
