@@ -147,12 +147,13 @@ static void load_irq_guest(struct race *r)
 
 static void route(const struct race *r, uint32_t vector, uint32_t extra)
 {
-    struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry entries[64]; } routing = { { .nr = 1 + extra }, { { 0 } } };
+    union { struct kvm_irq_routing list; uint8_t room[sizeof(struct kvm_irq_routing) + 64 * sizeof(struct kvm_irq_routing_entry)]; }
+        routing = { { .nr = 1 + extra } };
 
     for (uint32_t i = 0; i <= extra; i++) {
-        routing.entries[i] = (struct kvm_irq_routing_entry){ .gsi = 40 + i, .type = KVM_IRQ_ROUTING_MSI };
-        routing.entries[i].u.msi.address_lo = 0xfee00000;
-        routing.entries[i].u.msi.data = vector;
+        routing.list.entries[i] = (struct kvm_irq_routing_entry){ .gsi = 40 + i, .type = KVM_IRQ_ROUTING_MSI };
+        routing.list.entries[i].u.msi.address_lo = 0xfee00000;
+        routing.list.entries[i].u.msi.data = vector;
     }
     assert_int_equal(ask(r->c.vm, KVM_SET_GSI_ROUTING, &routing), 0);
 }
