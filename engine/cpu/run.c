@@ -586,6 +586,7 @@ static bool back_before(struct cpu *cpu, const struct before *before)
     }
     if (before->shadow != 0) { /* else a STI may just have been run, in a loop that came back here */
         cpu->intr_shadow = before->shadow;
+        cpu_update_mode(cpu); /* it is single-stepped over, where somebody waits for its end */
     }
     cpu->rflags |= before->resume_flag;
     return true;
