@@ -236,9 +236,16 @@ void irqchip_listeners_changed(struct irqchip *chip)
 	pthread_mutex_unlock(&chip->lock);
 }
 
+/*
+ * The timer thread pulses, and so does a vCPU that makes up for lost ticks, maybe before the other has lowered the line:
+ * without an edge of its own the pulse would go nowhere, and the acknowledgement that the next waits for would never come.
+ */
 static void pulse_pit(struct irqchip *chip)
 {
-	int reached = irqchip_set_irq(chip, IRQ_SOURCE_PIT, PIT_GSI, true);
+	int reached;
+
+	(void)irqchip_set_irq(chip, IRQ_SOURCE_PIT, PIT_GSI, false);
+	reached = irqchip_set_irq(chip, IRQ_SOURCE_PIT, PIT_GSI, true);
 
 	(void)irqchip_set_irq(chip, IRQ_SOURCE_PIT, PIT_GSI, false);
 	if (reached >= 0)

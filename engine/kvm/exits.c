@@ -281,8 +281,9 @@ static int exit_entry_failure(struct kvm_vcpu *vcpu)
 {
     const struct vmcs *vmcs = &vcpu->cpu->vmcs;
 
-    kvm_error_set(&vcpu->error, "vCPU %u: VM entry failed, invalid guest state (qualification %llu)", vcpu->id,
-                  (unsigned long long)vmcs->exit_qualification);
+    kvm_error_set(&vcpu->error, "vCPU %u: VM entry failed, invalid guest state (rip 0x%llx, rflags 0x%llx, event 0x%x, interruptibility 0x%x)",
+                  vcpu->id, (unsigned long long)vmcs->guest_rip, (unsigned long long)vmcs->guest_rflags, vmcs->entry_intr_info,
+                  vmcs->guest_interruptibility);
     vcpu->run->exit_reason = KVM_EXIT_FAIL_ENTRY;
     vcpu->run->fail_entry.hardware_entry_failure_reason = vmcs->exit_reason;
     vcpu->run->fail_entry.cpu = vcpu->index;

@@ -85,15 +85,18 @@ static void test_resample(void **state)
 /* The client's I/O APIC pin 4, as an MSI route: a level-triggered one's EOI comes to the client, an edge's does not. */
 static void test_split_eoi(void **state)
 {
-    struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry entry; } routing = { { .nr = 1 }, { .gsi = 4, .type = KVM_IRQ_ROUTING_MSI } };
+    union { struct kvm_irq_routing list; uint8_t room[sizeof(struct kvm_irq_routing) + sizeof(struct kvm_irq_routing_entry)]; }
+        routing = { { .nr = 1 } };
+    struct kvm_irq_routing_entry *entry = routing.list.entries;
     struct kvm_irq_level line = { .irq = 4, .level = 1 };
     struct client c;
 
     (void)state;
     start(&c, true, halt_code, GUEST_BYTES(halt_code));
-    routing.entry.u.msi.address_lo = 0xfee00000;
+    *entry = (struct kvm_irq_routing_entry){ .gsi = 4, .type = KVM_IRQ_ROUTING_MSI };
+    entry->u.msi.address_lo = 0xfee00000;
     for (int level = 1; level >= 0; level--) {
-        routing.entry.u.msi.data = 0x50 | (level ? 0xc000 : 0);
+        entry->u.msi.data = 0x50 | (level ? 0xc000 : 0);
         assert_int_equal(ask(c.vm, KVM_SET_GSI_ROUTING, &routing), 0);
         assert_int_equal(ask(c.vm, KVM_IRQ_LINE, &line), 0);
         if (level) {

@@ -97,9 +97,7 @@ struct saved {
     struct kvm_cpuid2 *cpuid;
     struct kvm_regs regs;
     struct kvm_sregs2 sregs;
-    struct kvm_xsave xsave;
     struct kvm_xcrs xcrs;
-    struct { struct kvm_msrs head; struct kvm_msr_entry entries[MSRS_MAX]; } msrs;
     struct kvm_vcpu_events events;
     struct kvm_mp_state mp;
     struct kvm_debugregs debug;
@@ -107,16 +105,35 @@ struct saved {
     struct kvm_irqchip chips[3];
     struct kvm_pit_state2 pit;
     struct kvm_clock_data clock;
+    union { struct kvm_msrs list; uint8_t room[sizeof(struct kvm_msrs) + MSRS_MAX * sizeof(struct kvm_msr_entry)]; } *msrs;
+    struct kvm_xsave *xsave;
 };
+
+static struct saved *saved_new(void)
+{
+    struct saved *s = calloc(1, sizeof(*s));
+
+    s->msrs = calloc(1, sizeof(*s->msrs));
+    s->xsave = calloc(1, sizeof(*s->xsave));
+    return s;
+}
+
+static void saved_free(struct saved *s)
+{
+    free(s->cpuid);
+    free(s->msrs);
+    free(s->xsave);
+    free(s);
+}
 
 static void list_msrs(struct client *c, struct saved *s)
 {
-    struct { struct kvm_msr_list head; uint32_t indices[MSRS_MAX]; } list = { { .nmsrs = MSRS_MAX }, { 0 } };
+    union { struct kvm_msr_list list; uint8_t room[sizeof(struct kvm_msr_list) + MSRS_MAX * 4]; } u = { { .nmsrs = MSRS_MAX } };
 
-    assert_int_equal(ask(c->system, KVM_GET_MSR_INDEX_LIST, &list), 0);
-    s->msrs.head.nmsrs = list.head.nmsrs;
-    for (uint32_t i = 0; i < list.head.nmsrs; i++)
-        s->msrs.entries[i].index = list.head.indices[i];
+    assert_int_equal(ask(c->system, KVM_GET_MSR_INDEX_LIST, &u), 0);
+    s->msrs->list.nmsrs = u.list.nmsrs;
+    for (uint32_t i = 0; i < u.list.nmsrs; i++)
+        s->msrs->list.entries[i].index = u.list.indices[i];
 }
 
 static void save(struct client *c, struct saved *s)
@@ -124,9 +141,9 @@ static void save(struct client *c, struct saved *s)
     assert_int_equal(ask(c->vcpu, KVM_GET_MP_STATE, &s->mp), 0); /* first: it takes in INIT and SIPI (as QEMU has it) */
     assert_int_equal(ask(c->vcpu, KVM_GET_REGS, &s->regs), 0);
     assert_int_equal(ask(c->vcpu, KVM_GET_SREGS2, &s->sregs), 0);
-    assert_int_equal(ask(c->vcpu, KVM_GET_XSAVE, &s->xsave), 0);
+    assert_int_equal(ask(c->vcpu, KVM_GET_XSAVE, s->xsave), 0);
     assert_int_equal(ask(c->vcpu, KVM_GET_XCRS, &s->xcrs), 0);
-    assert_int_equal(ask(c->vcpu, KVM_GET_MSRS, &s->msrs), (int)s->msrs.head.nmsrs);
+    assert_int_equal(ask(c->vcpu, KVM_GET_MSRS, s->msrs), (int)s->msrs->list.nmsrs);
     assert_int_equal(ask(c->vcpu, KVM_GET_VCPU_EVENTS, &s->events), 0);
     assert_int_equal(ask(c->vcpu, KVM_GET_DEBUGREGS, &s->debug), 0);
     assert_int_equal(ask(c->vcpu, KVM_GET_LAPIC, &s->lapic), 0);
@@ -140,9 +157,9 @@ static void save(struct client *c, struct saved *s)
 
 static uint64_t saved_msr(const struct saved *s, uint32_t index)
 {
-    for (uint32_t i = 0; i < s->msrs.head.nmsrs; i++)
-        if (s->msrs.entries[i].index == index)
-            return s->msrs.entries[i].data;
+    for (uint32_t i = 0; i < s->msrs->list.nmsrs; i++)
+        if (s->msrs->list.entries[i].index == index)
+            return s->msrs->list.entries[i].data;
     fail_msg("MSR 0x%x is not in the list", index);
     return 0;
 }
@@ -160,8 +177,8 @@ static void load(struct client *c, struct saved *s)
     assert_int_equal(ask(c->vcpu, KVM_SET_LAPIC, &s->lapic), 0);
     assert_int_equal(ask(c->vcpu, KVM_SET_REGS, &s->regs), 0);
     assert_int_equal(ask(c->vcpu, KVM_SET_XCRS, &s->xcrs), 0);
-    assert_int_equal(ask(c->vcpu, KVM_SET_XSAVE, &s->xsave), 0);
-    assert_int_equal(ask(c->vcpu, KVM_SET_MSRS, &s->msrs), (int)s->msrs.head.nmsrs);
+    assert_int_equal(ask(c->vcpu, KVM_SET_XSAVE, s->xsave), 0);
+    assert_int_equal(ask(c->vcpu, KVM_SET_MSRS, s->msrs), (int)s->msrs->list.nmsrs);
     assert_int_equal(ask(c->vcpu, KVM_SET_VCPU_EVENTS, &s->events), 0);
     assert_int_equal(ask(c->vcpu, KVM_SET_MP_STATE, &s->mp), 0);
     assert_int_equal(ask(c->vcpu, KVM_SET_DEBUGREGS, &s->debug), 0);
@@ -205,6 +222,7 @@ static void move(struct client *c, struct saved *s, bool step)
 static void start(struct client *c, struct saved *s, uint32_t period, uint16_t divisor)
 {
     machine_new(c, NULL);
+    free(s->cpuid);
     s->cpuid = calloc(1, sizeof(*s->cpuid) + 100 * sizeof(s->cpuid->entries[0]));
     s->cpuid->nent = 100;
     assert_int_equal(ask(c->system, KVM_GET_SUPPORTED_CPUID, s->cpuid), 0);
@@ -232,21 +250,20 @@ static bool at_end(struct client *c, unsigned moves)
 static void test_still(void **state)
 {
     struct client c;
-    struct saved *s = calloc(1, sizeof(*s));
+    struct saved *s = saved_new();
 
     (void)state;
     start(&c, s, 700000, 1193);
     client_run(&c, KVM_EXIT_IO);
     assert_true(at_end(&c, 0));
     client_free(&c);
-    free(s->cpuid);
-    free(s);
+    saved_free(s);
 }
 
 static void test_every_instruction(void **state)
 {
     struct client c;
-    struct saved *s = calloc(1, sizeof(*s));
+    struct saved *s = saved_new();
     struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
     unsigned moves = 0;
 
@@ -262,8 +279,7 @@ static void test_every_instruction(void **state)
     }
     assert_true(moves > 300);
     client_free(&c);
-    free(s->cpuid);
-    free(s);
+    saved_free(s);
 }
 
 static void on_alarm(int sig)
@@ -273,7 +289,7 @@ static void on_alarm(int sig)
 
 static void test_any_time(void **state)
 {
-    struct saved *s = calloc(1, sizeof(*s));
+    struct saved *s = saved_new();
     struct sigaction sa = { .sa_handler = on_alarm };
     struct client c;
     unsigned moves = 0;
@@ -294,10 +310,9 @@ static void test_any_time(void **state)
             moves++;
         }
         client_free(&c);
-        free(s->cpuid);
     }
     assert_true(moves >= 40);
-    free(s);
+    saved_free(s);
 }
 
 int main(void)
