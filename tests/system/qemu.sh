@@ -44,6 +44,14 @@ booted() {
 
 # ---- A QEMU that is talked to: serial line and monitor are pipes ----
 
+pid=
+# None stays behind when its test has failed, or the script is stopped.
+put_away() {
+	[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
+	pid=
+}
+trap 'put_away; rm -rf "$work"' EXIT
+
 # start BOARD [options...]: a kernel; start_disk: the disk $work/debian
 start() {
 	_board=$1
@@ -58,6 +66,7 @@ start_disk() {
 run() {
 	_board=$1
 	shift
+	put_away
 	rm -f "$work/serial.in" "$work/mon.in" "$work/mon.out"
 	mkfifo "$work/serial.in" "$work/mon.in" "$work/mon.out"
 	: >"$work/log"
@@ -67,7 +76,6 @@ run() {
 	"$KAGE" kvm -- qemu-system-x86_64 -accel kvm -M "$_board" -cpu host -nodefaults -no-user-config -nographic -serial stdio \
 		-chardev "pipe,id=mon,path=$work/mon" -mon mon "$@" <&3 >>"$work/log" 2>&1 &
 	pid=$!
-	trap 'kill $pid 2>/dev/null; exit 1' INT TERM
 	log_from=1 mon_from=1
 }
 # The lines of a log from the given one on.
@@ -77,7 +85,7 @@ await_in() {
 	_left=$((_seconds * 10))
 	while ! lines "$_from" "$_file" | grep -Eq -- "$_regex"; do
 		_left=$((_left - 1))
-		if [ $_left -le 0 ] || { ! kill -0 $pid 2>/dev/null && ! lines "$_from" "$_file" | grep -Eq -- "$_regex"; }; then
+		if [ $_left -le 0 ] || { ! kill -0 "$pid" 2>/dev/null && ! lines "$_from" "$_file" | grep -Eq -- "$_regex"; }; then
 			echo "no line like $_regex" >>"$work/log"
 			return 1
 		fi
@@ -101,24 +109,29 @@ monitor() { printf '%s\n' "$1" >&4; }
 # ended SECONDS: QEMU has left by itself; its status
 ended() {
 	_left=$(($1 * 10))
-	while kill -0 $pid 2>/dev/null && [ $_left -gt 0 ]; do
+	while kill -0 "$pid" 2>/dev/null && [ $_left -gt 0 ]; do
 		_left=$((_left - 1))
 		sleep 0.1
 	done
-	kill -0 $pid 2>/dev/null && kill -9 $pid
-	wait $pid
+	kill -0 "$pid" 2>/dev/null && kill -9 "$pid"
+	wait "$pid"
 	_status=$?
 	exec 3>&- 4>&-
-	wait $reader
-	trap 'exit 1' INT TERM
+	wait "$reader"
+	pid=
 	return $_status
 }
 # verdict NAME: of the commands before it
 verdict() {
-	if [ $? = 0 ]; then pass "$1"; else fail "$1" "$work/log"; fi
+	if [ $? = 0 ]; then
+		pass "$1"
+	else
+		fail "$1" "$work/log"
+		put_away
+	fi
 }
 leave() {
-	kill -0 $pid 2>/dev/null && monitor quit
+	monitor quit
 	ended 20
 }
 
@@ -248,7 +261,7 @@ done
 
 guest_initrd "$work/initrd" cloud 'echo script: here; sleep 1000'
 start pc -smp 4
-await 60 '^script: here$' && kill $pid && ended 20 && has "$work/log" 'terminating on signal 15'
+await 60 '^script: here$' && kill "$pid" && ended 20 && has "$work/log" 'terminating on signal 15'
 verdict "SIGTERM: QEMU's own exit"
 start pc -smp 4
 await 60 '^script: here$' && monitor stop && monitor quit && ended 20
@@ -260,6 +273,7 @@ verdict "-daemonize: the fork comes before KVM"
 n=0
 while kill -0 "$pid" 2>/dev/null && [ $n -lt 100 ]; do n=$((n + 1)); sleep 0.1; done
 if kill -9 "$pid" 2>/dev/null; then fail "the daemon leaves on SIGTERM" "$work/log"; else pass "the daemon leaves on SIGTERM"; fi
+pid=
 
 # ---- Debian ----
 
