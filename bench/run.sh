@@ -49,8 +49,9 @@ vmm() {
 	set -- -m ${memory}M -kernel "$kernel" -initrd "$initrd" -append "console=ttyS0 quiet panic=-1 $tsc" -nographic -no-reboot "$@"
 	case $which in
 	kage) set -- "$KAGE" run -accel soft -machine microvm "$@" ;;
-	tcg) set -- "$QEMU" -M microvm -accel tcg -cpu max "$@" ;;
-	qemu) set -- "$KAGE" kvm -- "$QEMU" -M microvm -accel kvm -cpu host "$@" ;;
+	# With rtc=auto that board has no clock under KVM, and Linux looks for it for a second.
+	tcg) set -- "$QEMU" -M microvm,rtc=on -accel tcg -cpu max "$@" ;;
+	qemu) set -- "$KAGE" kvm -- "$QEMU" -M microvm,rtc=on -accel kvm -cpu host "$@" ;;
 	esac
 	for try in 1 2 3; do
 		status=0
