@@ -117,7 +117,7 @@ static uint64_t some_reserved(unsigned level, unsigned leaf)
 /* Bits that may be anything: the ones that software has, and D and G in an entry that is no page. */
 static uint64_t ignored_bits(unsigned level, unsigned leaf)
 {
-    return 0xe00 | (format.ia32e ? 0x7full << 52 : 0) | (level != leaf ? E_D | E_G : 0);
+    return 0xe00 | (format.ia32e ? 0x7full << 52 : 0) | (level == leaf ? 0 : level > 3 && format.amd ? E_D : E_D | E_G);
 }
 
 /* Flags of an entry from the bits of a number. */

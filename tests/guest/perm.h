@@ -35,6 +35,7 @@ struct perm_format {
     unsigned levels;
     bool wide;          /* 8-byte entries */
     bool ia32e;         /* 4 or 5 levels: bits 62:52 are not reserved, level 3 has rights and can be a 1 GiB page */
+    bool amd;           /* bit 8 is reserved from level 4 on (APM volume 2, 5.3.3) */
     unsigned maxphyaddr;
     bool pages_1g;
     uint64_t va[4];     /* [leaf level]: address that a page of that size maps to the frame below */

@@ -91,6 +91,7 @@ const char *perm_enter(unsigned index, struct perm_format *f)
     f->wide = f->ia32e = true;
     f->maxphyaddr = cpuid(0x80000008u, 0).a & 0xff;
     f->pages_1g = HAS_1G;
+    f->amd = is_amd();
     if (!base_frame) {
         /* No table in what follows can be taken for a large page: bits 20:13 of its address are not all 0. */
         table_alloc();

@@ -36,6 +36,8 @@ uint64_t perm_reserved(const struct perm_format *f, const struct perm_context *c
         mask |= E_NX;
     if (level > 2 && !leaf)
         mask |= E_PS; /* tables 4-14, 4-15; 4-17 where there are no 1 GiB pages */
+    if (level > 3 && f->amd)
+        mask |= E_G;
     if (level == 2 && leaf)
         mask |= bits(20, 13);
     if (level == 3 && leaf)
