@@ -212,6 +212,7 @@ static void leaf_name(char *out, unsigned leaf, unsigned upper)
 static void run_part(unsigned leaf, unsigned upper, unsigned stride)
 {
     static unsigned turn;
+    unsigned settings = 0;
     char name[48];
     unsigned bad = 0;
     leaf_name(name, leaf, upper);
@@ -223,9 +224,8 @@ static void run_part(unsigned leaf, unsigned upper, unsigned stride)
         perm_set_context(&context);
         if (upper || leaf == format.levels)
             pair(leaf, upper, stride, turn++ % stride, name, &bad);
-        if (!upper && (stride == 1 || n % (stride < 64 ? stride : 64) == turn % (stride < 64 ? stride : 64)))
+        if (!upper && (stride < 0x1000 || settings++ % 16 == leaf))
             single_bits(leaf, name, &bad);
-        turn++;
     }
     if (bad)
         print("%s: %u of the accesses were wrong\n", name, bad);
