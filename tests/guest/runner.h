@@ -21,6 +21,7 @@ struct guest_test {
     bool expect_shutdown;  /* passes by KVM_EXIT_SHUTDOWN and in no other way */
     bool no_irqchip;
     unsigned cpus;         /* 1 to GUEST_CPUS_MAX; all but the first wait for INIT and SIPI */
+    unsigned ram_mib;      /* 32 to 3072: what is not touched costs nothing */
 };
 
 struct vm_options {
