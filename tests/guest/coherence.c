@@ -18,7 +18,7 @@
 #define CPUS ((unsigned)(guest_arg >> 16 & 0xff))
 #define ROUNDS ((unsigned)(guest_arg & 0xffff) * 1000)
 #define VEC_SHOOT 0x71u
-#define LOG 64u          /* versions that a cell remembers */
+#define LOG 256u         /* versions that a cell remembers */
 #define SPACES 3u
 #define NOFLUSH (1ull << 63)
 #define LEAF_BITS (PTE_A | PTE_D)
@@ -54,12 +54,15 @@ enum { CELLS_MAX = 64, SLOTS_MAX = 64, PER_SLOT = 3 };
 static struct cell cells[CELLS_MAX];
 static struct slot slots[SLOTS_MAX];
 static unsigned cell_count, slot_count;
+/* The same address in each space; or a global one, three times the same. The processors work on a few at a time. */
+static struct slot *groups[SLOTS_MAX][SPACES];
+static unsigned group_count;
 static uint64_t *roots[SPACES];
 static bool has_pcid, has_invpcid;
 static uint64_t seed;
 
 struct flush {
-    enum { FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE, FLUSH_KINDS } kind;
+    enum { FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE } kind;
     unsigned space;
     uint64_t va;
 };
@@ -285,12 +288,15 @@ static bool flush_is_possible(const struct cpu *c, const struct flush *f)
     return f->kind == FLUSH_PAGE || f->kind == FLUSH_PGE || (f->kind == FLUSH_PCID && f->space == c->space) || has_invpcid;
 }
 
-/* A flush of some kind that takes in the slot, if its space is the current one where that matters. */
+/* A flush of some kind that takes in the slot, if its space is the current one where that matters. The narrow ones mostly: what is
+ * flushed by one of the others never shows that one of them was forgotten. */
 static struct flush random_flush(struct cpu *c, const struct slot *s)
 {
+    static const uint8_t kinds[] = {FLUSH_PAGE, FLUSH_PAGE, FLUSH_PAGE, FLUSH_PAGE, FLUSH_PAGE, FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID_PAGE,
+                                    FLUSH_PCID_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_PCID, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE};
     struct flush f;
     do {
-        f = (struct flush){below(c, FLUSH_KINDS), s->space < 0 ? c->space : (unsigned)s->space, s->va};
+        f = (struct flush){kinds[below(c, ARRAY_SIZE(kinds))], s->space < 0 ? c->space : (unsigned)s->space, s->va};
         if (f.kind == FLUSH_PAGE && s->upper && one_in(c, 4)) /* another part of a large page */
             f.va = (s->va & ~(leaf_size(s->upper->level) - 1)) + (below(c, 512) << 12);
     } while (!flush_is_possible(c, &f));
@@ -338,7 +344,7 @@ static uint64_t random_entry(struct cpu *c, const struct cell *cell)
     const uint64_t rights = (one_in(c, 4) ? 0 : PTE_W) | (one_in(c, 2) ? PTE_U : 0) | (one_in(c, 4) ? PTE_NX : 0);
     if (one_in(c, 8))
         return (random_next(c) << 12 & PTE_ADDR) | rights; /* absent */
-    if (cell->tables[0] && one_in(c, 2))
+    if (cell->tables[0] && (!cell->frame_count || one_in(c, 2)))
         return cell->tables[cell->tables[1] ? below(c, 2) : 0] | PTE_P | (one_in(c, 6) ? 0 : PTE_W) | (one_in(c, 6) ? 0 : PTE_U) |
                (one_in(c, 6) ? PTE_NX : 0) | (one_in(c, 2) ? PTE_A : 0);
     return cell->frames[below(c, cell->frame_count)] | PTE_P | rights | (cell->level > 1 ? PTE_PS : 0) | (cell->global ? PTE_G : 0) |
@@ -365,9 +371,8 @@ static bool change(struct cpu *c, struct cell *cell)
     return ok;
 }
 
-static bool change_and_flush(struct cpu *c)
+static bool change_and_flush(struct cpu *c, struct slot *s)
 {
-    struct slot *s = &slots[below(c, slot_count)];
     struct cell *cell = s->upper && one_in(c, 2) ? s->upper : slot_cell(s, 1 + (s->lower[1] ? below(c, 2) : 0));
     if (!cell)
         cell = s->upper;
@@ -500,6 +505,14 @@ static void cpu_setup(struct cpu *c, unsigned index)
     write_cr3(cr3_of(0));
 }
 
+/* One of a few addresses, others every 1024 rounds, the same for all processors. */
+static struct slot **pick_group(struct cpu *c, uint64_t round)
+{
+    const uint64_t focus = ((round >> 10) + seed) * 0x9e3779b97f4a7c15ull >> 24;
+    const unsigned wide = 1 + (unsigned)(focus >> 16) % 6;
+    return groups[((unsigned)focus % group_count + below(c, wide)) % group_count];
+}
+
 static void cpu_work(unsigned index, uint64_t rounds)
 {
     struct cpu *c = &cpus[index];
@@ -510,16 +523,16 @@ static void cpu_work(unsigned index, uint64_t rounds)
         cpu_pause();
     sti();
     for (uint64_t i = 0; i < rounds && ok && failures < 4; i++) {
-        const unsigned what = below(c, 32);
-        const struct slot *s = &slots[below(c, slot_count)];
+        const unsigned what = below(c, 64);
+        struct slot **group = pick_group(c, i), *s = group[c->space];
         if (what == 0) {
             switch_space(c, below(c, SPACES), one_in(c, 2));
         } else if (what == 1) {
             const struct flush f = random_flush(c, s);
             flush(c, &f);
         } else if (what < 6) {
-            ok = change_and_flush(c);
-        } else if (s->space < 0 || (unsigned)s->space == c->space) {
+            ok = change_and_flush(c, one_in(c, 2) ? s : group[below(c, SPACES)]);
+        } else {
             access_slot(c, s);
         }
     }
@@ -560,7 +573,11 @@ static struct cell *cell_new(uint64_t *entry, unsigned level, bool global)
 /* The first version; the second time is not needed, as nobody runs yet. */
 static void cell_begin(struct cell *c)
 {
-    c->log[0] = c->frames[0] | PTE_P | PTE_W | PTE_U | (c->level > 1 ? PTE_PS : 0) | (c->global ? PTE_G : 0);
+    c->log[0] = PTE_P | PTE_W | PTE_U;
+    if (c->frame_count)
+        c->log[0] |= c->frames[0] | (c->level > 1 ? PTE_PS : 0) | (c->global ? PTE_G : 0);
+    else
+        c->log[0] |= c->tables[0];
     *c->entry = c->log[0];
 }
 
@@ -580,6 +597,16 @@ static struct slot *slot_new(uint64_t va, int space, unsigned kinds)
     return s;
 }
 
+/* Slots are made in the same order for each space: `group` counts up with them. */
+static void group_add(struct slot *s, unsigned group)
+{
+    for (unsigned space = 0; space < SPACES; space++)
+        if (s->space < 0 || (unsigned)s->space == space)
+            groups[group][space] = s;
+    if (group >= group_count)
+        group_count = group + 1;
+}
+
 static void small_slot(uint64_t *root, uint64_t va, int space, unsigned kinds)
 {
     struct slot *s = slot_new(va, space, kinds);
@@ -587,13 +614,13 @@ static void small_slot(uint64_t *root, uint64_t va, int space, unsigned kinds)
     small_frames(s->lower[0]);
 }
 
-/* 2 MiB at va: pages, or two tables; two slots in it. */
-static void large_slots(uint64_t *root, uint64_t va, int space, bool tables)
+/* 2 MiB at va: pages, or two tables, or either; two slots in it. */
+static void large_slots(uint64_t *root, uint64_t va, int space, bool pages, bool tables)
 {
     static const unsigned subs[2] = {3, 0x1f0};
     struct cell *cell = cell_new(pte_of(root, va, 2), 2, space < 0);
     uint64_t *table[2] = {NULL, NULL};
-    for (cell->frame_count = 0; cell->frame_count < BIG_FRAMES; cell->frame_count++)
+    for (; pages && cell->frame_count < BIG_FRAMES; cell->frame_count++)
         cell->frames[cell->frame_count] = BIG_BASE + cell->frame_count * SIZE_2M;
     for (unsigned i = 0; tables && i < 2; i++)
         cell->tables[i] = (uint64_t)(table[i] = table_alloc());
@@ -633,7 +660,8 @@ static void huge_slot(uint64_t *root, uint64_t va, int space)
 static void tables_make(void)
 {
     /* Global pages in either half of the addresses, or in the lower one alone. */
-    const uint64_t global_va[2] = {guest_arg >> 63 ? 3ull << 39 : 0xffff800000000000ull, 2ull << 39};
+    const uint64_t global_va[2] = {(guest_arg >> 63 ? 3ull << 39 : 0xffff800000000000ull) + 0x21000, (2ull << 39) + 0x35000};
+    unsigned shared, group, from;
     for (unsigned space = 0; space < SPACES; space++) {
         roots[space] = table_alloc();
         roots[space][0] = root_table[0];
@@ -644,14 +672,20 @@ static void tables_make(void)
             roots[space][global_va[half] >> 39 & 511] = roots[0][global_va[half] >> 39 & 511];
         for (unsigned i = 0; i < 3; i++)
             small_slot(roots[0], global_va[half] + i * 0x1000, -1, 1 + i % 2);
-        large_slots(roots[0], global_va[half] + SIZE_2M, -1, false);
+        large_slots(roots[0], (global_va[half] & ~(SIZE_2M - 1)) + (3 + half) * SIZE_2M, -1, true, false);
     }
+    for (shared = 0; shared < slot_count; shared++)
+        group_add(&slots[shared], shared);
     for (unsigned space = 0; space < SPACES; space++) {
+        from = slot_count;
         for (unsigned i = 0; i < 5; i++)
             small_slot(roots[space], TEST_VA + i * 0x1000, (int)space, i == 4 ? 3 : 1 + i % 2);
-        large_slots(roots[space], TEST_VA + SIZE_2M, (int)space, true);
+        large_slots(roots[space], TEST_VA + SIZE_2M, (int)space, true, true);
+        large_slots(roots[space], TEST_VA + 6 * SIZE_2M, (int)space, false, true);
         if (HAS_1G)
             huge_slot(roots[space], TEST_VA + SIZE_1G, (int)space);
+        for (group = shared; from < slot_count; from++, group++)
+            group_add(&slots[from], group);
     }
 }
 
