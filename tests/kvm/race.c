@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "race.h"
 
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -36,6 +37,8 @@ static void *runner_run(void *opaque)
             } else {
                 memset(run->mmio.data, 0, sizeof(run->mmio.data));
             }
+        } else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
+            sched_yield(); /* until somebody has reset it */
         } else if (run->exit_reason == KVM_EXIT_X86_RDMSR) {
             run->msr.data = 0x77;
             atomic_fetch_add(&r->other, 1);
