@@ -18,6 +18,7 @@
 #define ROUNDS 100u
 #define ROUND_NS 3000000u
 #define ROW_NS 14000000000u
+#define ROW_NS_EMULATING 4000000000u
 #define RING_ENTRIES 1024u
 #define INTERRUPT 0x50u
 
@@ -227,14 +228,15 @@ static void compare(struct migration *g, unsigned round)
 static void migrate(uint64_t manual, uint32_t ring_bytes, bool toggled)
 {
     struct migration *g = migration_new(manual, ring_bytes);
-    const uint64_t begin = now_ns();
+    const uint64_t begin = now_ns(), limit = implementation & IMPL_EMULATING ? ROW_NS_EMULATING : ROW_NS;
+    const unsigned rounds = toggled ? ROUNDS / 4 : ROUNDS;
     unsigned round;
 
     log_on(g, toggled ? 0 : KVM_MEM_LOG_DIRTY_PAGES);
     for (unsigned i = 0; i < VCPUS; i++)
         start_vcpu(g, i);
     memcpy(g->copy, g->memory, BYTES);
-    for (round = 0; round < ROUNDS && now_ns() - begin < ROW_NS; round++) {
+    for (round = 0; round < rounds && now_ns() - begin < limit; round++) {
         for (unsigned i = 0; i < VCPUS; i++)
             runner_start(&g->runners[i], &g->m, i);
         runner_wait(&g->runners[round % VCPUS], 1);
@@ -256,7 +258,7 @@ static void migrate(uint64_t manual, uint32_t ring_bytes, bool toggled)
             log_on(g, 0);
     }
     CHECK(g->dirty > round * 16);
-    CHECK(round >= (implementation & IMPL_EMULATING ? 5 : ROUNDS));
+    CHECK(round >= (implementation & IMPL_EMULATING ? 3 : rounds));
 }
 
 static void bitmap(void) { migrate(0, 0, false); }
