@@ -27,6 +27,7 @@ struct vm_options {
     const struct kvm_backend *backend;
     const char *image_dir;
     uint32_t test_flags; /* KAGE_TEST_*; 0: none */
+    int mmu;             /* KAGE_MMU_*; 0: the back end's own choice */
 };
 
 /*

@@ -331,6 +331,8 @@ static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm
         return vm_fail("open of the back end");
     if ((vm->vm = vm_ioctl(vm, vm->system, KVM_CREATE_VM, NULL)) < 0)
         return vm_fail("KVM_CREATE_VM");
+    if (options->mmu && kage_vm_set_mmu(vm->backend, vm->vm, options->mmu) < 0)
+        return vm_fail("KVM_CAP_KAGE_MMU");
     if (vm_ioctl(vm, vm->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
         vm_ioctl(vm, vm->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul) < 0)
         return vm_fail("KVM_SET_TSS_ADDR");
