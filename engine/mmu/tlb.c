@@ -171,13 +171,13 @@ void mmu_note_jump_target(struct cpu *cpu, gva_t va)
 /* Rights and everything else that the second level knows; false: it takes a walk. */
 static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_access access, enum mmu_idx idx)
 {
-    uint32_t error;
     bool paging = (cpu->vmcs.guest_cr0 & X86_CR0_PG) != 0; /* without it there are no rights */
 
     if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
         return false;
     }
-    return (e->flags & MAP_HAS_HOST) != 0 && (!paging || walk_allows(cpu, e->flags, access, idx, &error));
+    return (e->flags & MAP_HAS_HOST) != 0 &&
+           (!paging || walk_rights_allow(cpu->vmcs.guest_cr0, cpu->vmcs.guest_cr4, e->flags, access, idx));
 }
 
 static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
@@ -265,7 +265,8 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     }
     cpu->stats[CPU_STAT_TLB2_MISSES]++;
     if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
-        enum mmu_result r = walk_guest(cpu, va, access, idx, false, &w);
+        struct paging_regime regime = walk_actual_regime(cpu);
+        enum mmu_result r = walk_guest(cpu, &regime, va, access, idx, WALK_CACHED, &w);
         if (r == MMU_FAULT) {
             cpu_raise_page_fault(cpu, va, w.error);
         }
@@ -308,19 +309,6 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     return finish(cpu, va, access, idx, e, map);
 }
 
-struct probe {
-    struct cpu *cpu;
-    gva_t va;
-    struct walk walk;
-    enum mmu_result result;
-};
-
-static void probe_walk(void *arg)
-{
-    struct probe *p = arg;
-    p->result = walk_guest(p->cpu, p->va, MMU_READ, MMU_IDX_KERNEL_USER, true, &p->walk);
-}
-
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
 {
 
@@ -334,16 +322,14 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
-    bool held = cpu_hold_memory(cpu);
-    struct probe p = {.cpu = cpu, .va = va, .result = MMU_FAULT};
-    bool there = cpu_guarded_call(cpu, probe_walk, &p);
-    cpu_release_memory(cpu, held);
-    if (!there || p.result != MMU_OK) {
+    struct paging_regime regime = walk_actual_regime(cpu);
+    struct walk w;
+    if (mmu_walk(cpu, &regime, va, MMU_READ, MMU_IDX_KERNEL_USER, WALK_QUIET, &w) != MMU_OK) {
         return false;
     }
-    *gpa = p.walk.gpa;
-    *writable = (p.walk.flags & MAP_WRITE) != 0;
-    *user = (p.walk.flags & MAP_USER) != 0;
+    *gpa = w.gpa;
+    *writable = (w.flags & MAP_WRITE) != 0;
+    *user = (w.flags & MAP_USER) != 0;
     return true;
 }
 

@@ -8,23 +8,13 @@
 #ifndef KAGE_MMU_TLB2_H
 #define KAGE_MMU_TLB2_H
 
-#include "mmu/mmu.h"
+#include "mmu/walk.h"
 
 #define TLB2_BITS 13
 #define TLB2_SIZE (1u << TLB2_BITS)
 #define PDE_CACHE_SIZE 256u
 #define PHYS_CACHE_SIZE 512u
 #define PCID_COUNT 4096u
-
-/* Effective rights of a guest mapping. */
-#define MAP_USER (1u << 0)
-#define MAP_WRITE (1u << 1)
-#define MAP_NX (1u << 2)
-#define MAP_DIRTY (1u << 3)
-#define MAP_GLOBAL (1u << 4)
-#define MAP_EPT_WRITE (1u << 5)
-#define MAP_HAS_HOST (1u << 6)
-#define MAP_LARGE (1u << 7)
 
 struct tlb2_entry {
     gva_t va_page;
@@ -61,21 +51,6 @@ struct tlb2 {
     struct pde_cache_entry pde_cache[PDE_CACHE_SIZE];
     struct phys_cache_entry phys_cache[PHYS_CACHE_SIZE];
 };
-
-/* What a walk of the guest's tables found. */
-struct walk {
-    gpa_t gpa;
-    uint32_t flags;      /* MAP_USER, WRITE, NX, DIRTY, GLOBAL, LARGE */
-    unsigned page_shift; /* 12, 21, 22 or 30 */
-    uint32_t error;      /* page-fault error code, if refused */
-};
-
-/* MMU_OK, MMU_FAULT (w->error; nothing recorded), MMU_EXIT. Sets accessed and dirty bits unless `quiet`. */
-enum mmu_result walk_guest(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool quiet,
-                           struct walk *w);
-/* Would a mapping with these rights allow the access? Fills the error code if not. */
-bool walk_allows(const struct cpu *cpu, uint32_t flags, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
-uint32_t walk_error_bits(const struct cpu *cpu, enum mmu_access access, enum mmu_idx idx);
 
 /* Host address of the guest-physical page that holds gpa, through EPT; fills the EPT on demand. MMU_OK, MMU_MMIO, MMU_EXIT. */
 enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
