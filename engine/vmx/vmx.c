@@ -134,6 +134,9 @@ static void inject(struct cpu *cpu)
     if (type == VMX_EVENT_EXT_INTR) {
         cpu->stats[CPU_STAT_INTERRUPTS]++;
     }
+    if (!cpu_uses_ept(cpu) && type == VMX_EVENT_HW_EXCEPTION && cpu->event.vector == X86_EXC_PF) {
+        cpu_mmio_consume(cpu); /* the instruction that asked for the bytes is refused: it will ask again */
+    }
 }
 
 static void load_guest(struct cpu *cpu)
