@@ -173,7 +173,7 @@ static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_a
 {
     bool paging = (cpu->vmcs.guest_cr0 & X86_CR0_PG) != 0; /* without it there are no rights */
 
-    if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
+    if (!ept_allows(e->flags, access) || (access == MMU_WRITE && (e->flags & MAP_DIRTY) == 0)) {
         return false;
     }
     return (e->flags & MAP_HAS_HOST) != 0 &&
@@ -246,6 +246,13 @@ static void identity_walk(gva_t va, struct walk *w)
     w->page_shift = KAGE_PAGE_SHIFT;
 }
 
+/* What the exit qualification says of the linear address (SDM 3C table 28-7, advanced information). */
+static uint64_t qualification_of(uint32_t flags)
+{
+    return ((flags & MAP_USER) != 0 ? VMX_EPT_QUAL_GLA_USER : 0) | ((flags & MAP_WRITE) != 0 ? VMX_EPT_QUAL_GLA_WRITE : 0) |
+           ((flags & MAP_NX) != 0 ? VMX_EPT_QUAL_GLA_NX : 0);
+}
+
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
 {
     va = cut(cpu, va);
@@ -270,6 +277,9 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         if (r == MMU_FAULT) {
             cpu_raise_page_fault(cpu, va, w.error);
         }
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
         if (r != MMU_OK) {
             if (r == MMU_FAULT && e->va_page == (va & KAGE_PAGE_MASK)) {
                 e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
@@ -281,9 +291,9 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     }
 
     uint8_t *host;
-    bool writable;
-    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
-                                  &host, &writable);
+    uint32_t rights;
+    enum mmu_result r = phys_page(cpu, w.gpa, access, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL | qualification_of(w.flags),
+                                  &host, &rights);
     if (r != MMU_OK) {
         map->gpa = w.gpa;
         map->hva = NULL;
@@ -301,7 +311,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         .stamp = global ? t->global : t->current,
         .gpa_page = w.gpa & KAGE_PAGE_MASK,
         .host = (uint64_t)(uintptr_t)host,
-        .flags = (w.flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST | (writable ? MAP_EPT_WRITE : 0),
+        .flags = (w.flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST | rights,
     };
     if (w.flags & MAP_LARGE) {
         note_large(t, va, w.page_shift);
@@ -337,10 +347,10 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
 {
     while (len > 0) {
         uint8_t *host;
-        bool writable;
+        uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
-        if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
+        if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
         if (cpu_guarded_copy(write ? host + off : buf, write ? buf : host + off, n) != 0) { /* the client took it away */
@@ -388,8 +398,9 @@ static void exchange_byte(void *arg)
 bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
 {
     uint8_t *host;
-    bool writable, held = cpu_hold_memory(cpu);
-    bool ok = phys_page_uncached(cpu, gpa, true, 0, &host, &writable) == MMU_OK;
+    uint32_t rights;
+    bool held = cpu_hold_memory(cpu);
+    bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {
         struct exchange x = {.at = host + (gpa & ~KAGE_PAGE_MASK), .value = *value};
