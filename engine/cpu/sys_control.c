@@ -10,7 +10,7 @@
 #define CR4_KNOWN                                                                                                      \
     (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |    \
      X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE |             \
-     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
+     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_LA57)
 #define CR4_FLUSHES (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_LA57 | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PCIDE)
 #define CR0_DEFINED                                                                                                    \
     (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM |           \
@@ -490,7 +490,7 @@ enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_INVLPG, cpu->ea, len);
     }
-    if (x86_is_canonical(cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
+    if (cpu_is_cpu_canonical(cpu, cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
         mmu_flush_page(cpu, cpu->ea);
     }
     return CPU_NEXT;
@@ -527,7 +527,7 @@ enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (type < 2) {
         bad |= !pcide && descriptor[0] != 0;
     }
-    if (bad || (type == 0 && !x86_is_canonical(descriptor[1]))) {
+    if (bad || (type == 0 && !cpu_is_cpu_canonical(cpu, descriptor[1]))) {
         return cpu_raise_gp(cpu, 0);
     }
     switch (type) {

@@ -265,7 +265,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         serves(cpu, e, access, idx)) {
         return finish(cpu, va, access, idx, e, map);
     }
-    if (!x86_is_canonical(va) && cpu_in_long_mode(cpu)) {
+    if (!cpu_is_canonical(cpu, va) && cpu_in_long_mode(cpu)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         cpu->event.address = true;
         return MMU_FAULT;
@@ -328,7 +328,7 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
         *writable = *user = true;
         return true;
     }
-    if (cpu_in_long_mode(cpu) && !x86_is_canonical(va)) {
+    if (cpu_in_long_mode(cpu) && !cpu_is_canonical(cpu, va)) {
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
