@@ -189,6 +189,7 @@ struct cpu {
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
     bool has_1g_pages, has_nx, has_la57;
     uint64_t efer_valid;      /* bits of EFER that the guest may set */
+    bool no_pml4e_bit8; /* AMD: bit 8 of PML4Es and PML5Es is reserved */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
     uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */

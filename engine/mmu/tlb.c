@@ -140,6 +140,24 @@ static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t hos
     bank->host[i] = host_page;
 }
 
+static void flush_page_everywhere(struct cpu *cpu, gva_t va)
+{
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
+    unsigned bit = i & 4095;
+
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
+        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
+        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
+    }
+    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
+        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+            clear_code(cpu, idx);
+        }
+        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    }
+}
+
 static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
                              const struct tlb2_entry *e, bool has_code)
 {
@@ -276,9 +294,11 @@ static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, g
 static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t va, uint32_t error)
 {
     cpu_raise_page_fault(cpu, va, error);
+    /* It drops what the TLBs held of that page, of its rights for other accesses too (SDM 3A 4.10.4.1). */
     if (e->va_page == (va & KAGE_PAGE_MASK)) {
-        e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
+        e->stamp = 0;
     }
+    flush_page_everywhere(cpu, va);
     return MMU_FAULT;
 }
 
@@ -551,24 +571,6 @@ void mmu_switch_cr3(struct cpu *cpu, bool noflush)
     t->current = pcid_stamp(t, pcid);
     t->pde = new_stamp(t);
     clear_first_level(cpu, true);
-}
-
-static void flush_page_everywhere(struct cpu *cpu, gva_t va)
-{
-    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
-    unsigned bit = i & 4095;
-
-    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
-        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
-    }
-    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
-        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-            clear_code(cpu, idx);
-        }
-        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
-    }
 }
 
 void mmu_flush_page(struct cpu *cpu, gva_t va)
