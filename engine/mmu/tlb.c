@@ -257,6 +257,22 @@ static bool maybe_large(const struct tlb2 *t, gva_t va)
     return (t->large_2m[a / 64] >> (a % 64) & 1) != 0 || (t->large_1g[b / 64] >> (b % 64) & 1) != 0;
 }
 
+static uint64_t *global_low_word(struct tlb2 *t, gva_t va, uint64_t *bit)
+{
+    unsigned n = (unsigned)(va >> KAGE_PAGE_SHIFT) & 4095;
+
+    *bit = 1ull << (n % 64);
+    return &t->global_low[n / 64];
+}
+
+/* Other PCIDs may have it too, as one of theirs. */
+static bool maybe_global_low(struct tlb2 *t, gva_t va)
+{
+    uint64_t bit;
+
+    return (*global_low_word(t, va, &bit) & bit) != 0 && !is_kernel_half(va);
+}
+
 /* Paging off: linear addresses are physical. */
 static void identity_walk(gva_t va, struct walk *w)
 {
@@ -289,6 +305,10 @@ static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, g
     if (flags & MAP_LARGE) {
         note_large(t, va, page_shift);
     }
+    if ((flags & MAP_GLOBAL) != 0 && !global) {
+        uint64_t bit, *word = global_low_word(t, va, &bit);
+        *word |= bit;
+    }
 }
 
 static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t va, uint32_t error)
@@ -299,6 +319,9 @@ static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t v
         e->stamp = 0;
     }
     flush_page_everywhere(cpu, va);
+    if (maybe_global_low(cpu->tlb2, va)) {
+        mmu_flush_all(cpu);
+    }
     return MMU_FAULT;
 }
 
@@ -531,6 +554,7 @@ void mmu_flush_all(struct cpu *cpu)
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
     memset(t->large_1g, 0, sizeof(t->large_1g));
+    memset(t->global_low, 0, sizeof(t->global_low));
     memset(t->phys_cache, 0, sizeof(t->phys_cache));
     mmu_flush_non_global(cpu);
     clear_first_level(cpu, false);
@@ -580,8 +604,8 @@ void mmu_flush_page(struct cpu *cpu, gva_t va)
 
     cpu->stats[CPU_STAT_TLB_FLUSH_PAGES]++;
     t->pde = new_stamp(t);
-    if (maybe_large(t, va)) {
-        mmu_flush_all(cpu); /* its pieces are anywhere */
+    if (maybe_large(t, va) || maybe_global_low(t, va)) {
+        mmu_flush_all(cpu); /* its pieces, or copies, are anywhere */
         return;
     }
     if (e->va_page == (va & KAGE_PAGE_MASK)) {
