@@ -4,7 +4,7 @@
  * line. A test passes if every check it prints passes and its end is the one the index names.
  *
  *   runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]
- *          [--no-chain] [--single-insn] [--tiny-tlb]
+ *          [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]
  *
  * Exit status: 0 all passed, 1 a check failed, 2 wrong use, 77 the back end does not open here.
  */
@@ -67,6 +67,8 @@ static bool parse_test(char *line, struct guest_test *t)
             t->expect_shutdown = true;
         else if (!strcmp(word, "no-irqchip"))
             t->no_irqchip = true;
+        else if (!strcmp(word, "la57"))
+            t->la57 = true;
         else
             return false;
     }
@@ -224,7 +226,7 @@ static void run_test(const struct guest_test *t, const struct vm_options *option
 static int usage(void)
 {
     fputs("usage: runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]\n"
-          "              [--no-chain] [--single-insn] [--tiny-tlb]\n",
+          "              [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]\n",
           stderr);
     return 2;
 }
@@ -251,6 +253,8 @@ int main(int argc, char **argv)
             return usage();
         else if (!strcmp(a, "--backend"))
             backend_name = argv[++i];
+        else if (!strcmp(a, "--mmu") && kage_mmu_find(value) >= 0)
+            options.mmu = kage_mmu_find(argv[++i]);
         else if (!strcmp(a, "--index"))
             index = argv[++i];
         else if (!strcmp(a, "--images"))

@@ -255,6 +255,7 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         return vm_fail("memory");
     cpuid->nent = CPUID_MAX;
     int err = vm_ioctl(vm, vm->system, KVM_GET_SUPPORTED_CPUID, cpuid);
+    const bool la57 = vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_KAGE_LA57) > 0;
     const bool deadline =
         vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     for (unsigned i = 0; err >= 0 && i < cpuid->nent; i++) {
@@ -265,6 +266,10 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         }
         if (e->function == 0xb)
             e->edx = vcpu->index;
+        if (e->function == 7 && e->index == 0)
+            e->ecx = !vm->test->la57 ? e->ecx & ~(1u << 16) : la57 ? e->ecx | 1u << 16 : e->ecx;
+        if (e->function == 0x80000008u && (la57 || !vm->test->la57))
+            e->eax = (e->eax & ~0xff00u) | (vm->test->la57 ? 57u : 48u) << 8;
     }
     if (err >= 0)
         err = vm_ioctl(vm, vcpu->fd, KVM_SET_CPUID2, cpuid);
@@ -332,6 +337,8 @@ static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm
         return vm_fail("open of the back end");
     if ((vm->vm = vm_ioctl(vm, vm->system, KVM_CREATE_VM, NULL)) < 0)
         return vm_fail("KVM_CREATE_VM");
+    if (options->mmu && kage_vm_set_mmu(vm->backend, vm->vm, options->mmu) < 0)
+        return vm_fail("KVM_CAP_KAGE_MMU");
     if (vm_ioctl(vm, vm->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
         vm_ioctl(vm, vm->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul) < 0)
         return vm_fail("KVM_SET_TSS_ADDR");
