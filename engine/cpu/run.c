@@ -578,7 +578,9 @@ static void run_one(struct cpu *cpu)
         cpu_fpu_load(cpu);
         cpu_enter_code(cpu, cpu->vm->rx + b->host);
     }
-    if (cpu->again || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION || cpu->vmcs.exit_reason == VMX_EXIT_EPT_MISCONFIG) {
+    bool page_fault_exits = cpu->event.valid && cpu->event.vector == X86_EXC_PF && cpu_event_intercepted(cpu, &cpu->event);
+    if (cpu->again || page_fault_exits || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION ||
+        cpu->vmcs.exit_reason == VMX_EXIT_EPT_MISCONFIG) {
         cpu->intr_shadow = shadow; /* it has not happened yet */
         cpu->rflags |= rf;
     }

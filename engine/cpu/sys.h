@@ -43,6 +43,19 @@
 
 enum cpu_result cpu_io_complete(struct cpu *cpu);
 
+/* ---- control registers (paging.c) ---- */
+
+/* Bits that the guest has in a read shadow while EPT is off: all that says how its tables are to be read. */
+#define CPU_NOEPT_CR0_MASK (X86_CR0_PG | X86_CR0_WP | X86_CR0_CD | X86_CR0_NW)
+#define CPU_NOEPT_CR4_MASK                                                                                             \
+    (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_LA57)
+
+/* A value that MOV writes without an exit: bits that the hypervisor owns stay as they are. */
+static inline uint64_t cpu_keep_masked(const struct cpu *cpu, uint64_t value, uint64_t actual, uint64_t mask)
+{
+    return cpu_uses_ept(cpu) ? (value & ~mask) | (actual & mask) : value; /* EPT off: these are its read shadow's */
+}
+
 /* ---- MSRs that live in the processor (sys_msr.c) ---- */
 
 /*

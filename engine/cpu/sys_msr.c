@@ -25,25 +25,6 @@ static bool pat_is_valid(uint64_t pat)
     return true;
 }
 
-static int set_efer(struct cpu *cpu, uint64_t value)
-{
-    struct vmcs *v = &cpu->vmcs;
-    uint64_t old = v->guest_ia32_efer;
-
-    if ((value & ~cpu->efer_valid) != 0) {
-        return -EINVAL;
-    }
-    if (((value ^ old) & X86_EFER_LME) != 0 && (v->guest_cr0 & X86_CR0_PG) != 0) {
-        return -EINVAL;
-    }
-    v->guest_ia32_efer = (value & ~X86_EFER_LMA) | (old & X86_EFER_LMA); /* LMA is read-only */
-    if (((value ^ old) & X86_EFER_NX) != 0) {
-        mmu_flush_all(cpu);
-    }
-    cpu_update_mode(cpu);
-    return 0;
-}
-
 /* MSRs that are one field of struct cpu and need at most a check for a canonical address. */
 struct msr_row {
     uint32_t msr;
@@ -94,7 +75,7 @@ int cpu_get_msr(struct cpu *cpu, uint32_t msr, uint64_t *value)
         *value = cpu->vmcs.guest_ia32_pat;
         return 0;
     case MSR_EFER:
-        *value = cpu->vmcs.guest_ia32_efer;
+        *value = cpu_guest_efer(cpu);
         return 0;
     case MSR_SYSCALL_MASK:
         *value = cpu->msr_syscall_mask;
@@ -135,7 +116,7 @@ int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
         cpu->vmcs.guest_ia32_pat = value;
         return 0;
     case MSR_EFER:
-        return set_efer(cpu, value);
+        return cpu_load_efer(cpu, value) ? 0 : -EINVAL;
     case MSR_SYSCALL_MASK:
         if (value >> 32 != 0) {
             return -EINVAL;

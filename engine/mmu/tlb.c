@@ -10,6 +10,7 @@
 
 #include "cpu/guarded_copy.h"
 #include "mmu/ept.h"
+#include "mmu/noept.h"
 #include "mmu/tlb2.h"
 
 static bool is_kernel_half(gva_t va)
@@ -246,12 +247,102 @@ static void identity_walk(gva_t va, struct walk *w)
     w->page_shift = KAGE_PAGE_SHIFT;
 }
 
+static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, gpa_t gpa, uint64_t host, uint32_t flags, unsigned page_shift)
+{
+    struct tlb2 *t = cpu->tlb2;
+    /* Global pages in the user half would have to be found under every PCID: kept as local ones, if there are PCIDs. */
+    bool pcids = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
+    bool global = (flags & MAP_GLOBAL) != 0 && (is_kernel_half(va) || !pcids);
+
+    *e = (struct tlb2_entry){
+        .va_page = va & KAGE_PAGE_MASK,
+        .stamp = global ? t->global : t->current,
+        .gpa_page = gpa & KAGE_PAGE_MASK,
+        .host = host,
+        .flags = (flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST,
+    };
+    if (flags & MAP_LARGE) {
+        note_large(t, va, page_shift);
+    }
+}
+
+static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t va, uint32_t error)
+{
+    cpu_raise_page_fault(cpu, va, error);
+    if (e->va_page == (va & KAGE_PAGE_MASK)) {
+        e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
+    }
+    return MMU_FAULT;
+}
+
+static void no_memory(struct mmu_map *map, gpa_t gpa)
+{
+    map->gpa = gpa;
+    map->hva = NULL;
+    map->has_code = false;
+}
+
+static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
+                                        struct mmu_map *map)
+{
+    struct walk w;
+    uint8_t *host;
+    bool writable;
+
+    if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
+        struct paging_regime regime = walk_actual_regime(cpu);
+        enum mmu_result r = walk_guest(cpu, &regime, va, access, idx, WALK_CACHED, &w);
+        if (r != MMU_OK) {
+            return r == MMU_FAULT ? page_fault(cpu, e, va, w.error) : r;
+        }
+    } else {
+        identity_walk(va, &w);
+    }
+    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
+                                  &host, &writable);
+    if (r != MMU_OK) {
+        no_memory(map, w.gpa);
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
+        return r;
+    }
+    fill_second_level(cpu, e, va, w.gpa, (uint64_t)(uintptr_t)host, w.flags | (writable ? MAP_EPT_WRITE : 0), w.page_shift);
+    return MMU_OK;
+}
+
+static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
+                                        struct mmu_map *map)
+{
+    struct noept_walk w;
+    gpa_t gpa;
+    enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
+
+    if (r == MMU_MMIO) {
+        no_memory(map, w.gpa);
+        return MMU_MMIO;
+    }
+    if (r == MMU_OK && !cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
+        struct paging_regime regime = walk_actual_regime(cpu);
+        w.error = walk_error_bits(&regime, access, idx);
+        r = MMU_FAULT;
+    }
+    if (r != MMU_OK) {
+        return page_fault(cpu, e, va, w.error);
+    }
+    if (access == MMU_WRITE && (w.flags & MAP_EPT_WRITE) == 0) {
+        no_memory(map, gpa + (va & ~KAGE_PAGE_MASK));
+        return MMU_MMIO;
+    }
+    fill_second_level(cpu, e, va, gpa, w.page, w.flags, w.page_shift);
+    return MMU_OK;
+}
+
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
 {
     va = cut(cpu, va);
     struct tlb2 *t = cpu->tlb2;
     struct tlb2_entry *e = slot_of(t, va);
-    struct walk w;
 
     cpu->stats[CPU_STAT_TLB_MISSES]++;
     if (e->va_page == (va & KAGE_PAGE_MASK) && (e->stamp == t->current || e->stamp == t->global) &&
@@ -264,66 +355,21 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         return MMU_FAULT;
     }
     cpu->stats[CPU_STAT_TLB2_MISSES]++;
-    if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
-        struct paging_regime regime = walk_actual_regime(cpu);
-        enum mmu_result r = walk_guest(cpu, &regime, va, access, idx, WALK_CACHED, &w);
-        if (r == MMU_FAULT) {
-            cpu_raise_page_fault(cpu, va, w.error);
-        }
-        if (r != MMU_OK) {
-            if (r == MMU_FAULT && e->va_page == (va & KAGE_PAGE_MASK)) {
-                e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
-            }
-            return r;
-        }
-    } else {
-        identity_walk(va, &w);
-    }
-
-    uint8_t *host;
-    bool writable;
-    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
-                                  &host, &writable);
-    if (r != MMU_OK) {
-        map->gpa = w.gpa;
-        map->hva = NULL;
-        map->has_code = false;
-        if (r == MMU_EXIT) {
-            cpu->vmcs.guest_linear_address = va;
-        }
-        return r;
-    }
-    /* Global pages in the user half would have to be found under every PCID: kept as local ones, if there are PCIDs. */
-    bool pcids = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
-    bool global = (w.flags & MAP_GLOBAL) != 0 && (is_kernel_half(va) || !pcids);
-    *e = (struct tlb2_entry){
-        .va_page = va & KAGE_PAGE_MASK,
-        .stamp = global ? t->global : t->current,
-        .gpa_page = w.gpa & KAGE_PAGE_MASK,
-        .host = (uint64_t)(uintptr_t)host,
-        .flags = (w.flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST | (writable ? MAP_EPT_WRITE : 0),
-    };
-    if (w.flags & MAP_LARGE) {
-        note_large(t, va, w.page_shift);
-    }
-    return finish(cpu, va, access, idx, e, map);
+    enum mmu_result r = cpu_uses_ept(cpu) ? fill_through_ept(cpu, va, access, idx, e, map)
+                                          : fill_without_ept(cpu, va, access, idx, e, map);
+    return r == MMU_OK ? finish(cpu, va, access, idx, e, map) : r;
 }
 
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
 {
+    struct paging_regime regime = walk_guest_regime(cpu);
+    struct walk w;
 
     va = cut(cpu, va);
-    if ((cpu->vmcs.guest_cr0 & X86_CR0_PG) == 0) {
-        *gpa = va;
-        *writable = *user = true;
-        return true;
-    }
     if (cpu_in_long_mode(cpu) && !x86_is_canonical(va)) {
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
-    struct paging_regime regime = walk_actual_regime(cpu);
-    struct walk w;
     if (mmu_walk(cpu, &regime, va, MMU_READ, MMU_IDX_KERNEL_USER, WALK_QUIET, &w) != MMU_OK) {
         return false;
     }
@@ -331,6 +377,28 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
     *writable = (w.flags & MAP_WRITE) != 0;
     *user = (w.flags & MAP_USER) != 0;
     return true;
+}
+
+enum mmu_result mmu_read_virt(struct cpu *cpu, gva_t va, void *buf, size_t len, enum mmu_idx idx, struct walk *w)
+{
+    struct paging_regime regime = walk_guest_regime(cpu);
+    uint8_t *to = buf;
+
+    while (len > 0) {
+        gva_t at = cut(cpu, va);
+        size_t room = (size_t)(KAGE_PAGE_SIZE - (at & ~KAGE_PAGE_MASK)), n = room < len ? room : len;
+        enum mmu_result r = mmu_walk(cpu, &regime, at, MMU_READ, idx, 0, w);
+        if (r == MMU_OK && !mmu_phys_read(cpu, w->gpa, to, n)) {
+            r = MMU_MMIO;
+        }
+        if (r != MMU_OK) {
+            return r;
+        }
+        va += n;
+        to += n;
+        len -= n;
+    }
+    return MMU_OK;
 }
 
 static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)

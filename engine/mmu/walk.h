@@ -34,6 +34,13 @@ static inline struct paging_regime walk_actual_regime(const struct cpu *cpu)
     return (struct paging_regime){v->guest_cr0, v->guest_cr3, v->guest_cr4, v->guest_ia32_efer, v->guest_pdpte};
 }
 
+/* Those that the guest sees: its own tables, whatever the processor walks. */
+static inline struct paging_regime walk_guest_regime(const struct cpu *cpu)
+{
+    return (struct paging_regime){cpu_guest_cr0(cpu), cpu_guest_cr3(cpu), cpu_guest_cr4(cpu), cpu_guest_efer(cpu),
+                                  cpu->vmcs.guest_pdpte};
+}
+
 /* One entry on the way. */
 struct walk_step {
     gpa_t gpa; /* of the entry */
@@ -73,6 +80,12 @@ enum mmu_result walk_guest(struct cpu *cpu, const struct paging_regime *r, gva_t
  */
 enum mmu_result mmu_walk(struct cpu *cpu, const struct paging_regime *r, gva_t va, enum mmu_access access,
                          enum mmu_idx idx, unsigned how, struct walk *w);
+
+/*
+ * Reads guest memory at a linear address as the guest's own tables have it, for an exit handler; canonical, or below 4 GiB.
+ * MMU_OK; MMU_FAULT: w->error is the page fault's that the guest would have had; MMU_MMIO: no memory; MMU_EXIT as of mmu_walk().
+ */
+enum mmu_result mmu_read_virt(struct cpu *cpu, gva_t va, void *buf, size_t len, enum mmu_idx idx, struct walk *w);
 
 /* SDM 3A 4.6.1: do the rights allow the access? */
 static inline bool walk_rights_allow(uint64_t cr0, uint64_t cr4, uint32_t flags, enum mmu_access access, enum mmu_idx idx)

@@ -6,7 +6,7 @@
  */
 #include "vmx/vmx.h"
 
-#include "mmu/mmu.h"
+#include "mmu/noept.h"
 
 #define AR_TYPE_ACCESSED 1u
 #define AR_TYPE_RW 2u /* writable data, readable code */
@@ -53,17 +53,21 @@ static bool control_registers_are_good(const struct cpu *cpu)
     uint64_t cr0 = v->guest_cr0, cr4 = v->guest_cr4, efer = v->guest_ia32_efer;
     bool lma = in_ia32e(v), paging = (cr0 & X86_CR0_PG) != 0;
 
-    if ((paging && (cr0 & X86_CR0_PE) == 0) || (cr0 >> 32) != 0 || (cr4 & X86_CR4_VMXE) != 0) {
+    if (!cpu_uses_ept(cpu)) { /* PG stands for the hypervisor's tables, and CR3 has one's host address */
+        if (!paging || (cr0 & X86_CR0_WP) == 0 || v->guest_cr3 >> 52 != 0 || (v->guest_cr3 & NOEPT_MMIO) != 0) {
+            return false;
+        }
+    } else if ((paging && (cr0 & X86_CR0_PE) == 0) || (v->guest_cr3 & (cpu->maxphyaddr_mask | 0xfff0000000000000ull)) != 0) {
+        return false;
+    }
+    if ((cr0 >> 32) != 0 || (cr4 & X86_CR4_VMXE) != 0) {
         return false;
     }
     if ((cr0 & X86_CR0_NW) != 0 && (cr0 & X86_CR0_CD) == 0) {
         return false;
     }
-    if (lma != (paging && (efer & X86_EFER_LME) != 0) || (lma && (cr4 & X86_CR4_PAE) == 0) ||
-        (!lma && (cr4 & X86_CR4_PCIDE) != 0)) {
-        return false;
-    }
-    return (v->guest_cr3 & (cpu->maxphyaddr_mask | 0xfff0000000000000ull)) == 0;
+    return !(lma != (paging && (efer & X86_EFER_LME) != 0) || (lma && (cr4 & X86_CR4_PAE) == 0) ||
+             (!lma && (cr4 & X86_CR4_PCIDE) != 0));
 }
 
 /* ---- segment registers (27.3.1.2) ---- */
@@ -205,7 +209,7 @@ static bool pdptes_are_good(const struct cpu *cpu)
 {
     const struct vmcs *v = &cpu->vmcs;
 
-    if (!mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer)) {
+    if (!cpu_uses_ept(cpu) || !mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer)) {
         return true;
     }
     for (unsigned i = 0; i < KAGE_ARRAY_SIZE(v->guest_pdpte); i++) {

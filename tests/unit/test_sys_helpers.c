@@ -93,6 +93,7 @@ static int setup(void **state)
     cpu->rflags = X86_FLAGS_FIXED;
     cpu->rip = 0x1000;
     struct vmcs *v = &cpu->vmcs;
+    v->proc_based_ctls2 = VMX_PROC2_EPT;
     v->guest_ia32_efer = X86_EFER_LME | X86_EFER_LMA;
     v->guest_cr0 = X86_CR0_PE | X86_CR0_PG;
     v->guest_cr4 = X86_CR4_PAE;
