@@ -145,6 +145,12 @@ void kage_set_log(kage_log_fn *fn, void *opaque, enum kage_log_level max);
 #define KAGE_MMU_EPT 0    /* two levels of tables, the guest's and EPT: the default */
 #define KAGE_MMU_SHADOW 1 /* shadow page tables, made of the guest's */
 
+/*
+ * KVM_CHECK_EXTENSION returns 1 where KVM_SET_CPUID2 may give a guest LA57 (7.0:ECX bit 16, 57 linear-address bits) even though
+ * KVM_GET_SUPPORTED_CPUID does not show it, which tells what the host has: page walks are the engine's own.
+ */
+#define KVM_CAP_KAGE_LA57 0x6b616768
+
 /* KAGE_MMU_* by name ("ept", "shadow"), or -1. */
 int kage_mmu_find(const char *name);
 const char *kage_mmu_name(int mmu); /* NULL: no such */

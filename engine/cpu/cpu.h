@@ -187,7 +187,7 @@ struct cpu {
     uint64_t msr_star, msr_lstar, msr_cstar, msr_syscall_mask, msr_kernel_gs_base, msr_xss;
     uint32_t msr_tsc_aux;
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
-    bool has_1g_pages, has_nx;
+    bool has_1g_pages, has_nx, has_la57;
     uint64_t efer_valid;      /* bits of EFER that the guest may set */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
@@ -379,6 +379,21 @@ static inline bool cpu_in_real_mode(const struct cpu *cpu)
 static inline bool cpu_in_64bit_code(const struct cpu *cpu)
 {
     return (cpu->mode & CPU_MODE_LONG) != 0;
+}
+
+/*
+ * Canonical where memory is reached, RIP and RSP are loaded: by the paging mode. Outside IA-32e mode addresses have 32 bits, and nobody asks.
+ * CR4.LA57 changes only there (SDM 3A 4.5).
+ */
+static inline bool cpu_is_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, (cpu->vmcs.guest_cr4 & X86_CR4_LA57) != 0 ? X86_LA57_BITS : X86_LA48_BITS);
+}
+
+/* Canonical for what only holds an address: MSRs, bases of segments and tables, INVLPG, INVPCID, VM entry. By what the processor could do. */
+static inline bool cpu_is_cpu_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, cpu->has_la57 ? X86_LA57_BITS : X86_LA48_BITS);
 }
 
 /* Linear address of the instruction at cpu->rip, which is an offset in CS. */

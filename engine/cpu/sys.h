@@ -224,7 +224,7 @@ static inline gva_t cpu_va_add(const struct cpu *cpu, gva_t va, uint64_t n)
 /* What EFLAGS.AC asks of an operand at linear address va that is to be aligned to `bytes`: CPU_NEXT, or #AC(0). */
 KAGE_MUST_CHECK static inline enum cpu_result cpu_check_aligned(struct cpu *cpu, gva_t va, unsigned bytes)
 {
-    bool bad = (cpu->mode & CPU_MODE_AC) != 0 && (va & (bytes - 1)) != 0 && x86_is_canonical(va);
+    bool bad = (cpu->mode & CPU_MODE_AC) != 0 && (va & (bytes - 1)) != 0 && cpu_is_canonical(cpu, va);
     return bad ? cpu_raise_error(cpu, X86_EXC_AC, 0) : CPU_NEXT;
 }
 

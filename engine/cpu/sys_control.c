@@ -404,7 +404,7 @@ enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_INVLPG, cpu->ea, len);
     }
-    if (x86_is_canonical(cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
+    if (cpu_is_cpu_canonical(cpu, cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
         mmu_flush_page(cpu, cpu->ea);
     }
     return CPU_NEXT;
@@ -458,7 +458,7 @@ enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (type < 2) {
         bad |= !pcide && descriptor[0] != 0;
     }
-    if (bad || (type == 0 && !x86_is_canonical(descriptor[1]))) {
+    if (bad || (type == 0 && !cpu_is_cpu_canonical(cpu, descriptor[1]))) {
         return cpu_raise_gp(cpu, 0);
     }
     switch (type) {

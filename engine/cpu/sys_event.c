@@ -207,10 +207,10 @@ static enum cpu_result deliver_64(struct cpu *cpu, const struct cpu_event *ev)
         if (r != CPU_NEXT) {
             return r;
         }
-    } else if (!x86_is_canonical(rsp)) {
+    } else if (!cpu_is_canonical(cpu, rsp)) {
         return cpu_raise_error(cpu, X86_EXC_SS, ext);
     }
-    if (!x86_is_canonical(gate.offset)) {
+    if (!cpu_is_canonical(cpu, gate.offset)) {
         return cpu_raise_gp(cpu, ext);
     }
     r = cpu_descriptor_set_accessed(cpu, &cs);

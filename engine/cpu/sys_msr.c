@@ -94,7 +94,7 @@ int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
 
     if (row != NULL) {
         uint8_t *field = (uint8_t *)cpu + row->offset;
-        if (row->canonical && !x86_is_canonical(value)) {
+        if (row->canonical && !cpu_is_cpu_canonical(cpu, value)) {
             return -EINVAL;
         }
         if (row->bytes == 4) {
@@ -302,7 +302,7 @@ static enum cpu_result write_base(struct cpu *cpu, uint32_t arg, unsigned seg)
     if (HELPER_ARG_OPSIZE(arg) != 8) {
         value = (uint32_t)value;
     }
-    if (!x86_is_canonical(value)) {
+    if (!cpu_is_cpu_canonical(cpu, value)) {
         return cpu_raise_gp(cpu, 0);
     }
     cpu->vmcs.guest_seg[seg].base = value;

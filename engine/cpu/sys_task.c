@@ -65,7 +65,7 @@ enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint6
         return cpu_raise_error(cpu, X86_EXC_TS, selector_error(tr->selector, ext));
     }
     enum cpu_result r = cpu_read(cpu, tr->base + offset, rsp, 8, cpu_implicit_idx(cpu));
-    if (r == CPU_NEXT && !x86_is_canonical(*rsp)) {
+    if (r == CPU_NEXT && !cpu_is_canonical(cpu, *rsp)) {
         return cpu_raise_error(cpu, X86_EXC_SS, ext);
     }
     return r;

@@ -85,7 +85,8 @@ restart:;
     w->page = (e[level] & NOEPT_ADDR & ~(size - 1)) | (va & (size - 1) & KAGE_PAGE_MASK);
     w->entry = at[level];
     w->page_shift = KAGE_PAGE_SHIFT + INDEX_BITS * (level - 1);
-    w->flags = flags | (e[level] & X86_PTE_D ? MAP_DIRTY : 0) | (level > 1 ? MAP_LARGE : 0) | (rom ? 0 : MAP_EPT_WRITE);
+    w->flags = flags | (e[level] & X86_PTE_D ? MAP_DIRTY : 0) | (level > 1 ? MAP_LARGE : 0);
+    w->flags |= MAP_EPT_READ | MAP_EPT_EXEC | (rom ? 0 : MAP_EPT_WRITE); /* no second level refuses anything */
     if ((e[level] & X86_PTE_G) != 0 && (v->guest_cr4 & X86_CR4_PGE) != 0) {
         w->flags |= MAP_GLOBAL;
     }

@@ -174,7 +174,7 @@ static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_a
 {
     bool paging = (cpu->vmcs.guest_cr0 & X86_CR0_PG) != 0; /* without it there are no rights */
 
-    if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
+    if (!ept_allows(e->flags, access) || (access == MMU_WRITE && (e->flags & MAP_DIRTY) == 0)) {
         return false;
     }
     return (e->flags & MAP_HAS_HOST) != 0 &&
@@ -247,6 +247,13 @@ static void identity_walk(gva_t va, struct walk *w)
     w->page_shift = KAGE_PAGE_SHIFT;
 }
 
+/* What the exit qualification says of the linear address (SDM 3C table 28-7, advanced information). */
+static uint64_t qualification_of(uint32_t flags)
+{
+    return ((flags & MAP_USER) != 0 ? VMX_EPT_QUAL_GLA_USER : 0) | ((flags & MAP_WRITE) != 0 ? VMX_EPT_QUAL_GLA_WRITE : 0) |
+           ((flags & MAP_NX) != 0 ? VMX_EPT_QUAL_GLA_NX : 0);
+}
+
 static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, gpa_t gpa, uint64_t host, uint32_t flags, unsigned page_shift)
 {
     struct tlb2 *t = cpu->tlb2;
@@ -287,19 +294,22 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
 {
     struct walk w;
     uint8_t *host;
-    bool writable;
+    uint32_t rights;
 
     if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
         struct paging_regime regime = walk_actual_regime(cpu);
         enum mmu_result r = walk_guest(cpu, &regime, va, access, idx, WALK_CACHED, &w);
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
         if (r != MMU_OK) {
             return r == MMU_FAULT ? page_fault(cpu, e, va, w.error) : r;
         }
     } else {
         identity_walk(va, &w);
     }
-    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
-                                  &host, &writable);
+    enum mmu_result r = phys_page(cpu, w.gpa, access, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL | qualification_of(w.flags),
+                                  &host, &rights);
     if (r != MMU_OK) {
         no_memory(map, w.gpa);
         if (r == MMU_EXIT) {
@@ -307,7 +317,7 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
         }
         return r;
     }
-    fill_second_level(cpu, e, va, w.gpa, (uint64_t)(uintptr_t)host, w.flags | (writable ? MAP_EPT_WRITE : 0), w.page_shift);
+    fill_second_level(cpu, e, va, w.gpa, (uint64_t)(uintptr_t)host, w.flags | rights, w.page_shift);
     return MMU_OK;
 }
 
@@ -349,7 +359,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         serves(cpu, e, access, idx)) {
         return finish(cpu, va, access, idx, e, map);
     }
-    if (!x86_is_canonical(va) && cpu_in_long_mode(cpu)) {
+    if (!cpu_is_canonical(cpu, va) && cpu_in_long_mode(cpu)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         cpu->event.address = true;
         return MMU_FAULT;
@@ -366,7 +376,7 @@ bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user
     struct walk w;
 
     va = cut(cpu, va);
-    if (cpu_in_long_mode(cpu) && !x86_is_canonical(va)) {
+    if (cpu_in_long_mode(cpu) && !cpu_is_canonical(cpu, va)) {
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
@@ -405,10 +415,10 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
 {
     while (len > 0) {
         uint8_t *host;
-        bool writable;
+        uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
-        if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
+        if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
         if (cpu_guarded_copy(write ? host + off : buf, write ? buf : host + off, n) != 0) { /* the client took it away */
@@ -456,8 +466,9 @@ static void exchange_byte(void *arg)
 bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
 {
     uint8_t *host;
-    bool writable, held = cpu_hold_memory(cpu);
-    bool ok = phys_page_uncached(cpu, gpa, true, 0, &host, &writable) == MMU_OK;
+    uint32_t rights;
+    bool held = cpu_hold_memory(cpu);
+    bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {
         struct exchange x = {.at = host + (gpa & ~KAGE_PAGE_MASK), .value = *value};

@@ -34,7 +34,7 @@ struct pde_cache_entry {
 struct phys_cache_entry {
     uint64_t gfn_plus_1; /* 0: empty */
     uint8_t *host;
-    bool writable;
+    uint32_t rights; /* MAP_EPT_* */
 };
 
 struct tlb2 {
@@ -52,11 +52,19 @@ struct tlb2 {
     struct phys_cache_entry phys_cache[PHYS_CACHE_SIZE];
 };
 
-/* Host address of the guest-physical page that holds gpa, through EPT; fills the EPT on demand. MMU_OK, MMU_MMIO, MMU_EXIT. */
-enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                          bool *writable);
+/*
+ * Host address of the guest-physical page that holds gpa, through EPT, and what else may be done there (MAP_EPT_*); fills the EPT on demand.
+ * MMU_OK, MMU_MMIO, MMU_EXIT. gla_qualification: VMX_EPT_QUAL_GLA_*; without GLA_FINAL an access to the guest's own tables.
+ */
+enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                          uint32_t *rights);
 /* The same without the walker's cache, which is stale between a change of memory slots and the vCPU's flush. */
-enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                                   bool *writable);
+enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                                   uint32_t *rights);
+/* Do these MAP_EPT_* rights serve the access? */
+static inline bool ept_allows(uint32_t rights, enum mmu_access access)
+{
+    return (rights & (access == MMU_FETCH ? MAP_EPT_EXEC : access == MMU_WRITE ? MAP_EPT_WRITE : MAP_EPT_READ)) != 0;
+}
 
 #endif

@@ -11,24 +11,50 @@
 
 #define PTE_ADDR 0x000ffffffffff000ull
 
-enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                                   bool *writable)
+/* The rights that an access takes of the EPT. Of the guest's tables it is a write, since A and D of the EPT are on (SDM 3C 29.3.3.2). */
+static uint64_t ept_rights_for(enum mmu_access access)
 {
+    return access == MMU_FETCH ? EPT_X : access == MMU_WRITE ? EPT_R | EPT_W : EPT_R;
+}
+
+/* The exit qualification of an EPT violation (SDM 3C table 28-7). */
+static uint64_t ept_qualification(enum mmu_access access, uint64_t gla, uint64_t leaf)
+{
+    uint64_t q = access == MMU_FETCH ? VMX_EPT_QUAL_FETCH : access == MMU_WRITE ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ;
+
+    if ((gla & VMX_EPT_QUAL_GLA_VALID) != 0 && (gla & VMX_EPT_QUAL_GLA_FINAL) == 0 && access == MMU_WRITE) {
+        q |= VMX_EPT_QUAL_READ; /* an entry of the guest's tables: bits 0 and 1 together */
+    }
+    return q | gla | (leaf & (EPT_R | EPT_W | EPT_X)) << 3;
+}
+
+enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                                   uint32_t *rights)
+{
+    const uint64_t needed = ept_rights_for(access);
+
     for (;;) {
         unsigned level;
         uint64_t e = ept_walk(cpu->vm_ept, gpa, &level);
-        if ((e & EPT_R) != 0 && (!write || (e & EPT_W) != 0)) {
+        if (ept_is_misconfigured(e, level)) {
+            return MMU_MMIO;
+        }
+        if ((e & needed) == needed) {
+            uint64_t marks = EPT_A | (access == MMU_WRITE ? EPT_D : 0);
+            if ((e & marks) != marks) {
+                if (!ept_set_accessed(cpu->vm_ept, gpa, e, access == MMU_WRITE)) {
+                    continue;
+                }
+                e |= marks;
+            }
             uint64_t page_bytes = KAGE_PAGE_SIZE << (9 * level);
             uint64_t base = e & EPT_ADDR & ~(page_bytes - 1);
             *host = (uint8_t *)(uintptr_t)(base + (gpa & (page_bytes - 1) & KAGE_PAGE_MASK));
-            *writable = (e & EPT_W) != 0;
-            if ((e & EPT_A) == 0 || (write && (e & EPT_D) == 0)) {
-                ept_set_accessed(cpu->vm_ept, gpa, write);
-            }
+            *rights = ((e & EPT_R) != 0 ? MAP_EPT_READ : 0) | ((e & EPT_X) != 0 ? MAP_EPT_EXEC : 0) |
+                      ((e & (EPT_W | EPT_D)) == (EPT_W | EPT_D) ? MAP_EPT_WRITE : 0);
             return MMU_OK;
         }
-        uint64_t q = (write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ) | gla_qualification |
-                     ((e & (EPT_R | EPT_W | EPT_X)) << 3);
+        uint64_t q = ept_qualification(access, gla_qualification, e);
         cpu_fpu_save(cpu); /* kvm/ may call anything */
         int err = cpu->ops->ept_violation(cpu, gpa, q);
         if (err == -ENOENT) {
@@ -42,20 +68,20 @@ enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint6
     }
 }
 
-enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                          bool *writable)
+enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                          uint32_t *rights)
 {
     uint64_t gfn = gpa >> KAGE_PAGE_SHIFT;
     struct phys_cache_entry *c = &cpu->tlb2->phys_cache[gfn & (PHYS_CACHE_SIZE - 1)];
 
-    if (c->gfn_plus_1 == gfn + 1 && (c->writable || !write)) {
+    if (c->gfn_plus_1 == gfn + 1 && ept_allows(c->rights, access)) {
         *host = c->host;
-        *writable = c->writable;
+        *rights = c->rights;
         return MMU_OK;
     }
-    enum mmu_result r = phys_page_uncached(cpu, gpa, write, gla_qualification, host, writable);
+    enum mmu_result r = phys_page_uncached(cpu, gpa, access, gla_qualification, host, rights);
     if (r == MMU_OK) {
-        *c = (struct phys_cache_entry){.gfn_plus_1 = gfn + 1, .host = *host, .writable = *writable};
+        *c = (struct phys_cache_entry){.gfn_plus_1 = gfn + 1, .host = *host, .rights = *rights};
     }
     return r;
 }
@@ -222,14 +248,15 @@ bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
 /* The page of an entry at gpa. Tables that can only be read are told by *read_only. */
 static enum mmu_result table_page(struct cpu *cpu, gpa_t gpa, unsigned how, uint8_t **host, bool *read_only)
 {
-    bool quiet = (how & WALK_QUIET) != 0, writable;
-    enum mmu_result (*page)(struct cpu *, gpa_t, bool, uint64_t, uint8_t **, bool *) =
+    bool quiet = (how & WALK_QUIET) != 0;
+    uint32_t rights;
+    enum mmu_result (*page)(struct cpu *, gpa_t, enum mmu_access, uint64_t, uint8_t **, uint32_t *) =
         (how & (WALK_CACHED | WALK_PAGES)) != 0 ? phys_page : phys_page_uncached;
 
     *read_only = false;
-    enum mmu_result r = page(cpu, gpa, !quiet, VMX_EPT_QUAL_GLA_VALID, host, &writable);
+    enum mmu_result r = page(cpu, gpa, quiet ? MMU_READ : MMU_WRITE, VMX_EPT_QUAL_GLA_VALID, host, &rights);
     if (r == MMU_MMIO && !quiet) {
-        r = page(cpu, gpa, false, VMX_EPT_QUAL_GLA_VALID, host, &writable);
+        r = page(cpu, gpa, MMU_READ, VMX_EPT_QUAL_GLA_VALID, host, &rights);
         *read_only = r == MMU_OK;
     }
     return r;

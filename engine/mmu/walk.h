@@ -14,9 +14,11 @@
 #define MAP_NX (1u << 2)
 #define MAP_DIRTY (1u << 3)
 #define MAP_GLOBAL (1u << 4)
-#define MAP_EPT_WRITE (1u << 5) /* what is below the guest's tables allows a write */
+#define MAP_EPT_WRITE (1u << 5) /* what is below the guest's tables allows a write, and knows that the page is dirty */
 #define MAP_HAS_HOST (1u << 6)
 #define MAP_LARGE (1u << 7)
+#define MAP_EPT_READ (1u << 8)
+#define MAP_EPT_EXEC (1u << 9)
 
 #define WALK_MAX_LEVELS 5
 

@@ -65,6 +65,8 @@ static bool parse_test(char *line, struct guest_test *t)
             t->expect_shutdown = true;
         else if (!strcmp(word, "no-irqchip"))
             t->no_irqchip = true;
+        else if (!strcmp(word, "la57"))
+            t->la57 = true;
         else
             return false;
     }

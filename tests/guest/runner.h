@@ -20,6 +20,7 @@ struct guest_test {
     bool on_soft, on_kvm;  /* back ends it runs on */
     bool expect_shutdown;  /* passes by KVM_EXIT_SHUTDOWN and in no other way */
     bool no_irqchip;
+    bool la57;             /* the processor has 5-level paging, where the back end can give it */
     unsigned cpus;         /* 1 to GUEST_CPUS_MAX; all but the first wait for INIT and SIPI */
 };
 

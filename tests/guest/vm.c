@@ -254,6 +254,7 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         return vm_fail("memory");
     cpuid->nent = CPUID_MAX;
     int err = vm_ioctl(vm, vm->system, KVM_GET_SUPPORTED_CPUID, cpuid);
+    const bool la57 = vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_KAGE_LA57) > 0;
     const bool deadline =
         vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     for (unsigned i = 0; err >= 0 && i < cpuid->nent; i++) {
@@ -264,6 +265,10 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         }
         if (e->function == 0xb)
             e->edx = vcpu->index;
+        if (e->function == 7 && e->index == 0)
+            e->ecx = !vm->test->la57 ? e->ecx & ~(1u << 16) : la57 ? e->ecx | 1u << 16 : e->ecx;
+        if (e->function == 0x80000008u && (la57 || !vm->test->la57))
+            e->eax = (e->eax & ~0xff00u) | (vm->test->la57 ? 57u : 48u) << 8;
     }
     if (err >= 0)
         err = vm_ioctl(vm, vcpu->fd, KVM_SET_CPUID2, cpuid);

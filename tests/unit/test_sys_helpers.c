@@ -29,7 +29,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
 {
     gva_t page = va & KAGE_PAGE_MASK;
     (void)idx;
-    if (!x86_is_canonical(va)) {
+    if (!cpu_is_canonical(cpu, va)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return MMU_FAULT;
     }
