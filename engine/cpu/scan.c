@@ -457,7 +457,7 @@ static void plan_flags(struct trans *t)
         }
         if (j == t->count) { /* an exit is reached; at the block's start the poll gains too */
             bool indirect = is_indirect(&t->insns[j - 1]);
-            t->insns[i].park = indirect || checks + (i == 0) >= 2;
+            t->insns[i].park = indirect || checks >= 1;
             return;
         }
         i = j; /* on behind the one that reads or writes them */
