@@ -76,6 +76,9 @@ void preload_device_stat(struct stat *st);
 
 /* ---- handles.c ---- */
 
+/* What the environment says of VMs; once, by the constructor. */
+void preload_handles_init(void);
+
 /* A VM has been made in this process: guest memory is told of from now on. */
 extern atomic_bool preload_has_vm;
 int preload_ioctl(int fd, unsigned long request, void *arg);

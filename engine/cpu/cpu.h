@@ -141,6 +141,10 @@ struct code_cache;
 struct cpu_ops {
     /* EPT violation at gpa. 0: the EPT was filled, walk again; -ENOENT: nothing there (MMIO); -EFAULT: the slot's host memory is gone. qualification: VMX_EPT_QUAL_*. */
     int (*ept_violation)(struct cpu *cpu, gpa_t gpa, uint64_t qualification);
+    /* EPT off: the guest page that is at host page `page`, which `entry` of the tables maps. False: the entry is on its way out. */
+    bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
+    /* EPT off: a task switch loads CR3. False: it is #GP(0). */
+    bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
 };
 
 struct cpu {
@@ -179,12 +183,14 @@ struct cpu {
 
     /* ---- the rest of the processor's state ---- */
     uint64_t cr2, cr8, xcr0;
+    uint64_t guest_cr3, guest_efer; /* with EPT off what the guest has there: see cpu_guest_cr3() */
     uint64_t dr[4], dr6;
     uint64_t msr_star, msr_lstar, msr_cstar, msr_syscall_mask, msr_kernel_gs_base, msr_xss;
     uint32_t msr_tsc_aux;
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
-    bool has_1g_pages, has_nx;
+    bool has_1g_pages, has_nx, has_la57;
     uint64_t efer_valid;      /* bits of EFER that the guest may set */
+    bool no_pml4e_bit8; /* AMD: bit 8 of PML4Es and PML5Es is reserved */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
     uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */
@@ -293,6 +299,49 @@ extern const size_t cpu_helper_table_len;
 
 /* ---- state access for kvm/, vmx/ and the helpers ---- */
 
+/*
+ * With EPT off the processor runs by tables of the hypervisor's, and by control registers that go with these: what the
+ * guest has in its own is found in the read shadows, and for CR3 and EFER, which have none, in struct cpu. These
+ * functions say what the guest sees in either case. vmcs.guest_pdpte[] is the guest's own in both.
+ */
+static inline bool cpu_uses_ept(const struct cpu *cpu)
+{
+    return (cpu->vmcs.proc_based_ctls2 & VMX_PROC2_EPT) != 0;
+}
+
+static inline uint64_t cpu_guest_cr0(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr0 & ~v->cr0_mask) | (v->cr0_read_shadow & v->cr0_mask);
+}
+
+static inline uint64_t cpu_guest_cr4(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr4 & ~v->cr4_mask) | (v->cr4_read_shadow & v->cr4_mask);
+}
+
+static inline uint64_t cpu_guest_cr3(const struct cpu *cpu)
+{
+    return cpu_uses_ept(cpu) ? cpu->vmcs.guest_cr3 : cpu->guest_cr3;
+}
+
+static inline uint64_t cpu_guest_efer(const struct cpu *cpu)
+{
+    return cpu_uses_ept(cpu) ? cpu->vmcs.guest_ia32_efer : cpu->guest_efer;
+}
+
+/* Gives the guest these values, unchecked, and the processor what goes with them; with EPT off the root stays the hypervisor's. */
+void cpu_set_paging(struct cpu *cpu, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer);
+/*
+ * All that MOV to a control register, or WRMSR of EFER, does to what the guest sees, for a hypervisor that took the exit;
+ * flushes and the root are its business with EPT off. False: #GP(0), and nothing has changed. CR3: without bit 63.
+ */
+KAGE_MUST_CHECK bool cpu_load_cr0(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_cr3(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_cr4(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_efer(struct cpu *cpu, uint64_t value);
+
 /* RFLAGS as the guest sees it. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
@@ -348,6 +397,21 @@ static inline bool cpu_in_64bit_code(const struct cpu *cpu)
     return (cpu->mode & CPU_MODE_LONG) != 0;
 }
 
+/*
+ * Canonical where memory is reached, RIP and RSP are loaded: by the paging mode. Outside IA-32e mode addresses have 32 bits, and nobody asks.
+ * CR4.LA57 changes only there (SDM 3A 4.5).
+ */
+static inline bool cpu_is_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, (cpu->vmcs.guest_cr4 & X86_CR4_LA57) != 0 ? X86_LA57_BITS : X86_LA48_BITS);
+}
+
+/* Canonical for what only holds an address: MSRs, bases of segments and tables, INVLPG, INVPCID, VM entry. By what the processor could do. */
+static inline bool cpu_is_cpu_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, cpu->has_la57 ? X86_LA57_BITS : X86_LA48_BITS);
+}
+
 /* Linear address of the instruction at cpu->rip, which is an offset in CS. */
 static inline gva_t cpu_code_va(const struct cpu *cpu)
 {
@@ -367,6 +431,9 @@ enum cpu_result cpu_raise_page_fault(struct cpu *cpu, gva_t va, uint32_t error);
  * exit_instruction_len is set to len, so that the handler can step over it.
  */
 enum cpu_result cpu_vmexit(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t len);
+
+/* The event will exit rather than be delivered (SDM 3C 26.2). */
+bool cpu_event_intercepted(const struct cpu *cpu, const struct cpu_event *ev);
 
 /* Delivers cpu->event through the IDT (sys_event.c): CPU_JUMP, or CPU_EXIT (triple fault, intercepted exception, …). */
 enum cpu_result cpu_deliver_event(struct cpu *cpu);

@@ -101,6 +101,8 @@ static const struct capability capabilities[] = {
     { KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 },
     { KVM_CAP_DISABLE_QUIRKS2, KVM_VALID_QUIRKS },
     { KAGE_CAP_EXTENSIONS, 1 },
+    { KVM_CAP_KAGE_MMU, KVM_OFFERED_MMUS },
+    { KVM_CAP_KAGE_LA57, 1 },
 };
 
 /* How many vCPUs are recommended: one for each of the host's processors, as the kernel has it. */

@@ -51,6 +51,7 @@ struct kvm_vm {
     uint64_t disabled_exits;   /* KVM_X86_DISABLE_EXITS_* */
     uint64_t exit_hypercalls;  /* KVM_CAP_EXIT_HYPERCALL: by number */
     bool exit_on_emulation_failure;
+    uint32_t mmu; /* KAGE_MMU_* */
     uint32_t mmu_pages;
     uint32_t max_vcpu_id;
     bool exception_payload, triple_fault_event, no_platform_info;

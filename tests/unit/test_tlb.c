@@ -107,6 +107,7 @@ static int setup(void **state)
     w.cpu->ops = &fake_ops;
     w.cpu->maxphyaddr_mask = 0x000fff0000000000ull; /* 40 bits */
     w.cpu->has_1g_pages = w.cpu->has_nx = true;
+    w.cpu->vmcs.proc_based_ctls2 = VMX_PROC2_EPT;
     w.cpu->vmcs.ept_pointer = ept_pointer(w.ept);
     w.cpu->vmcs.guest_cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP;
     w.cpu->vmcs.guest_cr3 = PML4;
@@ -850,7 +851,7 @@ static void test_write_protected(void **state)
     (void)state;
     map_two();
     assert_reaches(VA, MMU_WRITE, MMU_IDX_USER, DATA);
-    assert_int_equal(ept_write_protect(w.ept, DATA, PAGE), 0);
+    ept_write_protect(w.ept, DATA, PAGE);
     mmu_flush_all(w.cpu);
     unsigned before = w.violations;
     assert_reaches(VA, MMU_READ, MMU_IDX_USER, DATA);

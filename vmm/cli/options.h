@@ -45,6 +45,7 @@ struct options {
     uint16_t debug_exit_port;
     uint16_t debug_exit_bytes;
     const char *machine; /* name of a board */
+    int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
     const char *debugcon; /* NULL: none asked for; in argv or in debugcon_value */
     char debugcon_value[OPTIONS_WORD_MAX];

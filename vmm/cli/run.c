@@ -217,6 +217,7 @@ int run_machine(const struct options *options, struct error *error)
                 .debug_exit_port = options->debug_exit_port,
                 .debug_exit_bytes = options->debug_exit_bytes,
                 .board = machine_find_board(options->machine),
+                .mmu = options->mmu,
                 .bios = options->bios,
                 .debugcon_port = options->debugcon != NULL ? options->debugcon_port : 0,
                 .pvpanic_port = options->pvpanic_port,
