@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "cpu/guarded_copy.h"
+#include "cpu/sys.h"
 #include "mmu/ept.h"
 #include "mmu/noept.h"
 #include "mmu/tlb2.h"
@@ -414,14 +415,21 @@ static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_acce
             break;
         }
         if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            uint32_t error = 0;
             cpu_fpu_save(cpu); /* kvm/ may call anything */
-            int mended = cpu->ops->page_fault(cpu, va, access, idx);
-            if (mended > 0) {
+            switch (cpu->ops->page_fault(cpu, va, access, idx, &error)) {
+            case CPU_PF_MENDED:
                 continue;
-            }
-            if (mended < 0) {
+            case CPU_PF_GUEST:
+                page_fault(cpu, e, va, error);
+                cpu->event.guests_own = true;
+                cpu_mmio_consume(cpu); /* the instruction will ask again */
+                return MMU_FAULT;
+            case CPU_PF_GONE:
                 cpu->vmcs.guest_linear_address = va;
                 return MMU_EXIT;
+            default:
+                break;
             }
         }
         if (r == MMU_OK) { /* the entry is on its way out */
