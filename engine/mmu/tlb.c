@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "cpu/guarded_copy.h"
+#include "cpu/sys.h"
 #include "mmu/ept.h"
 #include "mmu/noept.h"
 #include "mmu/tlb2.h"
@@ -140,21 +141,53 @@ static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t hos
     bank->host[i] = host_page;
 }
 
+/* Bytes that a block of translated code may have behind its first: it may reach into the next page. */
+#define BLOCK_BYTES_MAX 1024u
+
+/* Drops what the jump caches have of code in the page, and makes the filter anew of the rest. */
+static void flush_jumps_to_page(struct cpu *cpu, gva_t va)
+{
+    uint64_t page = va >> KAGE_PAGE_SHIFT;
+
+    memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        const struct clear_log *log = &cpu->jump_log[idx];
+        if (log->count > CLEAR_LOG_MAX) {
+            clear_code(cpu, idx);
+            continue;
+        }
+        for (unsigned n = 0; n < log->count; n++) {
+            struct jump_cache_entry *e = &cpu->jump_cache[idx][log->index[n]];
+            gva_t first = 0 - e->neg_rip, last = first + BLOCK_BYTES_MAX - 1;
+            if (e->host == 0) {
+                continue;
+            }
+            if (first >> KAGE_PAGE_SHIFT == page || last >> KAGE_PAGE_SHIFT == page) {
+                *e = (struct jump_cache_entry){.neg_rip = log->index[n] == 0, .host = 0};
+                continue;
+            }
+            mmu_note_jump_target(cpu, first);
+            mmu_note_jump_target(cpu, last);
+        }
+    }
+}
+
 static void flush_page_everywhere(struct cpu *cpu, gva_t va)
 {
-    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
-    unsigned bit = i & 4095;
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT), bit = i & 4095;
+    uint64_t neg_tag = 0 - (va & KAGE_PAGE_MASK);
 
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+            struct tlb_bank *bank = &cpu->tlb[idx][access];
+            if (bank->neg_tag[i & (TLB_SIZE - 1)] == neg_tag) {
+                invalidate_entry(bank, i & (TLB_SIZE - 1));
+            }
+        }
         cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
     }
     if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
-        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-            clear_code(cpu, idx);
-        }
-        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+        flush_jumps_to_page(cpu, va);
     }
 }
 
@@ -364,23 +397,45 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
     return MMU_OK;
 }
 
+#define MENDING_ROUNDS 4u /* another vCPU may undo it meanwhile */
+
 static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
                                         struct mmu_map *map)
 {
     struct noept_walk w;
     gpa_t gpa;
-    enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
 
-    if (r == MMU_MMIO) {
-        no_memory(map, w.gpa);
-        return MMU_MMIO;
-    }
-    if (r == MMU_OK && !cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
-        struct paging_regime regime = walk_actual_regime(cpu);
-        w.error = walk_error_bits(&regime, access, idx);
-        r = MMU_FAULT;
-    }
-    if (r != MMU_OK) {
+    for (unsigned round = 0;; round++) {
+        enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
+        if (r == MMU_MMIO) {
+            no_memory(map, w.gpa);
+            return MMU_MMIO;
+        }
+        if (r == MMU_OK && cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
+            break;
+        }
+        if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            uint32_t error = 0;
+            cpu_fpu_save(cpu); /* kvm/ may call anything */
+            switch (cpu->ops->page_fault(cpu, va, access, idx, &error)) {
+            case CPU_PF_MENDED:
+                continue;
+            case CPU_PF_GUEST:
+                page_fault(cpu, e, va, error);
+                cpu->event.guests_own = true;
+                cpu_mmio_consume(cpu); /* the instruction will ask again */
+                return MMU_FAULT;
+            case CPU_PF_GONE:
+                cpu->vmcs.guest_linear_address = va;
+                return MMU_EXIT;
+            default:
+                break;
+            }
+        }
+        if (r == MMU_OK) { /* the entry is on its way out */
+            struct paging_regime regime = walk_actual_regime(cpu);
+            w.error = walk_error_bits(&regime, access, idx);
+        }
         return page_fault(cpu, e, va, w.error);
     }
     if (access == MMU_WRITE && (w.flags & MAP_EPT_WRITE) == 0) {
@@ -461,6 +516,9 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
         uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
+        if (write && cpu->ops->phys_written != NULL) {
+            cpu->ops->phys_written(cpu, gpa, n);
+        }
         if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
@@ -511,6 +569,9 @@ bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
     uint8_t *host;
     uint32_t rights;
     bool held = cpu_hold_memory(cpu);
+    if (cpu->ops->phys_written != NULL) {
+        cpu->ops->phys_written(cpu, gpa, 1);
+    }
     bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {
