@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* `kage inspect shadow`: the shadow pages, by level and one by one. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "inspect/view.h"
+#include "inspect/words.h"
+
+#define PAGES_SHOWN 40u
+
+static const char *const level_names[] = {"?", "PT", "PD", "PDPT", "PML4", "PML5"};
+
+static const char *name_of(uint32_t level)
+{
+    return level_names[level < 6 ? level : 0];
+}
+
+static void print_levels(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
+{
+    static const char *const names[] = {"level", ">shadow pages", ">direct", ">unsync", ">roots", ">entries", ">full", NULL};
+    struct table table;
+
+    table_begin(&table, &view->out, names);
+    for (uint32_t level = 5; level > 0; level--) {
+        uint64_t all = 0, direct = 0, unsync = 0, roots = 0, entries = 0;
+        char a[OUT_NUMBER];
+        for (uint32_t i = 0; i < count; i++) {
+            if (pages[i].level == level) {
+                all++;
+                direct += (pages[i].flags & KAGE_SHADOW_DIRECT) != 0;
+                unsync += (pages[i].flags & KAGE_SHADOW_UNSYNC) != 0;
+                roots += pages[i].roots != 0;
+                entries += pages[i].entries;
+            }
+        }
+        if (all == 0) {
+            continue;
+        }
+        table_cell(&table, OUT_NAME, "%s", name_of(level));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, all));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, direct));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, unsync));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, roots));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, entries));
+        table_cell(&table, OUT_PLAIN, "%.1f%%", 100.0 * (double)entries / (double)(all * 512));
+    }
+    table_end(&table);
+}
+
+static void print_pages(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
+{
+    static const char *const names[] = {"level", "guest's table", "shadow table", ">entries", "rights", ">roots", "|role", NULL};
+    uint32_t shown = view->all || count <= PAGES_SHOWN ? count : PAGES_SHOWN;
+    struct table table;
+
+    table_begin(&table, &view->out, names);
+    for (uint32_t i = 0; i < shown; i++) {
+        const struct kage_inspect_shadow_page *p = &pages[i];
+        char rights[WORDS_MAX], quadrant[24] = "";
+        if ((p->flags & KAGE_SHADOW_32BIT) != 0) {
+            snprintf(quadrant, sizeof(quadrant), ", 32-bit part %u", p->quadrant);
+        }
+        table_cell(&table, OUT_NAME, "%s", name_of(p->level));
+        table_cell(&table, OUT_PLAIN, "0x%010" PRIx64, (uint64_t)p->gfn << 12);
+        table_cell(&table, OUT_PLAIN, "0x%012" PRIx64, (uint64_t)p->table);
+        table_cell(&table, OUT_PLAIN, "%u", p->entries);
+        table_cell(&table, OUT_GOOD, "%s", words_rights(rights, p->rights, true));
+        table_cell(&table, p->roots != 0 ? OUT_TITLE : OUT_DIM, "%u", p->roots);
+        table_cell(&table, OUT_DIM, "%s%s%s%s%s", (p->flags & KAGE_SHADOW_DIRECT) != 0 ? "direct" : "shadows",
+                   (p->flags & KAGE_SHADOW_UNSYNC) != 0 ? ", unsync" : "", (p->flags & KAGE_SHADOW_WP) != 0 ? ", WP" : "",
+                   (p->flags & KAGE_SHADOW_NX) != 0 ? ", NX" : "", quadrant);
+    }
+    table_end(&table);
+    if (shown < count) {
+        out_text(&view->out, OUT_DIM, "  %u more (--all)\n", count - shown);
+    }
+}
+
+static void shadow_json(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct kage_inspect_shadow_page *p = &pages[i];
+        char rights[WORDS_MAX];
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:b, s:b, s:o}", "level", name_of(p->level), "number",
+                                              view_number(p->level), "gpa", view_hex(p->gfn << 12), "table", view_hex(p->table), "entries",
+                                              view_number(p->entries), "roots", view_number(p->roots), "rights",
+                                              words_rights(rights, p->rights, true), "direct", (p->flags & KAGE_SHADOW_DIRECT) != 0, "unsync",
+                                              (p->flags & KAGE_SHADOW_UNSYNC) != 0, "32bit", (p->flags & KAGE_SHADOW_32BIT) != 0, "wp",
+                                              (p->flags & KAGE_SHADOW_WP) != 0, "nx", (p->flags & KAGE_SHADOW_NX) != 0, "quadrant",
+                                              view_number(p->quadrant)));
+    }
+    json_object_set_new(view->json, "pages", list);
+}
+
+int view_shadow(struct inspect_view *view, struct error *error)
+{
+    void *data;
+    uint32_t count;
+
+    if (view->has_gva || view->has_gpa) {
+        return view_walk(view, error);
+    }
+    if (view_list(view, KAGE_INSPECT_SHADOW, 0, sizeof(struct kage_inspect_shadow_page), &data, &count, error) != 0) {
+        return -1;
+    }
+    if (view->json != NULL) {
+        shadow_json(view, data, count);
+    } else {
+        out_heading(&view->out, "Shadow pages: %u", count);
+        print_levels(view, data, count);
+        fputc('\n', view->out.file);
+        print_pages(view, data, count);
+    }
+    free(data);
+    return 0;
+}
