@@ -115,8 +115,8 @@ static void vcpu_look(void *arg)
     const struct cpu *cpu = vcpu->cpu;
     const struct vmcs *vmcs = &cpu->vmcs;
     struct kage_inspect_vcpu out = {
-        .rip = vmcs->guest_rip, .rflags = vmcs->guest_rflags, .cr0 = vmcs->guest_cr0, .cr2 = cpu->cr2, .cr3 = vmcs->guest_cr3,
-        .cr4 = vmcs->guest_cr4, .cr8 = kvm_vcpu_cr8(vcpu), .efer = vmcs->guest_ia32_efer, .xcr0 = cpu->xcr0,
+        .rip = vmcs->guest_rip, .rflags = vmcs->guest_rflags, .cr0 = cpu_guest_cr0(cpu), .cr2 = cpu->cr2,
+        .cr3 = cpu_guest_cr3(cpu), .cr4 = cpu_guest_cr4(cpu), .cr8 = kvm_vcpu_cr8(vcpu), .efer = cpu_guest_efer(cpu), .xcr0 = cpu->xcr0,
         .actual_cr0 = vmcs->guest_cr0, .actual_cr3 = vmcs->guest_cr3, .actual_cr4 = vmcs->guest_cr4,
         .actual_efer = vmcs->guest_ia32_efer, .cs_base = vmcs->guest_seg[X86_CS].base,
         .cs_selector = vmcs->guest_seg[X86_CS].selector, .tsc_offset = cpu->tsc_offset, .exits = vcpu->counters->exits,

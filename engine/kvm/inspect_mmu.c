@@ -32,76 +32,23 @@ static hva_t slot_address(struct kvm_vm *vm, gpa_t gpa, uint32_t *id, uint32_t *
     return hva;
 }
 
-/* ---- The guest's own tables ---- */
-
-/* Replaced by the walker's own steps. */
-static bool read_entry(struct kvm_vm *vm, gpa_t at, unsigned bytes, struct mmu_step *step)
+/* Guest memory as guest_walk_steps() wants it. */
+static bool read_memory(void *opaque, gpa_t gpa, void *to, unsigned bytes, const void **host)
 {
     uint32_t id, flags;
-    hva_t hva = slot_address(vm, at, &id, &flags);
+    hva_t hva = slot_address(opaque, gpa, &id, &flags);
 
-    step->entry = 0;
-    step->host = (const void *)(uintptr_t)hva;
-    return hva && !cpu_guarded_copy(&step->entry, step->host, bytes);
+    *host = (const void *)(uintptr_t)hva;
+    return hva && !cpu_guarded_copy(to, *host, bytes);
 }
 
-static unsigned guest_steps(struct inspect *inspect, gva_t va, struct mmu_step steps[MMU_STEPS_MAX], struct kage_inspect_walk *out)
+static enum kage_inspect_paging paging_of(const struct paging_regime *r)
 {
-    const struct cpu *cpu = inspect->vcpu->cpu;
-    uint64_t cr4 = cpu->vmcs.guest_cr4;
-    bool wide = out->paging != KAGE_PAGING_32;
-    unsigned levels = out->paging == KAGE_PAGING_5LEVEL ? 5 : out->paging == KAGE_PAGING_4LEVEL ? 4 : 2, bits = wide ? 9 : 10, count = 0;
-    uint64_t root = cpu->vmcs.guest_cr3;
-    bool r = true, w = true, x = true, u = true;
-
-    if (out->paging == KAGE_PAGING_PAE) {
-        unsigned i = (unsigned)(va >> 30 & 3);
-        root = cpu->vmcs.guest_pdpte[i];
-        steps[count++] = (struct mmu_step){ .entry = root, .level = 3, .index = i, .read = true, .present = root & 1, .in_register = true,
-                                            .r = root & 1, .w = root & 1, .x = root & 1, .u = root & 1 };
-        if (!(root & 1))
-            return count;
-    }
-    gpa_t table = root & (wide ? 0x000ffffffffff000ull : 0xfffff000ull);
-    for (unsigned level = levels;; level--) {
-        unsigned shift = 12 + bits * (level - 1);
-        struct mmu_step *s = &steps[count++];
-        *s = (struct mmu_step){ .table = table, .level = level, .index = (unsigned)(va >> shift & ((1u << bits) - 1)) };
-        s->read = read_entry(inspect->vm, table + s->index * (wide ? 8 : 4), wide ? 8 : 4, s);
-        uint64_t e = s->entry;
-        s->present = s->read && (e & X86_PTE_P);
-        s->leaf = s->present && (level == 1 || ((e & X86_PTE_PS) && level <= 3 && (wide || (cr4 & X86_CR4_PSE))));
-        s->reserved = s->present && wide && (e & cpu->maxphyaddr_mask);
-        r = r && s->present && !s->reserved;
-        w = w && r && (e & X86_PTE_W);
-        u = u && r && (e & X86_PTE_U);
-        x = x && r && !(wide && (e & X86_PTE_NX));
-        s->r = r, s->w = w, s->x = x, s->u = u;
-        if (!r)
-            return count;
-        table = e & (wide ? 0x000ffffffffff000ull : 0xfffff000ull);
-        if (s->leaf) {
-            uint64_t low = (1ull << shift) - 1;
-            out->gpa = (table & ~low) | (va & low);
-            if (!wide && level == 2)
-                out->gpa |= (e >> 13 & 0xff) << 32;
-            out->page_shift = shift;
-            out->flags |= KAGE_WALK_GPA | (e & X86_PTE_D ? KAGE_WALK_DIRTY : 0) |
-                          ((e & X86_PTE_G) && (cr4 & X86_CR4_PGE) ? KAGE_WALK_GLOBAL : 0);
-            return count;
-        }
-    }
-}
-
-static enum kage_inspect_paging paging_of(const struct cpu *cpu)
-{
-    uint64_t cr4 = cpu->vmcs.guest_cr4;
-
-    if (!(cpu->vmcs.guest_cr0 & X86_CR0_PG))
+    if (!(r->cr0 & X86_CR0_PG))
         return KAGE_PAGING_NONE;
-    if (cpu_in_long_mode(cpu))
-        return cr4 & X86_CR4_LA57 ? KAGE_PAGING_5LEVEL : KAGE_PAGING_4LEVEL;
-    return cr4 & X86_CR4_PAE ? KAGE_PAGING_PAE : KAGE_PAGING_32;
+    if (r->efer & X86_EFER_LMA)
+        return r->cr4 & X86_CR4_LA57 ? KAGE_PAGING_5LEVEL : KAGE_PAGING_4LEVEL;
+    return r->cr4 & X86_CR4_PAE ? KAGE_PAGING_PAE : KAGE_PAGING_32;
 }
 
 /* ---- KAGE_INSPECT_WALK ---- */
@@ -145,30 +92,45 @@ static void walk_second(struct inspect *inspect, struct kage_inspect_walk *out)
     out->flags |= KAGE_WALK_SECOND;
 }
 
+static bool is_canonical(const struct kage_inspect_walk *out)
+{
+    unsigned shift = out->paging == KAGE_PAGING_5LEVEL ? 64 - 57 : 64 - 48;
+    return out->paging < KAGE_PAGING_4LEVEL || (uint64_t)((int64_t)(out->gva << shift) >> shift) == out->gva;
+}
+
 static void walk_guest_side(struct inspect *inspect, struct kage_inspect_walk *out)
 {
     struct cpu *cpu = inspect->vcpu->cpu;
+    struct paging_regime regime = walk_guest_regime(cpu);
+    const struct guest_memory memory = { read_memory, inspect->vm };
     struct mmu_step steps[MMU_STEPS_MAX];
     struct tlb_view view;
+    struct walk walk;
 
-    out->paging = paging_of(cpu);
+    out->paging = paging_of(&regime);
     out->flags |= KAGE_WALK_GVA;
-    if (!cpu_in_long_mode(cpu))
+    if (!(regime.efer & X86_EFER_LMA))
         out->gva = (uint32_t)out->gva;
     if (out->paging == KAGE_PAGING_NONE) {
         out->gpa = out->gva;
         out->page_shift = KAGE_PAGE_SHIFT;
         out->rights = KAGE_RIGHT_R | KAGE_RIGHT_W | KAGE_RIGHT_X | KAGE_RIGHT_U;
         out->flags |= KAGE_WALK_GPA;
-    } else if (cpu_in_long_mode(cpu) && !x86_is_canonical(out->gva)) {
+    } else if (!is_canonical(out)) {
         out->flags |= KAGE_WALK_NOT_CANONICAL;
         return;
     } else {
-        out->guest_count = guest_steps(inspect, out->gva, steps, out);
+        out->guest_count = guest_walk_steps(cpu, &regime, out->gva, &memory, steps, &walk);
         put_steps(out->guest, steps, out->guest_count);
         const struct mmu_step *last = &steps[out->guest_count - 1];
-        out->rights = rights_of(last);
-        out->error = last->reserved || !last->read ? X86_PF_P | X86_PF_RSVD : 0;
+        if (last->r && last->leaf) {
+            out->gpa = walk.gpa;
+            out->page_shift = walk.page_shift;
+            out->rights = rights_of(last);
+            out->flags |= KAGE_WALK_GPA | (walk.flags & MAP_DIRTY ? KAGE_WALK_DIRTY : 0) | (walk.flags & MAP_GLOBAL ? KAGE_WALK_GLOBAL : 0);
+        } else {
+            out->error = last->reserved || !last->read ? X86_PF_P | X86_PF_RSVD : 0; /* no memory reads as all ones */
+        }
     }
     cpu_flush_if_asked(cpu); /* what the processor would do before it used an entry again */
     out->tlb_first = tlb_first_of(cpu, out->gva);

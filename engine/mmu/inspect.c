@@ -1,11 +1,65 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Looking at EPT and TLBs (see inspect.h). The EPT is read as the processor reads it: from the EPTP, entry by entry.
+ * Looking at the guest's tables, the EPT and the TLBs (see inspect.h). The EPT is read as the processor reads it: from the EPTP, entry by entry.
  */
 #include "mmu/inspect.h"
 
 #include "mmu/ept.h"
+#include "mmu/format.h"
 #include "mmu/tlb2.h"
+
+/* ---- The guest's own tables ---- */
+
+static void put_rights(struct mmu_step *step, uint32_t flags)
+{
+    step->r = step->present && !step->reserved;
+    step->w = step->r && (flags & MAP_WRITE) != 0;
+    step->x = step->r && (flags & MAP_NX) == 0;
+    step->u = step->r && (flags & MAP_USER) != 0;
+}
+
+unsigned guest_walk_steps(const struct cpu *cpu, const struct paging_regime *r, gva_t va, const struct guest_memory *memory,
+                          struct mmu_step steps[MMU_STEPS_MAX], struct walk *w)
+{
+    struct format f = paging_format(r);
+    uint64_t root = f.pae ? r->pdpte[va >> 30 & 3] : r->cr3;
+    uint32_t flags = MAP_USER | MAP_WRITE;
+    unsigned count = 0;
+
+    if (f.pae) {
+        struct mmu_step *s = &steps[count++];
+        *s = (struct mmu_step){.entry = root, .level = 3, .index = (unsigned)(va >> 30 & 3), .read = true, .in_register = true};
+        s->present = (root & X86_PTE_P) != 0;
+        put_rights(s, flags);
+        if (!s->present) {
+            return count;
+        }
+    }
+    gpa_t table = table_address(&f, root);
+    for (unsigned level = f.levels;; level--) {
+        unsigned shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
+        struct mmu_step *s = &steps[count++];
+        *s = (struct mmu_step){.table = table, .level = level, .index = (unsigned)(va >> shift & ((1u << f.index_bits) - 1))};
+        s->read = memory->read(memory->opaque, table + s->index * f.entry_bytes, &s->entry, f.entry_bytes, &s->host);
+        uint64_t e = s->entry;
+        s->present = s->read && (e & X86_PTE_P) != 0;
+        s->leaf = s->present && is_leaf(r, &f, e, level);
+        s->reserved = s->present && reserved_set(cpu, &f, e, level, s->leaf);
+        flags &= (e & X86_PTE_U ? ~0u : ~MAP_USER) & (e & X86_PTE_W ? ~0u : ~MAP_WRITE);
+        flags |= f.entry_bytes == 8 && (e & X86_PTE_NX) != 0 ? MAP_NX : 0;
+        put_rights(s, flags);
+        if (!s->r || s->leaf) {
+            w->page_shift = shift;
+            w->gpa = leaf_address(&f, e, level) | (va & ((1ull << shift) - 1));
+            w->flags = flags | (e & X86_PTE_D ? MAP_DIRTY : 0) | (level > 1 ? MAP_LARGE : 0) |
+                       ((e & X86_PTE_G) != 0 && (r->cr4 & X86_CR4_PGE) != 0 ? MAP_GLOBAL : 0);
+            return count;
+        }
+        table = table_address(&f, e);
+    }
+}
+
+/* ---- EPT ---- */
 
 #define ENTRIES 512u
 #define EPT_RWX (EPT_R | EPT_W | EPT_X)

@@ -6,7 +6,7 @@
 #ifndef KAGE_MMU_INSPECT_H
 #define KAGE_MMU_INSPECT_H
 
-#include "mmu/mmu.h"
+#include "mmu/walk.h"
 
 #define MMU_STEPS_MAX 5u
 
@@ -18,6 +18,17 @@ struct mmu_step {
     bool read, present, leaf, reserved, in_register, mmio;
     bool r, w, x, u; /* what is still allowed from the root to here */
 };
+
+/*
+ * The way of va through the guest's own tables, paging being on: the number of steps. The last is a leaf, or why there is none. `read` gets `bytes`
+ * of guest memory at gpa, and says where they are; false: there is no memory. With a leaf, *w has what it says (the address, MAP_*).
+ */
+struct guest_memory {
+    bool (*read)(void *opaque, gpa_t gpa, void *to, unsigned bytes, const void **host);
+    void *opaque;
+};
+unsigned guest_walk_steps(const struct cpu *cpu, const struct paging_regime *r, gva_t va, const struct guest_memory *memory,
+                          struct mmu_step steps[MMU_STEPS_MAX], struct walk *w);
 
 /* The way of gpa through the EPT of an EPTP; the number of steps. The last is a leaf, or not present. */
 unsigned ept_walk_steps(uint64_t ept_pointer, gpa_t gpa, struct mmu_step steps[MMU_STEPS_MAX]);
