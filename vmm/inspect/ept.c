@@ -48,7 +48,7 @@ static int fetch_ranges(struct inspect_view *view, struct ept_view *ept, struct 
 
 static void print_levels(struct inspect_view *view, const struct ept_view *ept)
 {
-    static const char *const names[] = {"level", ">tables", ">size", ">links to tables", ">pages", ">of size", ">that map", ">MMIO marks", NULL};
+    static const char *const names[] = {"level", ">tables", ">size", ">links", ">pages", ">of size", ">that map", ">MMIO", NULL};
     static const char *const sizes[] = {"4 KiB", "2 MiB", "1 GiB", "", ""};
     struct table table;
 
@@ -71,11 +71,13 @@ static void print_levels(struct inspect_view *view, const struct ept_view *ept)
 
 static void print_ranges(struct inspect_view *view, const struct ept_view *ept)
 {
-    static const char *const names[] = {"guest-physical", "", "host", ">bytes", ">by", "rights", ">pages", ">accessed", ">dirty", NULL};
+    static const char *const all[] = {"guest-physical", "", "host", ">bytes", ">by", "rights", ">pages", ">dirty", ">accessed", NULL};
+    static const char *const few[] = {"guest-physical", "", "host", ">bytes", ">by", "rights", ">pages", ">dirty", NULL};
+    bool narrow = out_is_narrow(&view->out);
     uint32_t shown = view->all || ept->range_count <= RANGES_SHOWN ? ept->range_count : RANGES_SHOWN;
     struct table table;
 
-    table_begin(&table, &view->out, names);
+    table_begin(&table, &view->out, narrow ? few : all);
     for (uint32_t i = 0; i < shown; i++) {
         const struct kage_inspect_range *r = &ept->ranges[i];
         char a[OUT_NUMBER], rights[WORDS_MAX];
@@ -86,8 +88,10 @@ static void print_ranges(struct inspect_view *view, const struct ept_view *ept)
         table_cell(&table, OUT_DIM, "%s", r->page_shift == 12 ? "4K" : r->page_shift == 21 ? "2M" : "1G");
         table_cell(&table, OUT_GOOD, "%s", words_rights(rights, r->rights, false));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, (r->bytes + (1ull << r->page_shift) - 1) >> r->page_shift));
-        table_cell(&table, OUT_PLAIN, "%s", out_count(a, r->accessed));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, r->dirty));
+        if (!narrow) {
+            table_cell(&table, OUT_PLAIN, "%s", out_count(a, r->accessed));
+        }
     }
     table_end(&table);
     if (shown < ept->range_count) {
@@ -139,7 +143,9 @@ int view_ept(struct inspect_view *view, struct error *error)
         } else {
             char text[WORDS_MAX];
             out_heading(&view->out, "EPT: guest-physical to host");
-            fprintf(view->out.file, "  EPTP 0x%" PRIx64 ": %s\n\n", (uint64_t)ept.vm.ept_pointer, words_vmcs(text, 0x201a, ept.vm.ept_pointer));
+            out_paragraph(&view->out, OUT_PLAIN, "EPTP 0x%" PRIx64 ": %s", (uint64_t)ept.vm.ept_pointer,
+                          words_vmcs(text, 0x201a, ept.vm.ept_pointer));
+            fputc('\n', view->out.file);
             print_levels(view, &ept);
             fputc('\n', view->out.file);
             print_ranges(view, &ept);

@@ -6,11 +6,12 @@
 #include "inspect/view.h"
 
 #define REASONS_MAX 256u
-#define CPUS_SHOWN 4u /* with a column of their own */
+#define CPUS_SHOWN 5u /* with a column of their own, at most */
 #define BAR 12u
 
 struct exits {
     uint32_t cpus, first; /* how many processors, and the number of the first */
+    uint32_t columns;     /* the last one is of all that have none of their own */
     struct exit_row {
         bool seen;
         char name[40];
@@ -28,6 +29,8 @@ static int fetch(struct inspect_view *view, struct exits *exits, struct error *e
     }
     exits->first = view->cpu < 0 ? 0 : (uint32_t)view->cpu;
     exits->cpus = view->cpu < 0 ? vm.vcpus : 1;
+    uint32_t room = (view->out.width - 66) / 11, most = room < CPUS_SHOWN ? room : CPUS_SHOWN;
+    exits->columns = exits->cpus < most ? exits->cpus : most;
     for (uint32_t i = 0; i < exits->cpus; i++) {
         void *data;
         uint32_t count;
@@ -43,7 +46,7 @@ static int fetch(struct inspect_view *view, struct exits *exits, struct error *e
             row->seen = true;
             snprintf(row->name, sizeof(row->name), "%.39s", x->name);
             row->total += x->count;
-            row->cpu[i < CPUS_SHOWN ? i : CPUS_SHOWN - 1] += x->count;
+            row->cpu[i < exits->columns ? i : exits->columns - 1] += x->count;
             exits->total += x->count;
         }
         free(data);
@@ -116,7 +119,7 @@ static void exits_json(struct inspect_view *view, const struct exits *now, const
 
 static void exits_text(struct inspect_view *view, const struct exits *now, const struct exits *before)
 {
-    unsigned order[REASONS_MAX], n = sort_reasons(now, before, order), columns = now->cpus < CPUS_SHOWN ? now->cpus : CPUS_SHOWN;
+    unsigned order[REASONS_MAX], n = sort_reasons(now, before, order), columns = now->columns;
     bool per_cpu = now->cpus > 1, rates = before != NULL && view->interval > 0;
     const char *names[OUT_COLUMNS + 1];
     char cpu_names[CPUS_SHOWN][24];
@@ -130,10 +133,11 @@ static void exits_text(struct inspect_view *view, const struct exits *now, const
     names[c++] = "";
     if (rates) {
         names[c++] = ">a second";
+        columns = out_is_narrow(&view->out) ? 0 : columns;
     }
     for (unsigned i = 0; i < columns && per_cpu; i++) {
-        bool rest = i == CPUS_SHOWN - 1 && now->cpus > CPUS_SHOWN;
-        snprintf(cpu_names[i], sizeof(cpu_names[i]), rest ? ">cpu %u to %u" : ">cpu %u", i, now->cpus - 1);
+        bool rest = i + 1 == columns && now->cpus > columns;
+        snprintf(cpu_names[i], sizeof(cpu_names[i]), rest ? ">cpu %u-%u" : ">cpu %u", i, now->cpus - 1);
         names[c++] = cpu_names[i];
     }
     names[c] = NULL;

@@ -15,6 +15,7 @@
 #define GAP 2u
 #define INDENT 2u
 #define CELL_MAX 1024
+#define WRAP_MIN 12u /* of a column that wraps */
 
 static const char *const escapes[OUT_STYLES] = {
     [OUT_PLAIN] = "", [OUT_TITLE] = "\033[1m", [OUT_DIM] = "\033[2m", [OUT_NAME] = "\033[36m", [OUT_GOOD] = "\033[32m", [OUT_BAD] = "\033[31m",
@@ -67,6 +68,44 @@ void out_text(const struct out *out, enum out_style style, const char *format, .
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     put(out, style, text, strlen(text));
+}
+
+/* As much of the text as fits, up to a space or behind a hyphen; a word that is too long for a line is cut. */
+static size_t piece(const char *text, unsigned room)
+{
+    size_t end = 0;
+    unsigned width = 0;
+
+    for (size_t i = 0;; i++) {
+        if (text[i] == '\0' || text[i] == ' ') {
+            end = i;
+        } else if (i != 0 && text[i - 1] == '-' && text[i] >= 'a') {
+            end = i;
+        }
+        if (text[i] == '\0') {
+            return i;
+        }
+        if (((unsigned char)text[i] & 0xc0) != 0x80 && ++width > room && room != 0) {
+            return text[i] == ' ' || end == 0 ? i : end;
+        }
+    }
+}
+
+void out_paragraph(const struct out *out, enum out_style style, const char *format, ...)
+{
+    char text[CELL_MAX];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    for (const char *rest = text; *rest != '\0';) {
+        size_t bytes = piece(rest, out->width - INDENT);
+        fill(out, " ", INDENT);
+        put(out, style, rest, bytes);
+        fputc('\n', out->file);
+        rest += bytes + (rest[bytes] == ' ');
+    }
 }
 
 void out_heading(const struct out *out, const char *format, ...)
@@ -130,24 +169,6 @@ static const char *text_of(const struct table *table, unsigned row, unsigned col
     return text != NULL ? text : "";
 }
 
-/* As much of the text as fits, at a space; all of it where there is none. */
-static size_t piece(const char *text, unsigned room)
-{
-    size_t end = 0, i = 0;
-    for (unsigned width = 0;; i++) {
-        if (text[i] == '\0' || text[i] == ' ') {
-            if (width > room && end != 0) {
-                return end;
-            }
-            end = i;
-            if (text[i] == '\0') {
-                return end;
-            }
-        }
-        width += ((unsigned char)text[i] & 0xc0) != 0x80;
-    }
-}
-
 static void print_row(const struct table *table, unsigned row, const unsigned *widths)
 {
     const char *rest[OUT_COLUMNS];
@@ -194,8 +215,8 @@ void table_end(struct table *table)
     }
     for (unsigned c = 0; c < table->columns && total > out->width; c++) {
         unsigned over = total - out->width;
-        if (table->wraps[c] && widths[c] > 20) {
-            unsigned cut = over < widths[c] - 20 ? over : widths[c] - 20;
+        if (table->wraps[c] && widths[c] > WRAP_MIN) {
+            unsigned cut = over < widths[c] - WRAP_MIN ? over : widths[c] - WRAP_MIN;
             widths[c] -= cut;
             total -= cut;
         }
@@ -203,6 +224,10 @@ void table_end(struct table *table)
     unsigned owed = INDENT;
     for (unsigned c = 0; c < table->columns; c++) {
         unsigned width = out_width(table->names[c]), pad = widths[c] - width;
+        if (width == 0) {
+            owed += widths[c] + GAP;
+            continue;
+        }
         fill(out, " ", owed + (table->right[c] ? pad : 0));
         put(out, OUT_DIM, table->names[c], strlen(table->names[c]));
         owed = (table->right[c] ? 0 : pad) + GAP;

@@ -23,8 +23,15 @@ void out_init(struct out *out, FILE *file);
 
 /* Text in a style, without a newline. */
 void out_text(const struct out *out, enum out_style style, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* "── Title ─────", and a line for what is found under it. */
+/* Indented, and broken at spaces where the line would be too long. */
+void out_paragraph(const struct out *out, enum out_style style, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* "── Title ─────" */
 void out_heading(const struct out *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A terminal of 80 columns or little more: tables leave out what can be spared. */
+static inline bool out_is_narrow(const struct out *out)
+{
+    return out->width < 100;
+}
 /* One of two signs, by what the terminal can show. */
 static inline const char *out_sign(const struct out *out, const char *unicode, const char *ascii)
 {

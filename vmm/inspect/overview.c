@@ -75,7 +75,9 @@ static void overview_json(struct inspect_view *view, const struct kage_inspect_v
 
 static void overview_text(struct inspect_view *view, const struct kage_inspect_vm *vm, const struct kage_inspect_vcpu *cpus)
 {
-    static const char *const names[] = {">cpu", "state", ">code", "paging", ">CPL", "RIP", "CR3", ">exits", "last exit", NULL};
+    static const char *const all[] = {">cpu", "state", ">code", "paging", ">CPL", "RIP", "CR3", ">exits", "last exit", NULL};
+    static const char *const few[] = {">cpu", "state", ">code", "paging", ">CPL", "RIP", ">exits", NULL};
+    bool narrow = out_is_narrow(&view->out);
     struct out *out = &view->out;
     char a[OUT_NUMBER], b[OUT_NUMBER], command[400];
     struct table table;
@@ -89,22 +91,21 @@ static void overview_text(struct inspect_view *view, const struct kage_inspect_v
         fprintf(out->file, "  ");
         out_text(out, OUT_DIM, "%s\n", command);
     }
-    fprintf(out->file, "  memory   %s in %u slot%s; MMU: ", out_bytes(a, vm->memory_bytes), vm->slots, vm->slots == 1 ? "" : "s");
-    out_text(out, OUT_NAME, "%s", vm->mmu == KAGE_MMU_EPT ? "EPT" : "shadow page tables");
     uint64_t mapped = (vm->pages[0] << 12) + (vm->pages[1] << 21) + (vm->pages[2] << 30);
+    char levels[24] = "", c4[OUT_NUMBER], c2[OUT_NUMBER], c1[OUT_NUMBER], tables[OUT_NUMBER];
     if (vm->mmu == KAGE_MMU_EPT) {
-        fprintf(out->file, ", %u levels", (unsigned)(vm->ept_pointer >> 3 & 7) + 1);
+        snprintf(levels, sizeof(levels), ", %u levels", (unsigned)(vm->ept_pointer >> 3 & 7) + 1);
     }
-    fprintf(out->file, "\n  mapped   %s", out_bytes(b, mapped));
-    fprintf(out->file, " by %s pages of 4 KiB", out_count(a, vm->pages[0]));
-    fprintf(out->file, ", %s of 2 MiB", out_count(a, vm->pages[1]));
-    fprintf(out->file, " and %s of 1 GiB", out_count(a, vm->pages[2]));
-    fprintf(out->file, ", in %s tables\n", out_count(a, vm->table_pages));
+    out_paragraph(out, OUT_PLAIN, "memory  %s in %u slot%s; MMU: %s%s", out_bytes(a, vm->memory_bytes), vm->slots, vm->slots == 1 ? "" : "s",
+                  vm->mmu == KAGE_MMU_EPT ? "EPT" : "shadow page tables", levels);
+    out_paragraph(out, OUT_PLAIN, "mapped  %s by %s pages of 4 KiB, %s of 2 MiB and %s of 1 GiB, in %s table%s", out_bytes(b, mapped),
+                  out_count(c4, vm->pages[0]), out_count(c2, vm->pages[1]), out_count(c1, vm->pages[2]), out_count(tables, vm->table_pages),
+                  vm->table_pages == 1 ? "" : "s");
     if (vm->vms > 1) {
-        fprintf(out->file, "  this is VM %u of %u in the process: --vm N shows another\n", view->vm, vm->vms);
+        out_paragraph(out, OUT_PLAIN, "this is VM %u of %u in the process: --vm N shows another", view->vm, vm->vms);
     }
     fputc('\n', out->file);
-    table_begin(&table, out, names);
+    table_begin(&table, out, narrow ? few : all);
     for (uint32_t i = 0; i < vm->vcpus; i++) {
         const struct kage_inspect_vcpu *c = &cpus[i];
         bool runs = c->mp_state == KVM_MP_STATE_RUNNABLE;
@@ -114,13 +115,17 @@ static void overview_text(struct inspect_view *view, const struct kage_inspect_v
         table_cell(&table, OUT_PLAIN, "%s", paging_of(c));
         table_cell(&table, OUT_PLAIN, "%u", c->cpl);
         table_cell(&table, OUT_PLAIN, "0x%016llx", (unsigned long long)c->rip);
-        table_cell(&table, OUT_PLAIN, "0x%09llx", (unsigned long long)c->cr3);
+        if (!narrow) {
+            table_cell(&table, OUT_PLAIN, "0x%09llx", (unsigned long long)c->cr3);
+        }
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, c->exits));
-        table_cell(&table, OUT_DIM, "%s", c->exit_name);
+        if (!narrow) {
+            table_cell(&table, OUT_DIM, "%s", c->exit_name);
+        }
     }
     table_end(&table);
     fputc('\n', out->file);
-    out_text(out, OUT_DIM, "  Topics: vmcs, ept, shadow, tlb, slots, exits; --gva ADDRESS and --gpa ADDRESS follow one to memory.\n");
+    out_paragraph(out, OUT_DIM, "Topics: vmcs, ept, shadow, tlb, slots, exits; --gva ADDRESS and --gpa ADDRESS follow one to memory.");
 }
 
 int view_overview(struct inspect_view *view, struct error *error)

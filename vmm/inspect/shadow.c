@@ -49,7 +49,7 @@ static void print_levels(struct inspect_view *view, const struct kage_inspect_sh
 
 static void print_pages(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
 {
-    static const char *const names[] = {"level", "guest's table", "shadow table", ">entries", "rights", ">roots", "|role", NULL};
+    static const char *const names[] = {"level", "guest's table", "shadow table", ">used", "rights", ">roots", "|role", NULL};
     uint32_t shown = view->all || count <= PAGES_SHOWN ? count : PAGES_SHOWN;
     struct table table;
 

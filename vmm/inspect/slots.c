@@ -23,7 +23,9 @@ static void slots_json(struct inspect_view *view, const struct kage_inspect_slot
 
 int view_slots(struct inspect_view *view, struct error *error)
 {
-    static const char *const names[] = {">slot", "guest-physical", "", ">bytes", "host", "flags", ">4K", ">2M", ">1G", ">mapped", NULL};
+    static const char *const all[] = {">slot", "guest-physical", "to", ">bytes", "host", "flags", ">4K", ">2M", ">1G", ">mapped", NULL};
+    static const char *const few[] = {">slot", "guest-physical", ">bytes", "host", "|flags", ">4K", ">2M", ">1G", ">mapped", NULL};
+    bool narrow = out_is_narrow(&view->out);
     void *data;
     uint32_t count;
 
@@ -38,7 +40,7 @@ int view_slots(struct inspect_view *view, struct error *error)
     }
     struct table table;
     out_heading(&view->out, "Memory slots");
-    table_begin(&table, &view->out, names);
+    table_begin(&table, &view->out, narrow ? few : all);
     for (uint32_t i = 0; i < count; i++) {
         const struct kage_inspect_slot *s = &slots[i];
         char a[OUT_NUMBER];
@@ -46,7 +48,9 @@ int view_slots(struct inspect_view *view, struct error *error)
         mapped = mapped < s->bytes ? mapped : s->bytes;
         table_cell(&table, OUT_NAME, "%u", s->id);
         table_cell(&table, OUT_PLAIN, "0x%010" PRIx64, (uint64_t)s->gpa);
-        table_cell(&table, OUT_PLAIN, "0x%010" PRIx64, (uint64_t)(s->gpa + s->bytes - 1));
+        if (!narrow) {
+            table_cell(&table, OUT_PLAIN, "0x%010" PRIx64, (uint64_t)(s->gpa + s->bytes - 1));
+        }
         table_cell(&table, OUT_PLAIN, "%s", out_bytes(a, s->bytes));
         table_cell(&table, OUT_PLAIN, "0x%012" PRIx64, (uint64_t)s->hva);
         if ((s->flags & KVM_MEM_LOG_DIRTY_PAGES) != 0) {

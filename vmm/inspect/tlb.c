@@ -84,7 +84,7 @@ static void print_sizes(struct inspect_view *view, const struct kage_inspect_tlb
 /* What may be expected of it: the first level's hits are not counted (they cost nothing to count on). */
 static void print_expected(struct inspect_view *view, const struct kage_inspect_tlb *tlb, uint32_t count)
 {
-    struct out *out = &view->out;
+    const struct out *out = &view->out;
     struct share shares[PCIDS_SHOWN];
     char a[OUT_NUMBER], b[OUT_NUMBER];
     unsigned n = count_shares(tlb, count, shares, PCIDS_SHOWN);
@@ -94,24 +94,22 @@ static void print_expected(struct inspect_view *view, const struct kage_inspect_
         here += (tlb->entries[i].flags & KAGE_TLB_GLOBAL) != 0 || tlb->entries[i].pcid == tlb->pcid;
         at_once += tlb->entries[i].first != 0;
     }
-    fprintf(out->file, "\n  Without a walk the current address space (PCID %u) reaches %s", tlb->pcid, out_bytes(a, (uint64_t)here << 12));
-    fprintf(out->file, ", of it %s by the first level alone.\n", out_bytes(a, (uint64_t)at_once << 12));
-    fprintf(out->file, "  Of %s misses of the first level %s found their page in the second: ", out_count(a, tlb->misses),
-            out_count(b, tlb->misses - tlb->second_misses));
-    out_text(out, OUT_TITLE, "%.1f%%", percent(tlb->misses - tlb->second_misses, tlb->misses));
-    fprintf(out->file, "; %s walks.\n", out_count(a, tlb->second_misses));
-    fprintf(out->file, "  Flushed %s times", out_count(a, tlb->flushes));
-    fprintf(out->file, ", and %s single pages.\n", out_count(a, tlb->page_flushes));
-    fputs("  The second level's entries: ", out->file);
+    char c[OUT_NUMBER], owners[1024] = "";
+    fputc('\n', out->file);
+    out_paragraph(out, OUT_PLAIN, "Without a walk the current address space (PCID %u) reaches %s, of it %s by the first level alone.", tlb->pcid,
+                  out_bytes(a, (uint64_t)here << 12), out_bytes(b, (uint64_t)at_once << 12));
+    out_paragraph(out, OUT_PLAIN, "Of %s misses of the first level %.1f%% found their page in the second; %s walked. Flushed %s times.", out_count(a, tlb->misses),
+                  percent(tlb->misses - tlb->second_misses, tlb->misses), out_count(b, tlb->second_misses), out_count(c, tlb->flushes));
     for (unsigned i = 0; i < n; i++) {
-        fprintf(out->file, "%s%s ", i != 0 ? ", " : "", out_count(a, shares[i].count));
+        size_t length = strlen(owners);
         if (shares[i].global) {
-            out_text(out, OUT_NAME, "global");
+            snprintf(owners + length, sizeof(owners) - length, "%s%s global", i != 0 ? ", " : "", out_count(a, shares[i].count));
         } else {
-            out_text(out, OUT_NAME, "PCID %u", shares[i].pcid);
+            snprintf(owners + length, sizeof(owners) - length, "%s%s PCID %u", i != 0 ? ", " : "", out_count(a, shares[i].count), shares[i].pcid);
         }
     }
-    fputs(n == 0 ? "none.\n\n" : ".\n\n", out->file);
+    out_paragraph(out, OUT_PLAIN, "The second level's entries: %s.", n != 0 ? owners : "none");
+    fputc('\n', out->file);
 }
 
 static const char *rights_of(char text[8], uint16_t flags)
@@ -144,11 +142,13 @@ static int by_address(const void *a, const void *b)
 
 static void print_entries(struct inspect_view *view, struct kage_inspect_tlb *tlb, uint32_t count)
 {
-    static const char *const names[] = {"guest-virtual", "guest-physical", "host", ">PCID", "rights", "first level", NULL};
+    static const char *const all[] = {"guest-virtual", "guest-physical", ">PCID", "rights", "first level", "host", NULL};
+    static const char *const few[] = {"guest-virtual", "guest-physical", ">PCID", "rights", "first level", NULL};
+    bool narrow = out_is_narrow(&view->out);
     struct table table;
     uint32_t shown = 0, matching = 0;
 
-    table_begin(&table, &view->out, names);
+    table_begin(&table, &view->out, narrow ? few : all);
     for (uint32_t i = 0; i < count; i++) {
         const struct kage_inspect_tlb_entry *e = &tlb->entries[i];
         char rights[8], first[24];
@@ -162,7 +162,6 @@ static void print_entries(struct inspect_view *view, struct kage_inspect_tlb *tl
         shown++;
         table_cell(&table, OUT_PLAIN, "0x%016" PRIx64, (uint64_t)e->va);
         table_cell(&table, OUT_PLAIN, "0x%010" PRIx64, (uint64_t)e->gpa);
-        table_cell(&table, OUT_PLAIN, "0x%012" PRIx64, (uint64_t)e->host);
         if ((e->flags & KAGE_TLB_GLOBAL) != 0) {
             table_cell(&table, OUT_NAME, "global");
         } else {
@@ -171,12 +170,15 @@ static void print_entries(struct inspect_view *view, struct kage_inspect_tlb *tl
         table_cell(&table, OUT_PLAIN, "%s %c%c%c", rights_of(rights, e->flags), (e->flags & KAGE_TLB_DIRTY) != 0 ? 'D' : '.',
                    (e->flags & KAGE_TLB_LARGE) != 0 ? 'L' : '.', (e->flags & KAGE_TLB_HOST_WRITE) != 0 ? 'w' : '.');
         table_cell(&table, OUT_GOOD, "%s", first_of(first, e->first));
+        if (!narrow) {
+            table_cell(&table, OUT_DIM, "0x%012" PRIx64, (uint64_t)e->host);
+        }
     }
     table_end(&table);
     if (shown < matching) {
         out_text(&view->out, OUT_DIM, "  %u more (--all)\n", matching - shown);
     }
-    out_text(&view->out, OUT_DIM, "  D dirty, L a piece of a large page, w the host's page may be written; K kernel, k kernel on user pages, U user\n");
+    out_paragraph(&view->out, OUT_DIM, "D dirty, L a piece of a large page, w the host's page may be written; K kernel, k kernel on user pages, U user");
 }
 
 static void tlb_json(struct inspect_view *view, const struct kage_inspect_tlb *tlb, uint32_t count)

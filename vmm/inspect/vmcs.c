@@ -109,7 +109,21 @@ static void print_state(struct inspect_view *view, const struct kage_inspect_vcp
 
 /* ---- Field by field ---- */
 
-static void print_area(struct inspect_view *view, uint32_t type, const char *name, const struct kage_inspect_field *fields, uint32_t count)
+/* The last exit's reason has a name, and its qualification depends on it. */
+static const char *meaning_of(char text[WORDS_MAX], const struct kage_inspect_field *field, const struct kage_inspect_vcpu *cpu)
+{
+    if (field->encoding == 0x4402) {
+        snprintf(text, WORDS_MAX, "%u %.39s%s", (unsigned)(field->value & 0xffff), cpu->exit_name, (field->value >> 31 & 1) != 0 ? ", of VM entry" : "");
+        return text;
+    }
+    if (field->encoding == 0x6400) {
+        return words_qualification(text, cpu->exit_reason & 0xffff, field->value);
+    }
+    return words_vmcs(text, field->encoding, field->value);
+}
+
+static void print_area(struct inspect_view *view, uint32_t type, const char *name, const struct kage_inspect_vcpu *cpu,
+                       const struct kage_inspect_field *fields, uint32_t count)
 {
     static const char *const names[] = {"encoding", "field", "value", "|meaning", NULL};
     struct table table;
@@ -129,7 +143,7 @@ static void print_area(struct inspect_view *view, uint32_t type, const char *nam
         table_cell(&table, OUT_DIM, "0x%04x", fields[i].encoding);
         table_cell(&table, OUT_NAME, "%s", fields[i].name);
         table_cell(&table, OUT_PLAIN, "0x%0*llx", (int)digits_of(&fields[i]), (unsigned long long)fields[i].value);
-        table_cell(&table, OUT_PLAIN, "%s", words_vmcs(text, fields[i].encoding, fields[i].value));
+        table_cell(&table, OUT_PLAIN, "%s", meaning_of(text, &fields[i], cpu));
     }
     if (table.rows != 0) {
         table_end(&table);
@@ -165,7 +179,7 @@ static void vmcs_json(struct inspect_view *view, const struct kage_inspect_vcpu 
         }
         json_array_append_new(list, json_pack("{s:o, s:s, s:s, s:o, s:s}", "encoding", view_hex(fields[i].encoding), "name", fields[i].name, "area",
                                               area, "value", view_hex(fields[i].value), "meaning",
-                                              words_vmcs(text, fields[i].encoding, fields[i].value)));
+                                              meaning_of(text, &fields[i], cpu)));
     }
     json_object_set_new(view->json, "fields", list);
 }
@@ -185,7 +199,7 @@ int view_vmcs(struct inspect_view *view, struct error *error)
     } else {
         print_state(view, &cpu, fields, count);
         for (size_t i = 0; i < sizeof(areas) / sizeof(areas[0]); i++) {
-            print_area(view, areas[i].type, areas[i].name, fields, count);
+            print_area(view, areas[i].type, areas[i].name, &cpu, fields, count);
         }
     }
     free(fields);

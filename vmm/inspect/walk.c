@@ -74,11 +74,14 @@ static void print_split(struct inspect_view *view, uint64_t address, const struc
 
 static void print_steps(struct inspect_view *view, const struct kage_inspect_step *steps, unsigned count, enum side side, bool wide)
 {
-    static const char *const guest_names[] = {"level", "table, guest-physical", ">index", "entry", "bits", "left", "entry in the host", "", NULL};
-    static const char *const second_names[] = {"level", "table in the host", ">index", "entry", "bits", "left", "", "", NULL};
+    static const char *const guest_names[] = {"level", "table (guest)", ">index", "entry", "bits", "left", "entry in the host", NULL};
+    static const char *const second_names[] = {"level", "table (host)", ">index", "entry", "bits", "left", NULL};
+    static const char *const *const names[2] = {guest_names, second_names};
+    bool hosts = side == SIDE_GUEST && !out_is_narrow(&view->out);
     struct table table;
 
-    table_begin(&table, &view->out, side == SIDE_GUEST ? guest_names : second_names);
+    table_begin(&table, &view->out, names[hosts ? 0 : 1]);
+    table.names[1] = side == SIDE_GUEST ? guest_names[1] : second_names[1];
     for (unsigned i = 0; i < count; i++) {
         const struct kage_inspect_step *s = &steps[i];
         bool leaf = (s->flags & KAGE_STEP_LEAF) != 0, user = side != SIDE_EPT;
@@ -99,12 +102,11 @@ static void print_steps(struct inspect_view *view, const struct kage_inspect_ste
             table_cell(&table, OUT_PLAIN, "%s", "");
         }
         table_cell(&table, stop == NULL ? OUT_GOOD : OUT_BAD, "%s", words_rights(rights, s->rights, user));
-        if (side == SIDE_GUEST && s->host != 0) {
+        if (hosts && s->host != 0) {
             table_cell(&table, OUT_DIM, "0x%012" PRIx64, (uint64_t)s->host);
-        } else {
+        } else if (hosts) {
             table_cell(&table, OUT_DIM, "%s", "");
         }
-        table_cell(&table, stop != NULL ? OUT_BAD : OUT_DIM, "%s%s", stop != NULL ? out_sign(&view->out, "← ", "<- ") : "", stop != NULL ? stop : "");
     }
     table_end(&table);
 }
@@ -140,8 +142,9 @@ static void print_guest(struct inspect_view *view, const struct kage_inspect_wal
         print_steps(view, walk->guest, count, SIDE_GUEST, is_wide(walk));
     }
     if ((walk->flags & KAGE_WALK_GPA) == 0) {
+        const char *stop = count != 0 ? stop_of(&walk->guest[count - 1]) : NULL;
         print_arrow(view, OUT_BAD);
-        out_text(out, OUT_BAD, "#PF, error code 0x%x for a kernel's read\n", walk->error);
+        out_text(out, OUT_BAD, "%s: #PF, error code 0x%x for a kernel's read\n", stop != NULL ? stop : "?", walk->error);
         return;
     }
     print_arrow(view, OUT_GOOD);
@@ -181,9 +184,11 @@ static void print_second(struct inspect_view *view, const struct kage_inspect_wa
         out_text(out, OUT_TITLE, "0x%" PRIx64, (uint64_t)walk->hva);
         fprintf(out->file, ", by a page of %s, %s; ", page_name(walk->second_page_shift), words_rights(rights, walk->second_rights, shadow));
     } else {
+        const char *stop = count != 0 ? stop_of(&walk->second[count - 1]) : NULL;
         print_arrow(view, OUT_BAD);
+        out_text(out, OUT_BAD, "%s; ", stop != NULL ? stop : "beyond the tables");
         if ((walk->flags & KAGE_WALK_SLOT) != 0) {
-            fprintf(out->file, "not mapped yet; an access will map host 0x%" PRIx64 "; ", (uint64_t)walk->hva);
+            fprintf(out->file, "an access will map host 0x%" PRIx64 " of ", (uint64_t)walk->hva);
         }
     }
     print_slot(view, walk);
@@ -191,20 +196,21 @@ static void print_second(struct inspect_view *view, const struct kage_inspect_wa
 
 static void print_tlb(struct inspect_view *view, const struct kage_inspect_walk *walk)
 {
-    struct out *out = &view->out;
-    bool any = false;
+    char first[256] = "";
 
-    fputs("\n  TLB: ", out->file);
     for (unsigned i = 0; i < sizeof(regimes) / sizeof(regimes[0]); i++) {
         if ((walk->tlb_first >> i & 1) != 0) {
-            fprintf(out->file, "%s%s", any ? ", " : "the first level serves ", regimes[i]);
-            any = true;
+            size_t length = strlen(first);
+            snprintf(first + length, sizeof(first) - length, "%s%s", length != 0 ? ", " : "", regimes[i]);
         }
     }
-    if ((walk->flags & KAGE_WALK_TLB) != 0) {
-        fprintf(out->file, "%sthe second level holds it\n", any ? "; " : "");
+    fputc('\n', view->out.file);
+    if (first[0] == '\0' && (walk->flags & KAGE_WALK_TLB) == 0) {
+        out_paragraph(&view->out, OUT_PLAIN, "TLB: no entry, the next access walks");
     } else {
-        fprintf(out->file, any ? "\n" : "no entry: the next access walks\n");
+        out_paragraph(&view->out, OUT_PLAIN, "TLB: %s%s%s%s", first[0] != '\0' ? "the first level serves " : "", first,
+                      first[0] != '\0' && (walk->flags & KAGE_WALK_TLB) != 0 ? "; " : "",
+                      (walk->flags & KAGE_WALK_TLB) != 0 ? "the second level holds it" : "");
     }
 }
 

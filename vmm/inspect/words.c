@@ -204,6 +204,41 @@ const char *words_vmcs(char text[WORDS_MAX], uint32_t encoding, uint64_t value)
     return text;
 }
 
+/* SDM 3C 28.2.1 */
+const char *words_qualification(char text[WORDS_MAX], unsigned reason, uint64_t value)
+{
+    static const char *const cr_access[] = {"MOV to", "MOV from", "CLTS", "LMSW"};
+    static const char *const registers[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+    static const struct word_bit ept[] = {
+        {0, "read"}, {1, "write"}, {2, "fetch"}, {3, "R allowed"}, {4, "W allowed"}, {5, "X allowed"}, {7, "linear address valid"},
+        {8, "of the access, not of a table"}, {12, "NMI unblocking"}, {0, NULL},
+    };
+
+    text[0] = '\0';
+    switch (reason) {
+    case 28: /* control-register access */
+        if ((value >> 4 & 3) < 2) {
+            snprintf(text, WORDS_MAX, "%s CR%u, %s", cr_access[value >> 4 & 3], (unsigned)(value & 15), registers[value >> 8 & 15]);
+        } else {
+            snprintf(text, WORDS_MAX, "%s", cr_access[value >> 4 & 3]);
+        }
+        break;
+    case 29: /* MOV DR */
+        snprintf(text, WORDS_MAX, "MOV %s DR%u, %s", (value & 16) != 0 ? "from" : "to", (unsigned)(value & 7), registers[value >> 8 & 15]);
+        break;
+    case 30: /* I/O instruction */
+        snprintf(text, WORDS_MAX, "%s%s port 0x%x, %u byte%s%s", (value & 8) != 0 ? "IN" : "OUT", (value & 16) != 0 ? "S" : "",
+                 (unsigned)(value >> 16 & 0xffff), (unsigned)(value & 7) + 1, (value & 7) != 0 ? "s" : "", (value & 32) != 0 ? ", REP" : "");
+        break;
+    case 48: /* EPT violation */
+        name_bits(text, ept, value, ", ");
+        break;
+    default:
+        break;
+    }
+    return text;
+}
+
 /* SDM 3C 25.4.1 table 25-2, and the types of SDM 3A 3.4.5.1 and 3.5 */
 const char *words_segment(char text[WORDS_MAX], uint32_t ar)
 {

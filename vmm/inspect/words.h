@@ -24,6 +24,9 @@ const char *words_bits(char text[WORDS_MAX], const struct word_bit *bits, uint64
 /* What the value of a VMCS field means; "" where the number says it all. */
 const char *words_vmcs(char text[WORDS_MAX], uint32_t encoding, uint64_t value);
 
+/* What an exit qualification means for that basic reason; "" where it says nothing, or is an address. */
+const char *words_qualification(char text[WORDS_MAX], unsigned reason, uint64_t value);
+
 /* The bits of an entry as letters in fixed places, '.' where clear ("P W U . . A D . G NX" without the spaces). */
 const char *words_guest_entry(char text[WORDS_MAX], uint64_t entry, bool leaf, bool wide);
 const char *words_ept_entry(char text[WORDS_MAX], uint64_t entry, bool leaf);
