@@ -400,8 +400,10 @@ static void test_slots_and_exits(void **state)
     bytes = sizeof(stats);
     assert_int_equal(look_at(c->vm, KAGE_INSPECT_STATS, 0, 0, stats, &bytes, &count), 0);
     assert_true(count > 20);
-    assert_string_equal(stats[0].name, "exits");
-    assert_true(stats[0].value >= 3);
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < count; i++)
+        total += strcmp(stats[i].name, "exits") == 0 ? stats[i].value : 0;
+    assert_true(total >= 3);
 }
 
 static void test_bad_requests(void **state)
