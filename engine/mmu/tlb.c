@@ -364,23 +364,38 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
     return MMU_OK;
 }
 
+#define MENDING_ROUNDS 4u /* another vCPU may undo it meanwhile */
+
 static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
                                         struct mmu_map *map)
 {
     struct noept_walk w;
     gpa_t gpa;
-    enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
 
-    if (r == MMU_MMIO) {
-        no_memory(map, w.gpa);
-        return MMU_MMIO;
-    }
-    if (r == MMU_OK && !cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
-        struct paging_regime regime = walk_actual_regime(cpu);
-        w.error = walk_error_bits(&regime, access, idx);
-        r = MMU_FAULT;
-    }
-    if (r != MMU_OK) {
+    for (unsigned round = 0;; round++) {
+        enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
+        if (r == MMU_MMIO) {
+            no_memory(map, w.gpa);
+            return MMU_MMIO;
+        }
+        if (r == MMU_OK && cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
+            break;
+        }
+        if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            cpu_fpu_save(cpu); /* kvm/ may call anything */
+            int mended = cpu->ops->page_fault(cpu, va, access, idx);
+            if (mended > 0) {
+                continue;
+            }
+            if (mended < 0) {
+                cpu->vmcs.guest_linear_address = va;
+                return MMU_EXIT;
+            }
+        }
+        if (r == MMU_OK) { /* the entry is on its way out */
+            struct paging_regime regime = walk_actual_regime(cpu);
+            w.error = walk_error_bits(&regime, access, idx);
+        }
         return page_fault(cpu, e, va, w.error);
     }
     if (access == MMU_WRITE && (w.flags & MAP_EPT_WRITE) == 0) {
@@ -461,6 +476,9 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
         uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
+        if (write && cpu->ops->phys_written != NULL) {
+            cpu->ops->phys_written(cpu, gpa, n);
+        }
         if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
@@ -511,6 +529,9 @@ bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
     uint8_t *host;
     uint32_t rights;
     bool held = cpu_hold_memory(cpu);
+    if (cpu->ops->phys_written != NULL) {
+        cpu->ops->phys_written(cpu, gpa, 1);
+    }
     bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {
