@@ -23,7 +23,7 @@ enum kage_inspect_topic {
     KAGE_INSPECT_VCPU = 1,   /* one struct kage_inspect_vcpu */
     KAGE_INSPECT_VMCS = 2,   /* struct kage_inspect_field, one for each VMCS field, by encoding */
     KAGE_INSPECT_WALK = 3,   /* one struct kage_inspect_walk: the way of `address` to memory */
-    KAGE_INSPECT_TABLES = 4, /* struct kage_inspect_level, one for each level of the EPT, the root's last */
+    KAGE_INSPECT_TABLES = 4, /* struct kage_inspect_level, one for each level of the EPT, the root's last: EOPNOTSUPP without EPT */
     KAGE_INSPECT_RANGES = 5, /* struct kage_inspect_range: what the EPT maps at `address` and above */
     KAGE_INSPECT_TLB = 6,    /* struct kage_inspect_tlb, then its entries */
     KAGE_INSPECT_SLOTS = 7,  /* struct kage_inspect_slot, by guest-physical address */
@@ -67,7 +67,8 @@ struct kage_inspect_vm {
     __u64 memory_bytes; /* of all slots */
     __u64 ept_pointer;
     __u64 table_pages; /* of the EPT, or shadow pages */
-    __u64 pages[3];    /* mapped at 4 KiB, 2 MiB, 1 GiB */
+    __u64 pages[3];    /* mapped at 4 KiB, 2 MiB, 1 GiB: by the EPT, or entries of shadow pages */
+    __u64 max_table_pages; /* the bound on shadow pages */
 };
 
 struct kage_inspect_vcpu {
@@ -139,7 +140,7 @@ struct kage_inspect_walk {
 #define KAGE_WALK_GLOBAL (1u << 5)
 #define KAGE_WALK_DIRTY (1u << 6)
 #define KAGE_WALK_TLB (1u << 7)          /* the second-level TLB holds it */
-#define KAGE_WALK_SHADOW (1u << 8)       /* second[] is of shadow tables */
+#define KAGE_WALK_SHADOW (1u << 8)       /* second[] is of shadow tables, else of the EPT (which in a VM with shadow tables the engine walks, not the processor) */
 
 enum kage_inspect_paging {
     KAGE_PAGING_NONE, KAGE_PAGING_32, KAGE_PAGING_PAE, KAGE_PAGING_4LEVEL, KAGE_PAGING_5LEVEL
@@ -202,20 +203,25 @@ struct kage_inspect_exit {
 };
 
 struct kage_inspect_shadow_page {
-    __u64 gfn;   /* of the guest's table that it shadows; the first page that it maps, if direct */
+    __u64 gfn;   /* of the guest's table that it shadows; of the first page that it maps, if direct */
     __u64 table; /* the client's address of the shadow table */
     __u32 level; /* 1: page table */
     __u32 flags; /* KAGE_SHADOW_* */
     __u32 entries; /* present ones of its 512 */
-    __u32 roots;   /* vCPUs that walk from here */
-    __u32 rights;  /* KAGE_RIGHT_* that its role has so far */
+    __u32 parents; /* entries of other shadow pages that lead here */
+    __u32 roots;   /* that vCPUs have or had */
+    __u32 rights;  /* KAGE_RIGHT_* that are left above it */
     __u32 quadrant; /* of a 32-bit guest's table */
+    __u32 pad;
 };
-#define KAGE_SHADOW_DIRECT (1u << 0) /* no guest table: paging is off, or a large guest page in smaller ones */
-#define KAGE_SHADOW_UNSYNC (1u << 1) /* the guest may have changed its table since */
-#define KAGE_SHADOW_32BIT (1u << 2)
-#define KAGE_SHADOW_WP (1u << 3)     /* of the role: CR0.WP */
-#define KAGE_SHADOW_NX (1u << 4)     /* EFER.NX */
+#define KAGE_SHADOW_DIRECT (1u << 0)   /* no guest table: paging is off, or a large guest page in smaller ones */
+#define KAGE_SHADOW_OWN_ROOT (1u << 1) /* no guest table: a level that the guest's format does not have */
+#define KAGE_SHADOW_OPEN (1u << 2)     /* the guest may write its table: it is compared at each flush (KVM's "unsync") */
+#define KAGE_SHADOW_CLOSING (1u << 3)  /* being write-protected */
+#define KAGE_SHADOW_32BIT (1u << 4)
+#define KAGE_SHADOW_PAE (1u << 5)
+#define KAGE_SHADOW_WP (1u << 6)       /* of the role: CR0.WP */
+#define KAGE_SHADOW_NX (1u << 7)       /* EFER.NX */
 
 #ifdef __cplusplus
 }

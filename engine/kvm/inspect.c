@@ -91,19 +91,29 @@ static int inspect_vm(struct inspect *inspect)
     struct kvm_vm *vm = inspect->vm;
     struct kvm_memslots *memslots = &vm->memslots;
     struct kage_inspect_vm out = { .mmu = vm->mmu, .vms = count_vms(), .vcpus = atomic_load(&vm->vcpu_count) };
-    struct ept_stats ept;
 
     pthread_mutex_lock(&memslots->mmu_lock);
     out.slots = (uint32_t)memslots->count;
     for (size_t i = 0; i < memslots->count; i++)
         out.memory_bytes += memslots->slots[i].bytes;
-    ept_get_stats(vm->ept, &ept);
+    if (vm->shadow) {
+        struct shadow_stats stats;
+        shadow_get_stats(vm->shadow, &stats);
+        out.table_pages = stats.pages;
+        out.max_table_pages = stats.max_pages;
+        out.pages[0] = stats.pages_4k;
+        out.pages[1] = stats.pages_2m;
+        out.pages[2] = stats.pages_1g;
+    } else {
+        struct ept_stats stats;
+        ept_get_stats(vm->ept, &stats);
+        out.ept_pointer = ept_pointer(vm->ept);
+        out.table_pages = stats.table_pages;
+        out.pages[0] = stats.pages_4k;
+        out.pages[1] = stats.pages_2m;
+        out.pages[2] = stats.pages_1g;
+    }
     pthread_mutex_unlock(&memslots->mmu_lock);
-    out.ept_pointer = ept_pointer(vm->ept);
-    out.table_pages = ept.table_pages;
-    out.pages[0] = ept.pages_4k;
-    out.pages[1] = ept.pages_2m;
-    out.pages[2] = ept.pages_1g;
     inspect_add(inspect, &out, sizeof(out));
     return 0;
 }
@@ -201,6 +211,7 @@ static const struct {
     [KAGE_INSPECT_SLOTS] = { inspect_slots, NEEDS_VM },
     [KAGE_INSPECT_EXITS] = { inspect_exits, NEEDS_VCPU },
     [KAGE_INSPECT_STATS] = { inspect_stats, NEEDS_EITHER },
+    [KAGE_INSPECT_SHADOW] = { inspect_shadow, NEEDS_VM },
 };
 
 static int inspect_object(struct kvm_vm *vm, struct kage_inspect *ask)
@@ -209,8 +220,6 @@ static int inspect_object(struct kvm_vm *vm, struct kage_inspect *ask)
 
     if (ask->topic >= KAGE_INSPECT_TOPICS || (ask->flags & ~KAGE_INSPECT_GPA))
         return -EINVAL;
-    if (!topics[ask->topic].look)
-        return -EOPNOTSUPP;
     enum topic_needs needs = topics[ask->topic].needs;
     if (needs == NEEDS_VCPU || (needs == NEEDS_EITHER && ask->vcpu != KAGE_INSPECT_WHOLE_VM)) {
         if (ask->vcpu >= atomic_load(&vm->vcpu_count))

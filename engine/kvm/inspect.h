@@ -30,7 +30,7 @@ void inspect_add(struct inspect *inspect, const void *element, size_t bytes);
 typedef int inspect_topic(struct inspect *inspect);
 
 /* inspect_mmu.c */
-inspect_topic inspect_walk, inspect_tables, inspect_ranges, inspect_tlb, inspect_slots;
+inspect_topic inspect_walk, inspect_tables, inspect_ranges, inspect_tlb, inspect_slots, inspect_shadow;
 
 /* inspect_call.c */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KAGE_INSPECT's topics of memory: the way of an address through the guest's own tables and the EPT, what the EPT maps, TLBs,
- * memory slots. The guest's tables are read from the client's memory behind the slots, without the MMU: no bit of theirs is
+ * KAGE_INSPECT's topics of memory: the way of an address through the guest's own tables and the EPT or the shadow tables, what the EPT
+ * maps, TLBs, memory slots, shadow pages. The guest's tables are read from the client's memory behind the slots, without the MMU: no bit of theirs is
  * set and no EPT entry made. EPTs are looked at with the MMU mutex, a gigabyte at a time where it may be long.
  */
 #include <errno.h>
@@ -70,26 +70,39 @@ static void put_steps(struct kage_inspect_step *to, const struct mmu_step *from,
         };
 }
 
-/* From out->gpa on: the EPT, and the slot that it was or would be filled from. */
+/* The address that the last step, a leaf, gives: bits 51..12 of entries of both kinds, and the offset. */
+static void take_leaf(struct kage_inspect_walk *out, const struct mmu_step *leaf, uint64_t address, uint64_t address_bits)
+{
+    out->second_page_shift = KAGE_PAGE_SHIFT + 9 * (leaf->level - 1);
+    out->second_rights = rights_of(leaf);
+    uint64_t low = (1ull << out->second_page_shift) - 1;
+    out->hva = (leaf->entry & address_bits & ~low) | (address & low);
+    out->flags |= KAGE_WALK_SECOND;
+}
+
+/* The slot that out->gpa is in, and the EPT's way from there; in a VM with shadow tables theirs, of the address that was asked for. */
 static void walk_second(struct inspect *inspect, struct kage_inspect_walk *out)
 {
     struct kvm_vm *vm = inspect->vm;
     struct mmu_step steps[MMU_STEPS_MAX];
+    bool shadow = vm->shadow && (out->flags & KAGE_WALK_GVA);
 
-    out->hva = slot_address(vm, out->gpa, &out->slot, &out->slot_flags);
-    out->flags |= out->hva ? KAGE_WALK_SLOT : 0;
-    pthread_mutex_lock(&vm->memslots.mmu_lock);
-    out->second_count = ept_walk_steps(ept_pointer(vm->ept), out->gpa, steps);
-    pthread_mutex_unlock(&vm->memslots.mmu_lock);
-    put_steps(out->second, steps, out->second_count);
-    if (!out->second_count || !steps[out->second_count - 1].leaf)
+    if (out->flags & KAGE_WALK_GPA) {
+        out->hva = slot_address(vm, out->gpa, &out->slot, &out->slot_flags);
+        out->flags |= out->hva ? KAGE_WALK_SLOT : 0;
+    } else if (!shadow) {
         return;
-    const struct mmu_step *leaf = &steps[out->second_count - 1];
-    out->second_page_shift = KAGE_PAGE_SHIFT + 9 * (leaf->level - 1);
-    out->second_rights = rights_of(leaf);
-    uint64_t low = (1ull << out->second_page_shift) - 1;
-    out->hva = (leaf->entry & EPT_ADDR & ~low) | (out->gpa & low);
-    out->flags |= KAGE_WALK_SECOND;
+    }
+    pthread_mutex_lock(&vm->memslots.mmu_lock);
+    if (shadow)
+        out->second_count = shadow_mmu_steps(vm->shadow, &inspect->vcpu->shadow, out->gva, steps);
+    else
+        out->second_count = ept_walk_steps(ept_pointer(vm->ept), out->gpa, steps);
+    pthread_mutex_unlock(&vm->memslots.mmu_lock);
+    out->flags |= shadow ? KAGE_WALK_SHADOW : 0;
+    put_steps(out->second, steps, out->second_count);
+    if (out->second_count && steps[out->second_count - 1].leaf)
+        take_leaf(out, &steps[out->second_count - 1], shadow ? out->gva : out->gpa, shadow ? SHADOW_PTE_ADDR : EPT_ADDR);
 }
 
 static bool is_canonical(const struct kage_inspect_walk *out)
@@ -149,7 +162,7 @@ static void walk_look(void *arg)
         out.gva = inspect->ask->address;
         walk_guest_side(inspect, &out);
     }
-    if (out.flags & KAGE_WALK_GPA)
+    if (!(out.flags & KAGE_WALK_NOT_CANONICAL))
         walk_second(inspect, &out);
     inspect_add(inspect, &out, sizeof(out));
 }
@@ -166,6 +179,8 @@ int inspect_tables(struct inspect *inspect)
     struct kvm_vm *vm = inspect->vm;
     struct ept_level_count levels[MMU_STEPS_MAX];
 
+    if (vm->shadow)
+        return -EOPNOTSUPP;
     pthread_mutex_lock(&vm->memslots.mmu_lock);
     unsigned count = ept_count_levels(ept_pointer(vm->ept), levels);
     pthread_mutex_unlock(&vm->memslots.mmu_lock);
@@ -213,6 +228,8 @@ int inspect_ranges(struct inspect *inspect)
     struct ept_range range;
     gpa_t at = inspect->ask->address & KAGE_PAGE_MASK, end = 1ull << 52;
 
+    if (inspect->vm->shadow)
+        return -EOPNOTSUPP;
     /* Only as far as memory slots go: an EPT maps nothing else. */
     pthread_mutex_lock(&inspect->vm->memslots.mmu_lock);
     const struct kvm_memslots *memslots = &inspect->vm->memslots;
@@ -315,7 +332,10 @@ int inspect_slots(struct inspect *inspect)
             uint64_t left = out.bytes - at, part = GIGABYTE - ((out.gpa + at) & (GIGABYTE - 1)), pages[3];
             part = part < left ? part : left;
             pthread_mutex_lock(&vm->memslots.mmu_lock);
-            ept_count_range(ept_pointer(vm->ept), out.gpa + at, part, pages);
+            if (vm->shadow)
+                shadow_count_frames(vm->shadow, (out.gpa + at) >> KAGE_PAGE_SHIFT, part >> KAGE_PAGE_SHIFT, pages);
+            else
+                ept_count_range(ept_pointer(vm->ept), out.gpa + at, part, pages);
             pthread_mutex_unlock(&vm->memslots.mmu_lock);
             for (unsigned size = 0; size < 3; size++)
                 out.pages[size] += pages[size];
@@ -323,5 +343,38 @@ int inspect_slots(struct inspect *inspect)
         }
         inspect_add(inspect, &out, sizeof(out));
     }
+    return 0;
+}
+
+/* ---- Shadow pages ---- */
+
+static bool put_shadow_page(void *arg, const struct shadow_page_info *info)
+{
+    const union shadow_role role = info->role;
+    struct kage_inspect_shadow_page out = {
+        .gfn = info->gfn, .table = info->table, .level = role.level, .entries = info->present, .parents = info->parents,
+        .roots = info->pins, .quadrant = role.quadrant,
+        .rights = KAGE_RIGHT_R | (role.access & SHADOW_W ? KAGE_RIGHT_W : 0) | (role.access & SHADOW_X ? KAGE_RIGHT_X : 0) |
+                  (role.access & SHADOW_U ? KAGE_RIGHT_U : 0),
+        .flags = (role.direct ? KAGE_SHADOW_DIRECT : 0) | (role.own_root ? KAGE_SHADOW_OWN_ROOT : 0) |
+                 (role.entry4 ? KAGE_SHADOW_32BIT : 0) | (role.pae ? KAGE_SHADOW_PAE : 0) | (role.no_wp ? 0 : KAGE_SHADOW_WP) |
+                 (role.nx ? KAGE_SHADOW_NX : 0),
+    };
+
+    if (!role.direct && !role.own_root)
+        out.flags |= info->state == SHADOW_OPEN ? KAGE_SHADOW_OPEN : info->state == SHADOW_CLOSING ? KAGE_SHADOW_CLOSING : 0;
+    inspect_add(arg, &out, sizeof(out));
+    return true;
+}
+
+int inspect_shadow(struct inspect *inspect)
+{
+    struct kvm_vm *vm = inspect->vm;
+
+    if (!vm->shadow)
+        return -EOPNOTSUPP;
+    pthread_mutex_lock(&vm->memslots.mmu_lock);
+    shadow_each_page(vm->shadow, put_shadow_page, inspect);
+    pthread_mutex_unlock(&vm->memslots.mmu_lock);
     return 0;
 }

@@ -49,6 +49,15 @@ struct ept_range {
 /* The first run at or above `from` and below `end`, cut to the latter; false: none. */
 bool ept_next_range(uint64_t ept_pointer, gpa_t from, gpa_t end, struct ept_range *range);
 
+/* ---- Shadow pages (shadow_inspect.c) ---- */
+
+struct shadow;
+struct shadow_vcpu;
+/* The way of va through a vCPU's current shadow tables. */
+unsigned shadow_mmu_steps(const struct shadow *shadow, const struct shadow_vcpu *vcpu, gva_t va, struct mmu_step steps[MMU_STEPS_MAX]);
+/* How many of the guest frames are mapped by at least one entry, of 4 KiB, 2 MiB and 1 GiB. */
+void shadow_count_frames(const struct shadow *shadow, uint64_t gfn, uint64_t frames, uint64_t pages[3]);
+
 /* ---- TLBs ---- */
 
 struct tlb_summary {

@@ -449,6 +449,81 @@ static void test_bad_requests(void **state)
     assert_int_equal(errno, ENODEV);
 }
 
+/* ---- Shadow page tables ---- */
+
+static void test_shadow(void **state)
+{
+    struct client c;
+    struct kage_inspect_walk w;
+    struct kage_inspect_shadow_page pages[64];
+    struct kage_inspect_slot slot;
+    struct kage_inspect_vm vm;
+    struct kage_inspect_vcpu cpu;
+    uint32_t bytes = sizeof(pages), count;
+
+    (void)state;
+    client_new_vm(&c);
+    assert_int_equal(kage_vm_set_mmu(kvm, c.vm, KAGE_MMU_SHADOW), 0);
+    assert_int_equal(client_slot(&c, 0, 0, CLIENT_HOLE, 0), 0);
+    client_new_vcpu(&c);
+    client_load_64(&c, 0x8000, touch_code, GUEST_BYTES(touch_code));
+    w = walk(&c, 0x9000, 0); /* nothing has run yet: there are no tables of the processor's */
+    assert_int_equal(w.flags, KAGE_WALK_GVA | KAGE_WALK_GPA | KAGE_WALK_SLOT | KAGE_WALK_SHADOW);
+    assert_int_equal(w.second_count, 0);
+    client_run(&c, KVM_EXIT_HLT);
+
+    /* The guest's registers are the guest's, the processor's others. */
+    one(&c, KAGE_INSPECT_VCPU, &cpu, sizeof(cpu));
+    assert_int_equal(cpu.cr3, CLIENT_PML4);
+    assert_int_not_equal(cpu.actual_cr3, CLIENT_PML4);
+    one(&c, KAGE_INSPECT_VM, &vm, sizeof(vm));
+    assert_int_equal(vm.mmu, KAGE_MMU_SHADOW);
+    assert_int_equal(vm.ept_pointer, 0);
+    assert_true(vm.table_pages >= 4 && vm.table_pages <= vm.max_table_pages);
+
+    w = walk(&c, 0x9ab0, 0);
+    assert_int_equal(w.gpa, 0x9ab0);
+    assert_int_equal(w.flags, KAGE_WALK_GVA | KAGE_WALK_GPA | KAGE_WALK_SECOND | KAGE_WALK_SLOT | KAGE_WALK_DIRTY | KAGE_WALK_TLB | KAGE_WALK_SHADOW);
+    assert_int_equal(w.hva, (uintptr_t)c.memory + 0x9ab0);
+    assert_int_equal(w.guest_count, 4);
+    assert_int_equal(w.second_count, 4);
+    assert_int_equal(w.second[0].table, cpu.actual_cr3 & ~0xfffull);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(w.second[i].level, w.guest[i].level);
+        assert_int_equal(w.second[i].index, w.guest[i].index);
+        assert_int_equal(w.second[i].entry, *(const uint64_t *)(uintptr_t)w.second[i].host);
+    }
+    assert_int_equal(w.second_rights, RWXU);
+    /* Clean: only read so far, so the guest's D bit must still be asked for. */
+    w = walk(&c, 0x3000, 0);
+    assert_int_equal(w.second_rights & KAGE_RIGHT_W, 0);
+    assert_int_equal(w.rights, RWXU);
+
+    assert_int_equal(look_at(c.vm, KAGE_INSPECT_SHADOW, 0, 0, pages, &bytes, &count), 0);
+    assert_int_equal(count, vm.table_pages);
+    assert_int_equal(bytes, count * sizeof(pages[0]));
+    unsigned found = 0;
+    uint64_t entries = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        for (unsigned level = 0; level < 4; level++)
+            if (pages[i].table == w.second[level].table) {
+                assert_int_equal(pages[i].gfn << 12, w.guest[level].table);
+                assert_int_equal(pages[i].level, w.guest[level].level);
+                assert_int_equal(pages[i].roots != 0, level == 0);
+                assert_int_equal(pages[i].flags & (KAGE_SHADOW_DIRECT | KAGE_SHADOW_32BIT | KAGE_SHADOW_PAE), 0);
+                found++;
+            }
+        entries += pages[i].level == 1 ? pages[i].entries : 0;
+    }
+    assert_int_equal(found, 4);
+    bytes = sizeof(slot);
+    assert_int_equal(look_at(c.vm, KAGE_INSPECT_SLOTS, 0, 0, &slot, &bytes, &count), 0);
+    assert_int_equal(slot.pages[0], entries); /* one to one: each frame by one entry */
+    bytes = sizeof(pages);
+    assert_int_equal(look_at(c.vm, KAGE_INSPECT_TABLES, 0, 0, pages, &bytes, &count), -EOPNOTSUPP);
+    client_free(&c);
+}
+
 /* ---- vCPUs that run ---- */
 
 static void *run_thread(void *arg)
@@ -581,6 +656,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_other_paging, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_slots_and_exits, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_bad_requests, client_setup, client_teardown),
+        cmocka_unit_test(test_shadow),
         cmocka_unit_test_setup_teardown(test_running, client_setup, client_teardown),
         cmocka_unit_test(test_halted),
         cmocka_unit_test(test_come_and_go),

@@ -207,6 +207,52 @@ static void test_fits(void **state)
     }
 }
 
+/* The same of a VM with shadow tables, wide enough for the two side by side. */
+static void test_shadow_text(void **state)
+{
+    struct inspect_view view = { .cpu = -1, .gva = 0x9010, .has_gva = true };
+    struct client c;
+    char line[200];
+
+    (void)state;
+    client_new_vm(&c);
+    assert_int_equal(kage_vm_set_mmu(kvm, c.vm, KAGE_MMU_SHADOW), 0);
+    assert_int_equal(client_slot(&c, 0, 0, CLIENT_HOLE, 0), 0);
+    client_new_vcpu(&c);
+    client_load_64(&c, 0x8000, touch_code, GUEST_BYTES(touch_code));
+    client_run(&c, KVM_EXIT_HLT);
+    for (unsigned width = 80; width <= 120; width += 20) {
+        char *text = text_of(view_walk, &view, width, true);
+        snprintf(line, sizeof(line), "  └─▶ host 0x%lx, by a page of 4 KiB, RWXU; memory slot 0", (unsigned long)(uintptr_t)c.memory + 0x9010);
+        has_line(text, line);
+        assert_int_equal(strstr(text, "Shadow tables: guest-virtual to host") != NULL, width < 120);
+        snprintf(line, sizeof(line), "0x%016lx  PWU..AD..  RWXU\n", ((unsigned long)(uintptr_t)c.memory + 0x9000) | 0x67);
+        assert_non_null(strstr(text, line)); /* the leaf */
+        for (char *row = strtok(text, "\n"); row != NULL; row = strtok(NULL, "\n"))
+            if (out_width(row) > width)
+                fail_msg("width %u: \"%s\"", width, row);
+        free(text);
+        view.has_gva = false;
+        text = text_of(view_shadow, &view, width, false);
+        for (char *row = strtok(text, "\n"); row != NULL; row = strtok(NULL, "\n"))
+            if (out_width(row) > width)
+                fail_msg("width %u: \"%s\"", width, row);
+        free(text);
+        view.has_gva = true;
+    }
+    json_t *json = json_of(view_walk, &view);
+    assert_int_equal(json_array_size(json_object_get(json, "shadow")), 4);
+    assert_null(json_object_get(json, "ept"));
+    assert_int_equal(hex(json, "host"), (uintptr_t)c.memory + 0x9010);
+    json_decref(json);
+    view.has_gva = false;
+    json = json_of(view_shadow, &view);
+    json_t *pages = json_object_get(json, "pages");
+    assert_true(json_array_size(pages) >= 4);
+    json_decref(json);
+    client_free(&c);
+}
+
 static void test_walk_text(void **state)
 {
     struct client *c = *state;
@@ -549,6 +595,7 @@ int main(void)
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_table),
         cmocka_unit_test_setup_teardown(test_fits, client_setup, client_teardown),
+        cmocka_unit_test(test_shadow_text),
         cmocka_unit_test_setup_teardown(test_walk_text, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_json, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_rates, client_setup, client_teardown),

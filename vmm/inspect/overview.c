@@ -60,6 +60,9 @@ static void overview_json(struct inspect_view *view, const struct kage_inspect_v
     json_object_set_new(view->json, "slots", view_number(vm->slots));
     json_object_set_new(view->json, "memory_bytes", view_number(vm->memory_bytes));
     json_object_set_new(view->json, "table_pages", view_number(vm->table_pages));
+    if (vm->mmu == KAGE_MMU_SHADOW) {
+        json_object_set_new(view->json, "max_table_pages", view_number(vm->max_table_pages));
+    }
     json_object_set_new(view->json, "mapped", json_pack("{s:o, s:o, s:o}", "4k", view_number(vm->pages[0]), "2m", view_number(vm->pages[1]),
                                                         "1g", view_number(vm->pages[2])));
     for (uint32_t i = 0; i < vm->vcpus; i++) {
@@ -92,9 +95,11 @@ static void overview_text(struct inspect_view *view, const struct kage_inspect_v
         out_text(out, OUT_DIM, "%s\n", command);
     }
     uint64_t mapped = (vm->pages[0] << 12) + (vm->pages[1] << 21) + (vm->pages[2] << 30);
-    char levels[24] = "", c4[OUT_NUMBER], c2[OUT_NUMBER], c1[OUT_NUMBER], tables[OUT_NUMBER];
+    char levels[64] = "", c4[OUT_NUMBER], c2[OUT_NUMBER], c1[OUT_NUMBER], tables[OUT_NUMBER];
     if (vm->mmu == KAGE_MMU_EPT) {
         snprintf(levels, sizeof(levels), ", %u levels", (unsigned)(vm->ept_pointer >> 3 & 7) + 1);
+    } else {
+        snprintf(levels, sizeof(levels), ", at most %s", out_count(c4, vm->max_table_pages));
     }
     out_paragraph(out, OUT_PLAIN, "memory  %s in %u slot%s; MMU: %s%s", out_bytes(a, vm->memory_bytes), vm->slots, vm->slots == 1 ? "" : "s",
                   vm->mmu == KAGE_MMU_EPT ? "EPT" : "shadow page tables", levels);

@@ -17,18 +17,19 @@ static const char *name_of(uint32_t level)
 
 static void print_levels(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
 {
-    static const char *const names[] = {"level", ">shadow pages", ">direct", ">unsync", ">roots", ">entries", ">full", NULL};
+    static const char *const names[] = {"level", ">shadow pages", ">direct", ">open", ">closed", ">roots", ">entries", ">full", NULL};
     struct table table;
 
     table_begin(&table, &view->out, names);
     for (uint32_t level = 5; level > 0; level--) {
-        uint64_t all = 0, direct = 0, unsync = 0, roots = 0, entries = 0;
+        uint64_t all = 0, direct = 0, open = 0, closed = 0, roots = 0, entries = 0;
         char a[OUT_NUMBER];
         for (uint32_t i = 0; i < count; i++) {
             if (pages[i].level == level) {
                 all++;
-                direct += (pages[i].flags & KAGE_SHADOW_DIRECT) != 0;
-                unsync += (pages[i].flags & KAGE_SHADOW_UNSYNC) != 0;
+                direct += (pages[i].flags & (KAGE_SHADOW_DIRECT | KAGE_SHADOW_OWN_ROOT)) != 0;
+                open += (pages[i].flags & KAGE_SHADOW_OPEN) != 0;
+                closed += (pages[i].flags & (KAGE_SHADOW_DIRECT | KAGE_SHADOW_OWN_ROOT | KAGE_SHADOW_OPEN)) == 0;
                 roots += pages[i].roots != 0;
                 entries += pages[i].entries;
             }
@@ -39,7 +40,8 @@ static void print_levels(struct inspect_view *view, const struct kage_inspect_sh
         table_cell(&table, OUT_NAME, "%s", name_of(level));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, all));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, direct));
-        table_cell(&table, OUT_PLAIN, "%s", out_count(a, unsync));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, open));
+        table_cell(&table, OUT_PLAIN, "%s", out_count(a, closed));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, roots));
         table_cell(&table, OUT_PLAIN, "%s", out_count(a, entries));
         table_cell(&table, OUT_PLAIN, "%.1f%%", 100.0 * (double)entries / (double)(all * 512));
@@ -47,9 +49,19 @@ static void print_levels(struct inspect_view *view, const struct kage_inspect_sh
     table_end(&table);
 }
 
+/* What it is made of. */
+static const char *kind_of(const struct kage_inspect_shadow_page *p)
+{
+    return (p->flags & KAGE_SHADOW_DIRECT) != 0     ? "direct"
+           : (p->flags & KAGE_SHADOW_OWN_ROOT) != 0 ? "root"
+           : (p->flags & KAGE_SHADOW_OPEN) != 0     ? "open"
+           : (p->flags & KAGE_SHADOW_CLOSING) != 0  ? "closing"
+                                                    : "closed";
+}
+
 static void print_pages(struct inspect_view *view, const struct kage_inspect_shadow_page *pages, uint32_t count)
 {
-    static const char *const names[] = {"level", "guest's table", "shadow table", ">used", "rights", ">roots", "|role", NULL};
+    static const char *const names[] = {"level", "guest's table", "shadow table", ">used", "rights", ">parents", ">roots", "|role", NULL};
     uint32_t shown = view->all || count <= PAGES_SHOWN ? count : PAGES_SHOWN;
     struct table table;
 
@@ -65,9 +77,9 @@ static void print_pages(struct inspect_view *view, const struct kage_inspect_sha
         table_cell(&table, OUT_PLAIN, "0x%012" PRIx64, (uint64_t)p->table);
         table_cell(&table, OUT_PLAIN, "%u", p->entries);
         table_cell(&table, OUT_GOOD, "%s", words_rights(rights, p->rights, true));
+        table_cell(&table, OUT_PLAIN, "%u", p->parents);
         table_cell(&table, p->roots != 0 ? OUT_TITLE : OUT_DIM, "%u", p->roots);
-        table_cell(&table, OUT_DIM, "%s%s%s%s%s", (p->flags & KAGE_SHADOW_DIRECT) != 0 ? "direct" : "shadows",
-                   (p->flags & KAGE_SHADOW_UNSYNC) != 0 ? ", unsync" : "", (p->flags & KAGE_SHADOW_WP) != 0 ? ", WP" : "",
+        table_cell(&table, OUT_DIM, "%s%s%s%s", kind_of(p), (p->flags & KAGE_SHADOW_WP) != 0 ? "" : ", WP=0",
                    (p->flags & KAGE_SHADOW_NX) != 0 ? ", NX" : "", quadrant);
     }
     table_end(&table);
@@ -83,12 +95,12 @@ static void shadow_json(struct inspect_view *view, const struct kage_inspect_sha
     for (uint32_t i = 0; i < count; i++) {
         const struct kage_inspect_shadow_page *p = &pages[i];
         char rights[WORDS_MAX];
-        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:b, s:b, s:o}", "level", name_of(p->level), "number",
-                                              view_number(p->level), "gpa", view_hex(p->gfn << 12), "table", view_hex(p->table), "entries",
-                                              view_number(p->entries), "roots", view_number(p->roots), "rights",
-                                              words_rights(rights, p->rights, true), "direct", (p->flags & KAGE_SHADOW_DIRECT) != 0, "unsync",
-                                              (p->flags & KAGE_SHADOW_UNSYNC) != 0, "32bit", (p->flags & KAGE_SHADOW_32BIT) != 0, "wp",
-                                              (p->flags & KAGE_SHADOW_WP) != 0, "nx", (p->flags & KAGE_SHADOW_NX) != 0, "quadrant",
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:s, s:b, s:b, s:b, s:b, s:o}", "level", name_of(p->level),
+                                              "number", view_number(p->level), "gpa", view_hex(p->gfn << 12), "table", view_hex(p->table),
+                                              "entries", view_number(p->entries), "parents", view_number(p->parents), "roots",
+                                              view_number(p->roots), "rights", words_rights(rights, p->rights, true), "state", kind_of(p), "wp",
+                                              (p->flags & KAGE_SHADOW_WP) != 0, "nx", (p->flags & KAGE_SHADOW_NX) != 0, "32bit",
+                                              (p->flags & KAGE_SHADOW_32BIT) != 0, "pae", (p->flags & KAGE_SHADOW_PAE) != 0, "quadrant",
                                               view_number(p->quadrant)));
     }
     json_object_set_new(view->json, "pages", list);
@@ -109,6 +121,9 @@ int view_shadow(struct inspect_view *view, struct error *error)
         shadow_json(view, data, count);
     } else {
         out_heading(&view->out, "Shadow pages: %u", count);
+        out_paragraph(&view->out, OUT_DIM, "open: the guest may write its table, so it is compared at each flush; closed: its table is write-protected; direct and "
+                                           "root: of no table of the guest's");
+        fputc('\n', view->out.file);
         print_levels(view, data, count);
         fputc('\n', view->out.file);
         print_pages(view, data, count);

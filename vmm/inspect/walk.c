@@ -111,6 +111,68 @@ static void print_steps(struct inspect_view *view, const struct kage_inspect_ste
     table_end(&table);
 }
 
+static void put_side(struct table *table, const struct kage_inspect_step *s, enum side side, bool wide)
+{
+    char bits[WORDS_MAX], rights[WORDS_MAX];
+
+    if (s == NULL) {
+        for (unsigned i = 0; i < 4; i++) {
+            table_cell(table, OUT_PLAIN, "%s", "");
+        }
+        return;
+    }
+    if ((s->flags & KAGE_STEP_REGISTER) != 0) {
+        table_cell(table, OUT_PLAIN, "a register");
+    } else {
+        table_cell(table, OUT_PLAIN, "0x%012" PRIx64, (uint64_t)s->table);
+    }
+    if ((s->flags & KAGE_STEP_READ) != 0) {
+        table_cell(table, OUT_PLAIN, wide ? "0x%016" PRIx64 : "0x%08" PRIx64, (uint64_t)s->entry);
+        table_cell(table, OUT_PLAIN, "%s", words_guest_entry(bits, s->entry, (s->flags & KAGE_STEP_LEAF) != 0, wide));
+    } else {
+        table_cell(table, OUT_PLAIN, "%s", "");
+        table_cell(table, OUT_PLAIN, "%s", "");
+    }
+    table_cell(table, stop_of(s) == NULL ? OUT_GOOD : OUT_BAD, "%s", words_rights(rights, s->rights, side != SIDE_EPT));
+}
+
+static const struct kage_inspect_step *step_at(const struct kage_inspect_step *steps, unsigned count, unsigned level)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (steps[i].level == level) {
+            return &steps[i];
+        }
+    }
+    return NULL;
+}
+
+/* The guest's tables and the shadows that were made of them, level beside level. */
+static void print_beside(struct inspect_view *view, const struct kage_inspect_walk *walk)
+{
+    static const char *const names[] = {"level", ">index", "table (guest)", "entry", "bits", "left", "shadow (host)", "entry", "bits", "left", NULL};
+    unsigned guests = clamp_count(walk->guest_count), shadows = clamp_count(walk->second_count);
+    struct table table;
+
+    table_begin(&table, &view->out, names);
+    for (unsigned level = KAGE_INSPECT_STEPS; level > 0; level--) {
+        const struct kage_inspect_step *guest = step_at(walk->guest, guests, level), *shadow = step_at(walk->second, shadows, level);
+        if (guest == NULL && shadow == NULL) {
+            continue;
+        }
+        table_cell(&table, OUT_NAME, "%s", level_name(level));
+        table_cell(&table, OUT_PLAIN, "%u", (guest != NULL ? guest : shadow)->index);
+        put_side(&table, guest, SIDE_GUEST, is_wide(walk));
+        put_side(&table, shadow, SIDE_SHADOW, true);
+    }
+    table_end(&table);
+}
+
+/* On a wide screen; of a 32-bit guest the two have other levels and other indexes. */
+static bool is_beside(const struct inspect_view *view, const struct kage_inspect_walk *walk)
+{
+    return view->out.width >= 120 && (walk->flags & KAGE_WALK_SHADOW) != 0 && walk->paging >= KAGE_PAGING_4LEVEL;
+}
+
 static void print_arrow(struct inspect_view *view, enum out_style style)
 {
     out_text(&view->out, style, "  %s ", out_sign(&view->out, "└─▶", "`->"));
@@ -139,7 +201,11 @@ static void print_guest(struct inspect_view *view, const struct kage_inspect_wal
     }
     if (count != 0) {
         print_split(view, walk->gva, walk->guest, count, walk->page_shift);
-        print_steps(view, walk->guest, count, SIDE_GUEST, is_wide(walk));
+        if (is_beside(view, walk)) {
+            print_beside(view, walk);
+        } else {
+            print_steps(view, walk->guest, count, SIDE_GUEST, is_wide(walk));
+        }
     }
     if ((walk->flags & KAGE_WALK_GPA) == 0) {
         const char *stop = count != 0 ? stop_of(&walk->guest[count - 1]) : NULL;
@@ -167,31 +233,47 @@ static void print_slot(struct inspect_view *view, const struct kage_inspect_walk
             (walk->slot_flags & KVM_MEM_LOG_DIRTY_PAGES) != 0 ? ", dirty pages logged" : "");
 }
 
-static void print_second(struct inspect_view *view, const struct kage_inspect_walk *walk)
+/* Where the second dimension leads. */
+static void print_end(struct inspect_view *view, const struct kage_inspect_walk *walk, unsigned count, bool shadow)
 {
     struct out *out = &view->out;
-    bool shadow = (walk->flags & KAGE_WALK_SHADOW) != 0;
-    unsigned count = clamp_count(walk->second_count);
     char rights[WORDS_MAX];
 
-    fputc('\n', out->file);
-    out_heading(out, shadow ? "Shadow tables: guest-virtual to host" : "EPT: guest-physical to host");
-    print_split(view, shadow ? walk->gva : walk->gpa, walk->second, count, walk->second_page_shift);
-    print_steps(view, walk->second, count, shadow ? SIDE_SHADOW : SIDE_EPT, true);
     if ((walk->flags & KAGE_WALK_SECOND) != 0) {
         print_arrow(view, OUT_GOOD);
         fprintf(out->file, "host ");
         out_text(out, OUT_TITLE, "0x%" PRIx64, (uint64_t)walk->hva);
         fprintf(out->file, ", by a page of %s, %s; ", page_name(walk->second_page_shift), words_rights(rights, walk->second_rights, shadow));
     } else {
-        const char *stop = count != 0 ? stop_of(&walk->second[count - 1]) : NULL;
+        const char *stop = count != 0 ? stop_of(&walk->second[count - 1]) : shadow ? "there is no root yet" : NULL;
         print_arrow(view, OUT_BAD);
-        out_text(out, OUT_BAD, "%s; ", stop != NULL ? stop : "beyond the tables");
+        out_text(out, OUT_BAD, "%s%s", stop != NULL ? stop : "beyond the tables", (walk->flags & KAGE_WALK_GPA) != 0 ? "; " : "");
+        if ((walk->flags & KAGE_WALK_GPA) == 0) {
+            fputc('\n', out->file);
+            return;
+        }
         if ((walk->flags & KAGE_WALK_SLOT) != 0) {
             fprintf(out->file, "an access will map host 0x%" PRIx64 " of ", (uint64_t)walk->hva);
         }
     }
     print_slot(view, walk);
+}
+
+static void print_second(struct inspect_view *view, const struct kage_inspect_walk *walk, bool own)
+{
+    struct out *out = &view->out;
+    bool shadow = (walk->flags & KAGE_WALK_SHADOW) != 0;
+    unsigned count = clamp_count(walk->second_count);
+
+    if (is_beside(view, walk)) {
+        print_end(view, walk, count, shadow);
+        return;
+    }
+    fputc('\n', out->file);
+    out_heading(out, shadow ? "Shadow tables: guest-virtual to host" : own ? "The engine's own map: guest-physical to host" : "EPT: guest-physical to host");
+    print_split(view, shadow ? walk->gva : walk->gpa, walk->second, count, walk->second_page_shift);
+    print_steps(view, walk->second, count, shadow ? SIDE_SHADOW : SIDE_EPT, true);
+    print_end(view, walk, count, shadow);
 }
 
 static void print_tlb(struct inspect_view *view, const struct kage_inspect_walk *walk)
@@ -263,19 +345,24 @@ static void walk_json(struct inspect_view *view, const struct kage_inspect_walk 
             json_object_set_new(view->json, "global", json_boolean((walk->flags & KAGE_WALK_GLOBAL) != 0));
             json_object_set_new(view->json, "dirty", json_boolean((walk->flags & KAGE_WALK_DIRTY) != 0));
         }
-        json_object_set_new(view->json, shadow ? "shadow" : "ept",
-                            json_steps(walk->second, clamp_count(walk->second_count), shadow ? SIDE_SHADOW : SIDE_EPT, true));
         if ((walk->flags & KAGE_WALK_SLOT) != 0) {
             json_object_set_new(view->json, "slot", view_number(walk->slot));
-            json_object_set_new(view->json, "host", view_hex(walk->hva));
-        }
-        json_object_set_new(view->json, "mapped", json_boolean((walk->flags & KAGE_WALK_SECOND) != 0));
-        if ((walk->flags & KAGE_WALK_SECOND) != 0) {
-            json_object_set_new(view->json, "host_page_bytes", view_number(1ull << walk->second_page_shift));
-            json_object_set_new(view->json, "host_rights", json_string(words_rights(rights, walk->second_rights, shadow)));
         }
     } else if ((walk->flags & KAGE_WALK_NOT_CANONICAL) == 0) {
         json_object_set_new(view->json, "page_fault_error", view_number(walk->error));
+    }
+    if ((walk->flags & (KAGE_WALK_GPA | KAGE_WALK_SHADOW)) != 0) {
+        bool mapped = (walk->flags & KAGE_WALK_SECOND) != 0;
+        json_object_set_new(view->json, shadow ? "shadow" : "ept",
+                            json_steps(walk->second, clamp_count(walk->second_count), shadow ? SIDE_SHADOW : SIDE_EPT, true));
+        json_object_set_new(view->json, "mapped", json_boolean(mapped));
+        if (mapped || (walk->flags & KAGE_WALK_SLOT) != 0) {
+            json_object_set_new(view->json, "host", view_hex(walk->hva));
+        }
+        if (mapped) {
+            json_object_set_new(view->json, "host_page_bytes", view_number(1ull << walk->second_page_shift));
+            json_object_set_new(view->json, "host_rights", json_string(words_rights(rights, walk->second_rights, shadow)));
+        }
     }
     if ((walk->flags & KAGE_WALK_GVA) != 0) {
         for (unsigned i = 0; i < sizeof(regimes) / sizeof(regimes[0]); i++) {
@@ -296,9 +383,11 @@ int view_walk(struct inspect_view *view, struct error *error)
                                .address = view->has_gpa ? view->gpa : view->gva};
     struct kage_inspect_walk walk;
     struct kage_inspect_vcpu cpu;
+    struct kage_inspect_vm vm;
     void *data;
 
-    if (view_one(view, KAGE_INSPECT_VCPU, view_cpu(view), &cpu, sizeof(cpu), error) != 0 || view_ask(view, &ask, &data, error) != 0) {
+    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0 ||
+        view_one(view, KAGE_INSPECT_VCPU, view_cpu(view), &cpu, sizeof(cpu), error) != 0 || view_ask(view, &ask, &data, error) != 0) {
         return -1;
     }
     bool whole = ask.bytes == sizeof(walk);
@@ -318,8 +407,8 @@ int view_walk(struct inspect_view *view, struct error *error)
     } else {
         out_heading(&view->out, "Guest-physical 0x%" PRIx64, (uint64_t)walk.gpa);
     }
-    if ((walk.flags & KAGE_WALK_GPA) != 0) {
-        print_second(view, &walk);
+    if ((walk.flags & (KAGE_WALK_GPA | KAGE_WALK_SHADOW)) != 0) {
+        print_second(view, &walk, vm.mmu == KAGE_MMU_SHADOW);
     }
     if ((walk.flags & KAGE_WALK_GVA) != 0 && (walk.flags & KAGE_WALK_NOT_CANONICAL) == 0) {
         print_tlb(view, &walk);
