@@ -86,6 +86,13 @@ void inspect_add(struct inspect *inspect, const void *element, size_t bytes)
 
 static unsigned count_vms(void);
 
+static bool count_page(void *arg, const struct shadow_page_info *info)
+{
+    (void)info;
+    ++*(uint64_t *)arg;
+    return true;
+}
+
 static int inspect_vm(struct inspect *inspect)
 {
     struct kvm_vm *vm = inspect->vm;
@@ -99,7 +106,7 @@ static int inspect_vm(struct inspect *inspect)
     if (vm->shadow) {
         struct shadow_stats stats;
         shadow_get_stats(vm->shadow, &stats);
-        out.table_pages = stats.pages;
+        shadow_each_page(vm->shadow, count_page, &out.table_pages); /* stats.pages counts those too that wait to be used again */
         out.max_table_pages = stats.max_pages;
         out.pages[0] = stats.pages_4k;
         out.pages[1] = stats.pages_2m;

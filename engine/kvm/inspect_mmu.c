@@ -107,8 +107,7 @@ static void walk_second(struct inspect *inspect, struct kage_inspect_walk *out)
 
 static bool is_canonical(const struct kage_inspect_walk *out)
 {
-    unsigned shift = out->paging == KAGE_PAGING_5LEVEL ? 64 - 57 : 64 - 48;
-    return out->paging < KAGE_PAGING_4LEVEL || (uint64_t)((int64_t)(out->gva << shift) >> shift) == out->gva;
+    return out->paging < KAGE_PAGING_4LEVEL || x86_is_canonical(out->gva, out->paging == KAGE_PAGING_5LEVEL ? X86_LA57_BITS : X86_LA48_BITS);
 }
 
 static void walk_guest_side(struct inspect *inspect, struct kage_inspect_walk *out)
