@@ -16,6 +16,7 @@
 #include "inspect/view.h"
 
 #define VMS_LISTED 64u
+#define WIDTH_LIST 108 /* of a command line, with its end */
 #define JSON_VERSION 1
 
 static const struct {
@@ -212,7 +213,7 @@ static void print_list(const struct found *found, bool json, FILE *file)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < found->count; i++) {
-        char path[40], command[100] = "";
+        char path[40], command[WIDTH_LIST] = "";
         snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)found->pids[i]);
         FILE *in = fopen(path, "re");
         size_t length = in != NULL ? fread(command, 1, sizeof(command) - 1, in) : 0;
@@ -225,7 +226,7 @@ static void print_list(const struct found *found, bool json, FILE *file)
         if (json) {
             json_array_append_new(list, json_pack("{s:i, s:s}", "pid", (int)found->pids[i], "socket", found->paths[i]));
         } else {
-            fprintf(file, "  %8d  %.80s\n", (int)found->pids[i], command);
+            fprintf(file, "  %8d  %s\n", (int)found->pids[i], command);
         }
     }
     if (json) {
@@ -263,8 +264,7 @@ static int choose(struct command *command, char path[INSPECT_PATH_MAX], struct e
         result = error_set(error, "inspect: no virtual machine of yours runs");
     } else if (found->count > 1) {
         print_list(found, false, stderr);
-        result = error_set(error, "inspect: %u virtual machines run: say which, for example 'kage inspect %d%s%s'", found->count,
-                           (int)found->pids[0], command->show == view_overview ? "" : " ", command->show == view_overview ? "" : command->topic);
+        result = error_set(error, "inspect: %u virtual machines run: say which, for example 'kage inspect %d'", found->count, (int)found->pids[0]);
     } else {
         command->view.pid = found->pids[0];
         memcpy(path, found->paths[0], INSPECT_PATH_MAX);

@@ -130,7 +130,7 @@ static void overview_text(struct inspect_view *view, const struct kage_inspect_v
     }
     table_end(&table);
     fputc('\n', out->file);
-    out_paragraph(out, OUT_DIM, "Topics: vmcs, ept, shadow, tlb, slots, exits; --gva ADDRESS and --gpa ADDRESS follow one to memory.");
+    out_paragraph(out, OUT_DIM, "Topics: vmcs, ept, shadow, tlb, slots, exits. --gva or --gpa ADDRESS: its way to memory.");
 }
 
 int view_overview(struct inspect_view *view, struct error *error)
