@@ -173,7 +173,8 @@ struct cpu {
     uint64_t tsc_offset;      /* guest TSC - host TSC */
     uint64_t host_rsp, host_fs_base, host_gs_base;
     uint64_t scratch[8];      /* of the translator's glue */
-    uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
+    uint16_t parked;          /* arithmetic flags, parked: see cpu_park() */
+    uint64_t pext_tlb, pext_page; /* masks for flag-free index computation */
     uint64_t share[16];       /* host addresses that a block's shared checks found */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     uint64_t pext_sign;                      /* bit 63 */
@@ -360,6 +361,20 @@ static inline void cpu_set_rflags(struct cpu *cpu, uint64_t value)
 {
     cpu->iflag = (value & X86_FLAGS_IF) != 0;
     cpu->rflags = ((uint32_t)value & X86_FLAGS_VALID & ~X86_FLAGS_IF) | X86_FLAGS_FIXED;
+}
+
+/*
+ * Arithmetic flags as LAHF and SETO leave them in AX: where translated code keeps them while it needs the host's for itself.
+ * Whoever enters it has them in both places.
+ */
+static inline void cpu_park(struct cpu *cpu)
+{
+    cpu->parked = (uint16_t)((cpu->rflags & 0xd5u) << 8 | (cpu->rflags >> 11 & 1u));
+}
+
+static inline uint32_t cpu_parked_flags(const struct cpu *cpu)
+{
+    return (cpu->parked >> 8 & 0xd5u) | (cpu->parked & 1u) << 11;
 }
 
 /* CPL is SS.DPL (SDM 3C 25.4.1). */
