@@ -170,6 +170,24 @@ await "$work/log2" '^kage: init$' || fail "a third guest speaks" "$work/log2"
 check "KAGE_INSPECT=0 leaves the socket out" [ -z "$(ls "$XDG_RUNTIME_DIR/kage")" ]
 put_away
 
+# ---- A machine that resets ----
+
+guest_initrd "$work/initrd-reboot" cloud 'echo up; sleep 2; reboot -f; sleep 100'
+log=$work/log4
+"$KAGE" run -m 256M -kernel "$kernel" -initrd "$work/initrd-reboot" -append "console=ttyS0 quiet panic=-1" -nographic </dev/null >"$log" 2>&1 &
+pid=$!
+pids=$pid
+_left=600
+until [ "$(tr -d '\r' <"$log" | grep -c '^up$')" -ge 3 ] || [ $_left = 0 ]; do
+	inspect "$pid" slots >>"$work/resets" 2>&1 # whenever it is, also while there is no machine
+	_left=$((_left - 1))
+	sleep 0.1
+done
+check "a machine that resets is looked at all the while" [ "$(grep -c 'Memory slots' "$work/resets")" -ge 3 ]
+check "and says so when there is none" [ -z "$(grep -Ev 'Memory slots|guest-physical|^ +0 |no virtual machine on the soft back end' "$work/resets")" ]
+check "after its resets, too" inspect "$pid" --gva 0
+put_away
+
 # ---- QEMU under kage kvm ----
 
 if ! command -v qemu-system-x86_64 >/dev/null || [ ! -e "$(dirname "$KAGE")/preload/libkage-preload.so" ]; then
@@ -207,6 +225,9 @@ if await "$log" '^pagemap: done$'; then
 	monitor "gpa2hva $gpa" '^Host virtual address' >"$work/out"
 	check "QEMU's gpa2hva says the same" grep -q " is $host\$" "$work/out"
 	check "QEMU goes on" monitor 'info registers' '^CR0='
+	# All signals but SIGILL, SIGBUS, SIGFPE and SIGSEGV; nobody can block SIGKILL, SIGSTOP and the C library's two.
+	blocked=$(grep -l '^kage-inspect$' "/proc/$pid/task/"*/comm | sed 's/comm$/status/' | xargs sed -n 's/^SigBlk:[[:space:]]*//p')
+	check "its signals are its own" [ "$blocked" = fffffffe7ffbfa37 ]
 	check "its descriptors are its own" [ "$(find "/proc/$pid/fd" -lname 'socket:*' | wc -l)" = 0 ]
 	monitor quit nothing >/dev/null
 	ended "$pid"

@@ -540,6 +540,40 @@ static void test_bad_peers(void **state)
     inspect_server_stop(&server);
 }
 
+/* Another user, whom a mistake in the rights of the directory lets in. */
+static void test_other_user(void **state)
+{
+    struct inspect_server server;
+    char dir[INSPECT_PATH_MAX];
+    int status;
+
+    if (geteuid() != 0)
+        skip();
+    ready(*state);
+    inspect_server_start(&server);
+    wait_for(&server);
+    *strrchr(strcpy(dir, server.path), '/') = '\0';
+    chmod(runtime_dir, 0711);
+    chmod(dir, 0711);
+    chmod(server.path, 0666);
+    pid_t child = fork();
+    if (child == 0) {
+        struct inspect_request request = { .magic = INSPECT_MAGIC, .version = INSPECT_VERSION, .ask = { .topic = KAGE_INSPECT_VM, .bytes = 4096 } };
+        char byte;
+        if (setgid(65534) != 0 || setuid(65534) != 0)
+            _exit(2);
+        int fd = inspect_connect(server.path);
+        if (fd < 0)
+            _exit(3);
+        send(fd, &request, sizeof(request), MSG_NOSIGNAL);
+        _exit(recv(fd, &byte, 1, 0) <= 0 ? 0 : 1); /* it hangs up */
+    }
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+    chmod(dir, 0700);
+    inspect_server_stop(&server);
+}
+
 /* Its thread has the signals blocked that are the process's, and a child of fork(2) has neither thread nor socket. */
 static void test_fork(void **state)
 {
@@ -602,6 +636,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_server, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_bad_peers, client_setup, client_teardown),
+        cmocka_unit_test_setup_teardown(test_other_user, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_fork, client_setup, client_teardown),
         cmocka_unit_test(test_directories),
     };
