@@ -9,6 +9,10 @@
 #define CPUS_SHOWN 5u /* with a column of their own, at most */
 #define BAR 12u
 
+/* Faults of the MMU, which are mostly mended in the middle of guest code and are then no exits. By the kernel's names. */
+enum { TAKEN, FIXED, GUEST, SPURIOUS, MMIO, FAULTS };
+static const char *const fault_names[FAULTS] = {"pf_taken", "pf_fixed", "pf_guest", "pf_spurious", "pf_emulate"};
+
 struct exits {
     uint32_t cpus, first; /* how many processors, and the number of the first */
     uint32_t columns;     /* the last one is of all that have none of their own */
@@ -18,6 +22,7 @@ struct exits {
         uint64_t total, cpu[CPUS_SHOWN];
     } rows[REASONS_MAX];
     uint64_t total;
+    uint64_t faults[FAULTS];
 };
 
 static int fetch(struct inspect_view *view, struct exits *exits, struct error *error)
@@ -34,7 +39,8 @@ static int fetch(struct inspect_view *view, struct exits *exits, struct error *e
     for (uint32_t i = 0; i < exits->cpus; i++) {
         void *data;
         uint32_t count;
-        if (view_list(view, KAGE_INSPECT_EXITS, exits->first + i, sizeof(struct kage_inspect_exit), &data, &count, error) != 0) {
+        if (view_stats(view, exits->first + i, fault_names, exits->faults, FAULTS, error) != 0 ||
+            view_list(view, KAGE_INSPECT_EXITS, exits->first + i, sizeof(struct kage_inspect_exit), &data, &count, error) != 0) {
             return -1;
         }
         for (uint32_t e = 0; e < count; e++) {
@@ -114,6 +120,9 @@ static void exits_json(struct inspect_view *view, const struct exits *now, const
         json_object_set_new(view->json, "cpu", view_number(now->first));
     }
     json_object_set_new(view->json, "total", view_number(now->total));
+    json_object_set_new(view->json, "mmu_faults", json_pack("{s:o, s:o, s:o, s:o, s:o}", "taken", view_number(now->faults[TAKEN]), "fixed",
+                                                            view_number(now->faults[FIXED]), "guest", view_number(now->faults[GUEST]), "spurious",
+                                                            view_number(now->faults[SPURIOUS]), "mmio", view_number(now->faults[MMIO])));
     json_object_set_new(view->json, "exits", list);
 }
 
@@ -171,6 +180,10 @@ static void exits_text(struct inspect_view *view, const struct exits *now, const
         fprintf(view->out.file, ", %s a second", out_count(a, (uint64_t)((double)(now->total - before->total) / view->interval + 0.5)));
     }
     fputc('\n', view->out.file);
+    char b[OUT_NUMBER], c2[OUT_NUMBER], d[OUT_NUMBER], e[OUT_NUMBER];
+    out_paragraph(&view->out, OUT_DIM, "Mostly without an exit: %s faults of the MMU, of them %s mended, %s the guest's own, %s at MMIO, %s spurious.",
+                  out_count(a, now->faults[TAKEN]), out_count(b, now->faults[FIXED]), out_count(c2, now->faults[GUEST]),
+                  out_count(d, now->faults[MMIO]), out_count(e, now->faults[SPURIOUS]));
 }
 
 int view_exits(struct inspect_view *view, struct error *error)

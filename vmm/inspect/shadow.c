@@ -106,25 +106,51 @@ static void shadow_json(struct inspect_view *view, const struct kage_inspect_sha
     json_object_set_new(view->json, "pages", list);
 }
 
+/* What the shadow MMU has done so far, by the kernel's names. */
+enum { MADE, RECYCLED, ZAPPED, OPENED, CLOSED, COMPARED, DROPPED, STATS };
+static const char *const stat_names[STATS] = {"mmu_cache_miss", "mmu_recycled", "mmu_shadow_zapped", "mmu_pte_write", "mmu_closed", "mmu_compared",
+                                              "mmu_dropped"};
+
+static void print_stats(struct inspect_view *view, const uint64_t *stats)
+{
+    char text[STATS][OUT_NUMBER];
+
+    for (unsigned i = 0; i < STATS; i++) {
+        out_count(text[i], stats[i]);
+    }
+    out_paragraph(&view->out, OUT_PLAIN, "So far %s were made, %s given up, %s of them for others; closed %s times, opened again by a write %s times; compared %s times, "
+                                         "with %s entries that had changed.",
+                  text[MADE], text[ZAPPED], text[RECYCLED], text[CLOSED], text[OPENED], text[COMPARED], text[DROPPED]);
+}
+
 int view_shadow(struct inspect_view *view, struct error *error)
 {
+    uint64_t stats[STATS] = {0};
     void *data;
     uint32_t count;
 
     if (view->has_gva || view->has_gpa) {
         return view_walk(view, error);
     }
-    if (view_list(view, KAGE_INSPECT_SHADOW, 0, sizeof(struct kage_inspect_shadow_page), &data, &count, error) != 0) {
+    if (view_stats(view, KAGE_INSPECT_WHOLE_VM, stat_names, stats, STATS, error) != 0 ||
+        view_list(view, KAGE_INSPECT_SHADOW, 0, sizeof(struct kage_inspect_shadow_page), &data, &count, error) != 0) {
         return -1;
     }
     if (view->json != NULL) {
         shadow_json(view, data, count);
+        json_t *so_far = json_object();
+        for (unsigned i = 0; i < STATS; i++) {
+            json_object_set_new(so_far, stat_names[i], view_number(stats[i]));
+        }
+        json_object_set_new(view->json, "statistics", so_far);
     } else {
         out_heading(&view->out, "Shadow pages: %u", count);
         out_paragraph(&view->out, OUT_DIM, "open: the guest may write its table, so it is compared at each flush; closed: its table is write-protected; direct and "
                                            "root: of no table of the guest's");
         fputc('\n', view->out.file);
         print_levels(view, data, count);
+        fputc('\n', view->out.file);
+        print_stats(view, stats);
         fputc('\n', view->out.file);
         print_pages(view, data, count);
     }

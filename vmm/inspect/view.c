@@ -81,6 +81,24 @@ int view_list(struct inspect_view *view, uint32_t topic, uint32_t vcpu, size_t b
     return 0;
 }
 
+int view_stats(struct inspect_view *view, uint32_t vcpu, const char *const *names, uint64_t *values, size_t count, struct error *error)
+{
+    uint32_t stat_count;
+    void *data;
+
+    if (view_list(view, KAGE_INSPECT_STATS, vcpu, sizeof(struct kage_stat), &data, &stat_count, error) != 0) {
+        return -1;
+    }
+    const struct kage_stat *stats = data;
+    for (uint32_t i = 0; i < stat_count; i++) {
+        for (size_t n = 0; n < count; n++) {
+            values[n] += strncmp(stats[i].name, names[n], sizeof(stats[i].name)) == 0 ? stats[i].value : 0;
+        }
+    }
+    free(data);
+    return 0;
+}
+
 /* ---- JSON ---- */
 
 json_t *view_hex(uint64_t value)
