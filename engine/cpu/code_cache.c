@@ -154,7 +154,7 @@ struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc)
     return (cold ? b->cold : b->host) <= off ? b : NULL;
 }
 
-gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled)
+gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled, bool *parked)
 {
     uint32_t off = (uint32_t)(pc - vm->rx);
     bool cold = off >= vm->cold_start;
@@ -165,7 +165,9 @@ gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8
     for (uint32_t i = 0; i < count && map[i].host <= off; i++) {
         found = i;
     }
-    *spilled = map[found].spilled != 0 ? map[found].spilled - 1 : -1;
+    unsigned reg = map[found].spilled & ~SPILLED_FLAGS;
+    *spilled = reg != 0 ? (int)reg - 1 : -1;
+    *parked = (map[found].spilled & SPILLED_FLAGS) != 0;
     return b->rip + map[found].guest;
 }
 
@@ -346,7 +348,7 @@ static void unlink_out(struct cpu_vm *vm, struct link *l)
 
 /*
  * The block stays where it is (a vCPU may be inside) but cannot be entered any more: links are led
- * back to their stubs, and its first 8 bytes become a jump to the stub that looks its address up
+ * back to their stubs, and the body's first 8 bytes become a jump to the stub that looks its address up
  * again, for host addresses still in jump caches.
  */
 static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b)
@@ -366,9 +368,9 @@ static void invalidate_block(struct cpu *cpu, struct cpu_vm *vm, struct block *b
     for (uint32_t i = b->links_out; i != 0; i = vm->links[i].next_out) {
         unlink_out(vm, &vm->links[i]);
     }
-    uint32_t rel = b->relookup - (b->host + 5);
+    uint32_t rel = b->relookup - (b->body + 5);
     uint64_t jump = 0x9090900000000000ull | (uint64_t)rel << 8 | 0xe9;
-    __atomic_store_n((uint64_t *)(void *)(vm->rw + b->host), jump, __ATOMIC_RELEASE);
+    __atomic_store_n((uint64_t *)(void *)(vm->rw + b->body), jump, __ATOMIC_RELEASE);
 
     uint32_t h = hash_block(b->va, b->gpa, b->mode);
     uint32_t index = (uint32_t)(b - vm->blocks);
@@ -545,9 +547,9 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to)
     if (!cross_page && from->token != to->token) {
         return;
     }
-    uint32_t entry = to->host;
+    uint32_t entry = l->parked ? to->host : to->here;
     if (cross_page || to->gpa2 != 0) {
-        entry = code_emit_link(cpu, from, to, l, cross_page);
+        entry = code_emit_link(cpu, from, to, l, entry, cross_page);
         if (entry == 0) {
             return;
         }

@@ -19,16 +19,17 @@
 
 #include "cpu/cpu.h"
 
-#define BLOCK_MAX_INSNS 48u
+#define BLOCK_MAX_INSNS 48u /* of 15 bytes each at most: BLOCK_BYTES_MAX of mmu/tlb.c */
 #define BLOCK_MAX_EXITS 8u
 
 /* Where a guest instruction's host code begins; sorted by host offset within a block. */
 struct insn_map {
     uint16_t host;   /* offset from the first byte of the body, or of the stubs */
     uint8_t guest;   /* offset from the block's first guest byte */
-    uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile, or 1 + SPILLED_STRING */
+    uint8_t spilled; /* 0, or 1 + number of the register whose guest value is in gpr[] meanwhile, or 1 + SPILLED_STRING; SPILLED_FLAGS */
 };
 #define SPILLED_STRING 16 /* RCX, RSI and RDI are */
+#define SPILLED_FLAGS 0x80u /* a bit: the arithmetic flags are in cpu->parked */
 
 /* A direct exit of a block: a rel32 that leads to its stub, or to the target once linked. */
 struct link {
@@ -39,6 +40,14 @@ struct link {
     uint32_t next_in; /* next link that leads to the same block */
     uint32_t next_out;/* next exit of the same block */
     uint64_t target;  /* guest RIP, an offset in CS */
+    bool parked;      /* it is left with the flags in cpu->parked */
+};
+
+/* Where the arithmetic flags are. */
+enum flags_place {
+    FLAGS_NOWHERE, /* dead: written before they are read */
+    FLAGS_HERE,    /* in the host's RFLAGS */
+    FLAGS_PARKED,  /* in cpu->parked */
 };
 
 struct block {
@@ -50,7 +59,9 @@ struct block {
     uint32_t mode;    /* CPU_MODE_* */
     uint32_t token;   /* of its (va page, gpa page) pair */
     uint32_t token2;  /* of the pair of gpa2, else 0 */
-    uint32_t host;    /* offset of its first byte, where it polls; aligned, so that 8 bytes can be replaced at once */
+    uint32_t host;    /* offset of its first byte: entry with the flags in cpu->parked */
+    uint32_t here;    /* entry with the flags in the host's RFLAGS */
+    uint32_t body;    /* entry with them in both; the others lead to it. It polls, and is aligned, so that 8 bytes can be replaced at once */
     uint32_t host_len;/* without the stubs */
     uint32_t cold, cold_len; /* the stubs, in the cold half of the cache */
     uint32_t relookup;/* offset of the stub that leaves to look the block's address up */
@@ -58,7 +69,7 @@ struct block {
     uint16_t map_len, cold_map_len;
     uint16_t guest_len;
     _Atomic bool valid;
-    bool flags_in;    /* reads arithmetic flags before it writes them */
+    uint8_t flags_in; /* enum flags_place: where the body wants them */
     bool no_link;     /* of a mode that must pass through the run loop */
     bool compared;    /* of a page that is guarded by comparing: with the guest_len bytes at cache offset `source` */
     uint32_t source;
@@ -169,8 +180,8 @@ struct code_key {
 struct block *code_find(struct cpu_vm *vm, const struct code_key *key);
 /* The block whose host code holds `pc` (an address in rx), or NULL. Safe in a signal handler. */
 struct block *code_find_by_host(const struct cpu_vm *vm, const uint8_t *pc);
-/* The guest RIP of host address pc in block b, and the spilled register (SPILLED_STRING, or -1). */
-gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled);
+/* The guest RIP of host address pc in block b, the spilled register (SPILLED_STRING, or -1), and whether the flags are in cpu->parked. */
+gva_t code_guest_rip(const struct cpu_vm *vm, const struct block *b, const uint8_t *pc, int *spilled, bool *parked);
 /* Token of the (va page, gpa page) pair, made if new; 0 if the table is full. Lock held. */
 uint32_t code_token(struct cpu_vm *vm, gva_t va, gpa_t gpa);
 
@@ -196,9 +207,9 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to);
  * -EAGAIN: it is one now, but other vCPUs were waited for, and what the caller has translated may no longer hold.
  */
 int code_page_prepare(struct cpu *cpu, gpa_t gpa, uint8_t *host_page);
-/* Emits the check that the pages of a link's target are still mapped, and the jump; returns its offset, or 0. Lock held (lower_branch.c). */
+/* Emits the check that the pages of a link's target are still mapped, and the jump to `entry`; returns its offset, or 0. Lock held (lower_branch.c). */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
-                        bool cross_page);
+                        uint32_t entry, bool cross_page);
 /* Empties the cache. Every vCPU is stopped. */
 void code_flush(struct cpu_vm *vm);
 

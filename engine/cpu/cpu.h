@@ -111,6 +111,7 @@ struct cpu_event {
     uint8_t vector;
     uint8_t type;
     bool raised;      /* by cpu_raise…: subject to the exception bitmap; injected events are not */
+    bool guests_own;  /* #PF: CPU_PF_GUEST */
     bool address;     /* #GP: of an operand's address that is not canonical; it is #SS if that is the stack's */
     uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
     uint32_t error;
@@ -137,6 +138,13 @@ struct ept;
 struct tlb2;
 struct code_cache;
 
+enum cpu_page_fault {
+    CPU_PF_MENDED, /* something was done: look again */
+    CPU_PF_EXITS,  /* it is to be raised, and to exit */
+    CPU_PF_GUEST,  /* the guest's own tables refuse the access: it is raised, and does not exit */
+    CPU_PF_GONE,   /* a VM exit was recorded */
+};
+
 /* What the processor asks of its hypervisor without leaving guest mode. */
 struct cpu_ops {
     /* EPT violation at gpa. 0: the EPT was filled, walk again; -ENOENT: nothing there (MMIO); -EFAULT: the slot's host memory is gone. qualification: VMX_EPT_QUAL_*. */
@@ -144,10 +152,10 @@ struct cpu_ops {
     /* EPT off: the guest page that is at host page `page`, which `entry` of the tables maps. False: the entry is on its way out. */
     bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
     /*
-     * EPT off: the tables refuse an access, and the hypervisor may mend that on the spot, as it does an EPT violation, before it becomes a #PF
-     * that exits. 1: it has done something, 0: it is to be raised, -1: a VM exit was recorded. May be NULL.
+     * EPT off: the tables refuse an access, and the hypervisor may see to that on the spot, as it does to an EPT violation, before it becomes
+     * a #PF that exits. May be NULL. enum cpu_page_fault; CPU_PF_GUEST: the guest gets it, with *error.
      */
-    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx);
+    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
     /* EPT off: a task switch loads CR3. False: it is #GP(0). */
     bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
     /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */
@@ -173,7 +181,8 @@ struct cpu {
     uint64_t tsc_offset;      /* guest TSC - host TSC */
     uint64_t host_rsp, host_fs_base, host_gs_base;
     uint64_t scratch[8];      /* of the translator's glue */
-    uint64_t pext_tlb, pext_jump, pext_page; /* masks for flag-free index computation */
+    uint16_t parked;          /* arithmetic flags, parked: see cpu_park() */
+    uint64_t pext_tlb, pext_page; /* masks for flag-free index computation */
     uint64_t share[16];       /* host addresses that a block's shared checks found */
     uint64_t pext_bits[3];                   /* low 4, 5, 6 bits */
     uint64_t pext_sign;                      /* bit 63 */
@@ -197,6 +206,7 @@ struct cpu {
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
     bool has_1g_pages, has_nx, has_la57;
     uint64_t efer_valid;      /* bits of EFER that the guest may set */
+    bool no_pml4e_bit8; /* AMD: bit 8 of PML4Es and PML5Es is reserved */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
     uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */
@@ -359,6 +369,20 @@ static inline void cpu_set_rflags(struct cpu *cpu, uint64_t value)
 {
     cpu->iflag = (value & X86_FLAGS_IF) != 0;
     cpu->rflags = ((uint32_t)value & X86_FLAGS_VALID & ~X86_FLAGS_IF) | X86_FLAGS_FIXED;
+}
+
+/*
+ * Arithmetic flags as LAHF and SETO leave them in AX: where translated code keeps them while it needs the host's for itself.
+ * Whoever enters it has them in both places.
+ */
+static inline void cpu_park(struct cpu *cpu)
+{
+    cpu->parked = (uint16_t)((cpu->rflags & 0xd5u) << 8 | (cpu->rflags >> 11 & 1u));
+}
+
+static inline uint32_t cpu_parked_flags(const struct cpu *cpu)
+{
+    return (cpu->parked >> 8 & 0xd5u) | (cpu->parked & 1u) << 11;
 }
 
 /* CPL is SS.DPL (SDM 3C 25.4.1). */

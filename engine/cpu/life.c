@@ -102,7 +102,6 @@ int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *
         cpu->thunks[i] = cpu_thunk_table[i];
     }
     cpu->pext_tlb = (uint64_t)(TLB_SIZE - 1) << KAGE_PAGE_SHIFT;
-    cpu->pext_jump = JUMP_PEXT;
     cpu->pext_page = KAGE_PAGE_MASK;
     cpu->pext_bits[0] = 15;
     cpu->pext_bits[1] = 31;

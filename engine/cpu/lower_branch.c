@@ -5,6 +5,7 @@
  * its stub until it is linked; an indirect one probes the jump cache without touching flags,
  * because flags may well be live across it.
  */
+#include "cpu/run.h"
 #include "cpu/sys.h"
 #include "cpu/translate.h"
 
@@ -79,6 +80,34 @@ static bool jumps_by_rip(const struct trans *t)
     return !t->legacy || (t->mode & CPU_MODE_FLAT(X86_CS)) != 0;
 }
 
+/* The flags go to cpu->parked, in which form LAHF and SETO have them; R10 and R11 are free. */
+void lower_park(struct emit *e)
+{
+    static const uint8_t lahf_seto_al[] = {0x9f, 0x0f, 0x90, 0xc0};
+
+    e_mov_rr(e, R10, X86_RAX);
+    e_bytes(e, lahf_seto_al, sizeof(lahf_seto_al));
+    e_b(e, 0x66);
+    e_op_gs(e, 0x89, X86_RAX, OFF(parked), false); /* mov gs:[parked], ax */
+    e_mov_rr(e, X86_RAX, R10);
+}
+
+/* And back: ADD makes OF of bit 0, SAHF the others. */
+void lower_unpark(struct emit *e)
+{
+    static const uint8_t add_al_127_sahf[] = {0x04, 0x7f, 0x9e};
+
+    e_mov_rr(e, R10, X86_RAX);
+    e_b(e, 0x65); /* movzx eax, word gs:[parked] */
+    e_b(e, 0x0f);
+    e_b(e, 0xb7);
+    e_b(e, 0x04);
+    e_b(e, 0x25);
+    e_d(e, OFF(parked));
+    e_bytes(e, add_al_127_sahf, sizeof(add_al_127_sahf));
+    e_mov_rr(e, X86_RAX, R10);
+}
+
 /* R10 holds the target. rsp_undo: what RSP gets back if the target is not canonical, which is the branch's own fault. */
 static void lower_indirect(struct trans *t, unsigned i, int rsp_undo)
 {
@@ -93,20 +122,27 @@ static void lower_indirect(struct trans *t, unsigned i, int rsp_undo)
         e_d(e, 0);
         return;
     }
-    e_store_gs(e, OFF_GPR(RCX), RCX);
-    e_pext_gs(e, R11, R10, OFF(pext_jump));
-    e_lea(e, R11, R11, R11, 0, 0);
-    e_op_gs_mem(e, 0x8b, RCX, EMIT_NO_REG, R11, 3, table);
-    e_lea(e, RCX, RCX, R10, 0, 0);
-    e_b(e, 0xe3); /* jrcxz over the jump */
-    e_b(e, 5);
+    if (!t->parked) { /* who is behind a jump cache finds them there */
+        e_store_gs(e, OFF(scratch[1]), R10);
+        lower_park(e);
+        e_load_gs(e, R10, OFF(scratch[1]));
+        t->parked = true;
+    }
+    static const uint8_t index[] = {
+        0x45, 0x89, 0xd3, /* mov r11d, r10d */
+        0x41, 0x81, 0xe3, /* and r11d, imm32 */
+    };
+    e_bytes(e, index, sizeof(index));
+    e_d(e, (uint32_t)JUMP_MASK);
+    e_op_gs_mem(e, 0x03, R10, EMIT_NO_REG, R11, 3, table); /* 0 if the entry is the target's */
     struct cold *c = trans_cold(t, COLD_JUMP, i);
-    c->restore_rcx = true;
+    c->undo_tag = true;
+    c->tlb_off = table;
     c->disp = rsp_undo;
-    e_b(e, 0xe9);
+    e_b(e, 0x0f); /* jne stub */
+    e_b(e, 0x85);
     c->from = e->p;
     e_d(e, 0);
-    e_load_gs(e, RCX, OFF_GPR(RCX));
     /* jmp qword gs:[r11 * 8 + host] */
     e_b(e, 0x65);
     e_b(e, 0x42);
@@ -333,7 +369,7 @@ static unsigned branch_bytes(const struct trans *t, const struct insn *in)
 /* The explicit memory operand of PUSH, CALL or JMP goes through R11 to scratch[1]. */
 static void load_operand(struct trans *t, unsigned i, unsigned bytes)
 {
-    struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, t->insns[i].live_in);
+    struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, flags_in_use(t, i));
     emit_move(&t->e, 0x8b, R11, m, bytes);
     e_store_gs(&t->e, OFF(scratch[1]), R11);
     lower_access_done(t);
@@ -345,12 +381,12 @@ static void lower_push(struct trans *t, unsigned i)
     unsigned bytes = stack_bytes(t, in), reg = named_register(in);
 
     if (reg != EMIT_NO_REG) {
-        push_register(t, i, reg, bytes, in->live_in);
+        push_register(t, i, reg, bytes, flags_in_use(t, i));
     } else if (in->z.opcode == 0x68 || in->z.opcode == 0x6a) {
-        push_imm(t, i, (uint64_t)in->z.raw.imm[0].value.s, bytes, in->live_in);
+        push_imm(t, i, (uint64_t)in->z.raw.imm[0].value.s, bytes, flags_in_use(t, i));
     } else {
         load_operand(t, i, bytes);
-        struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, in->live_in);
+        struct mem_operand m = stack_access(t, i, ACCESS_WRITE, bytes, -(int)bytes, RSP, flags_in_use(t, i));
         e_load_gs(&t->e, R11, OFF(scratch[1]));
         emit_move(&t->e, 0x89, R11, m, bytes);
         set_sp(t, RSP, -(int)bytes);
@@ -363,7 +399,7 @@ static void lower_pop(struct trans *t, unsigned i)
     const struct insn *in = &t->insns[i];
     struct emit *e = &t->e;
     unsigned bytes = stack_bytes(t, in), reg = named_register(in);
-    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, in->live_in);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, flags_in_use(t, i));
 
     if (reg == R10 || reg == R11) {
         if (bytes == 2) {
@@ -386,7 +422,7 @@ static void lower_pop(struct trans *t, unsigned i)
         lower_access_done(t);
         /* The address is computed with RSP already moved (SDM 2B, POP). */
         int64_t disp = in->disp + (in->base == RSP ? (int)bytes : 0);
-        m = lower_access_at(t, i, ACCESS_WRITE | (in->stack_seg ? ACCESS_STACK : 0), bytes, in->live_in, in->base,
+        m = lower_access_at(t, i, ACCESS_WRITE | (in->stack_seg ? ACCESS_STACK : 0), bytes, flags_in_use(t, i), in->base,
                             in->index, in->scale_log2, disp, in->seg, in->addr_bytes, in->rip_relative);
         e_load_gs(e, R11, OFF(scratch[1]));
         emit_move(e, 0x89, R11, m, bytes);
@@ -399,7 +435,7 @@ static void lower_leave(struct trans *t, unsigned i)
 {
     struct emit *e = &t->e;
     unsigned bytes = stack_bytes(t, &t->insns[i]);
-    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, X86_RBP, t->insns[i].live_in);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, X86_RBP, flags_in_use(t, i));
 
     if (bytes == 8) {
         emit_move(e, 0x8b, R11, m, 8);
@@ -418,7 +454,7 @@ static void lower_ret(struct trans *t, unsigned i)
     struct emit *e = &t->e;
     unsigned bytes = branch_bytes(t, in);
     int pop = (int)bytes + (in->z.raw.imm[0].size != 0 ? (int)(uint16_t)in->z.raw.imm[0].value.u : 0);
-    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, in->live_in);
+    struct mem_operand m = stack_access(t, i, ACCESS_READ, bytes, 0, RSP, flags_in_use(t, i));
 
     load_target(e, m, bytes);
     set_sp(t, RSP, pop);
@@ -434,7 +470,7 @@ static void lower_call(struct trans *t, unsigned i)
     uint64_t next = trans_next_rip(t, i);
 
     if (in->z.raw.imm[0].is_relative) {
-        push_imm(t, i, next, bytes, in->live_in);
+        push_imm(t, i, next, bytes, flags_in_use(t, i));
         emit_exit_jmp(t, i, in->target);
         return;
     }
@@ -442,7 +478,7 @@ static void lower_call(struct trans *t, unsigned i)
     if (reg == EMIT_NO_REG) {
         load_operand(t, i, bytes);
     }
-    push_imm(t, i, next, bytes, in->live_in);
+    push_imm(t, i, next, bytes, flags_in_use(t, i));
     if (reg == EMIT_NO_REG) {
         e_load_gs(e, R10, OFF(scratch[1]));
         if (bytes != 8) {
@@ -473,7 +509,7 @@ static void lower_jmp(struct trans *t, unsigned i)
     }
     unsigned reg = named_register(in);
     if (reg == EMIT_NO_REG) {
-        struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, in->live_in);
+        struct mem_operand m = lower_access(t, i, ACCESS_READ, bytes, flags_in_use(t, i));
         load_target(e, m, bytes);
         lower_access_done(t);
     } else if (reg == R10 || reg == R11) {
@@ -545,6 +581,35 @@ void lower_branch(struct trans *t, unsigned i)
 }
 
 /*
+ * Whoever comes by the jump cache has the flags parked, a link has them in either place. The body wants them in one of them, or
+ * not at all.
+ */
+void lower_entry(struct trans *t)
+{
+    struct block *b = t->b;
+    struct emit *e = &t->e;
+
+    t->parked = t->insns[0].park;
+    b->flags_in = t->parked ? FLAGS_PARKED : t->insns[0].live_in ? FLAGS_HERE : FLAGS_NOWHERE;
+    b->here = b->body = b->host;
+    if (b->no_link || b->flags_in == FLAGS_NOWHERE) {
+        return;
+    }
+    if (t->parked) {
+        trans_cold(t, COLD_PARK, 0);
+        return;
+    }
+    t->parked = true;
+    struct cold *c = trans_cold(t, COLD_UNPARK, 0);
+    t->parked = false;
+    e_b(e, 0xe9);
+    c->from = e->p;
+    e_d(e, 0);
+    emit_nops(e, 3);
+    b->here = b->body = cache_offset(t, e->p);
+}
+
+/*
  * Every block polls for requests at its start. (Polling only where a branch leads backward is less
  * code, but measured twice as slow on code full of indirect calls.)
  */
@@ -562,7 +627,7 @@ void lower_poll(struct trans *t)
         e_d(e, 0);
         return;
     }
-    if (!t->b->flags_in) {
+    if (t->b->flags_in != FLAGS_HERE) {
         e_b(e, 0x65); /* cmp dword gs:[pending], 0 */
         e_b(e, 0x83);
         e_b(e, 0x3c);
@@ -597,6 +662,11 @@ static uint8_t *emit_lea_r11_rip(struct emit *e)
     uint8_t *field = e->p;
     e_d(e, 0);
     return field;
+}
+
+static void emit_thunk(struct emit *e, unsigned thunk, bool parked)
+{
+    e_jmp_gs(e, OFF_THUNK(parked ? THUNK_PARKED + thunk : thunk));
 }
 
 static void emit_padded(struct emit *e, unsigned align)
@@ -661,7 +731,7 @@ static void cold_access(struct trans *t, struct cold *c)
     }
     e_store_gs(e, OFF(ea), R10);
     uint8_t *field = emit_lea_r11_rip(e);
-    e_jmp_gs(e, OFF_THUNK(THUNK_SLOW));
+    emit_thunk(e, THUNK_SLOW, c->parked);
 
     uint8_t *bounce = NULL;
     uint8_t *desc_field2 = NULL;
@@ -674,7 +744,7 @@ static void cold_access(struct trans *t, struct cold *c)
         trans_note(t, c->insn, -1);
         e_bytes(e, c->op_begin, (unsigned)(c->op_end - c->op_begin));
         desc_field2 = emit_lea_r11_rip(e);
-        e_jmp_gs(e, OFF_THUNK(THUNK_COMMIT));
+        emit_thunk(e, THUNK_COMMIT, c->parked);
     }
     emit_slow_desc(t, c, field, c->resume, bounce);
     if (bounce != NULL) {
@@ -702,7 +772,7 @@ static void cold_helper(struct trans *t, struct cold *c)
     const struct insn *in = &t->insns[c->insn];
     uint8_t *field = emit_lea_r11_rip(e);
 
-    e_jmp_gs(e, OFF_THUNK(THUNK_HELPER));
+    emit_thunk(e, THUNK_HELPER, c->parked);
     emit_padded(e, 8);
     if (e->overflow) {
         return;
@@ -731,16 +801,17 @@ static void cold_exit(struct trans *t, struct cold *c)
         .stub = cache_offset(t, e->p),
         .from = (uint32_t)(t->b - vm->blocks),
         .target = c->target,
+        .parked = c->parked,
         .next_out = t->b->links_out,
     };
     t->b->links_out = index;
     lower_set_rip(e, c->target);
     if (t->b->no_link) {
-        e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+        emit_thunk(e, THUNK_LEAVE, c->parked);
         return;
     }
     e_mov_imm(e, R10, index);
-    e_jmp_gs(e, OFF_THUNK(THUNK_LINK));
+    emit_thunk(e, THUNK_LINK, c->parked);
 }
 
 /* The jump cache missed: C finds the block, or raises #GP for a target that is not canonical. */
@@ -748,11 +819,11 @@ static void cold_jump(struct trans *t, struct cold *c)
 {
     struct emit *e = &t->e;
 
-    if (c->restore_rcx) {
-        e_load_gs(e, RCX, OFF_GPR(RCX));
+    if (c->undo_tag) {
+        e_op_gs_mem(e, 0x2b, R10, EMIT_NO_REG, R11, 3, c->tlb_off); /* sub r10, gs:[r11 * 8 + neg_rip] */
     }
     uint8_t *field = emit_lea_r11_rip(e);
-    e_jmp_gs(e, OFF_THUNK(THUNK_JUMP));
+    emit_thunk(e, THUNK_JUMP, c->parked);
     emit_padded(e, 8);
     if (e->overflow) {
         return;
@@ -771,15 +842,33 @@ static void cold_relookup(struct trans *t, struct cold *c)
     }
     t->b->relookup = cache_offset(t, e->p);
     lower_set_rip(e, t->b->rip);
-    e_jmp_gs(e, OFF_THUNK(THUNK_LEAVE));
+    /* Where the body does not want them, most of those that come have them parked. */
+    emit_thunk(e, THUNK_LEAVE, t->b->flags_in != FLAGS_HERE);
+}
+
+static void cold_entry(struct trans *t, struct cold *c)
+{
+    struct emit *e = &t->e;
+
+    if (c->kind == COLD_PARK) {
+        t->b->here = cache_offset(t, e->p);
+        lower_park(e);
+    } else {
+        lower_unpark(e);
+    }
+    e_b(e, 0xe9);
+    e_d(e, t->b->body - (cache_offset(t, e->p) + 4));
 }
 
 void cold_emit(struct trans *t)
 {
     for (unsigned n = 0; n < t->cold_count && !t->e.overflow; n++) {
         struct cold *c = &t->colds[n];
+        t->parked = c->parked;
         trans_note(t, c->insn, -1);
-        e_patch_rel32(c->from, t->e.p);
+        if (c->from != NULL) {
+            e_patch_rel32(c->from, t->e.p);
+        }
         if (c->from2 != NULL) {
             e_patch_rel32(c->from2, t->e.p);
         }
@@ -789,6 +878,7 @@ void cold_emit(struct trans *t)
         case COLD_EXIT: cold_exit(t, c); break;
         case COLD_JUMP: cold_jump(t, c); break;
         case COLD_RELOOKUP: cold_relookup(t, c); break;
+        case COLD_PARK: case COLD_UNPARK: cold_entry(t, c); break;
         }
     }
 }
@@ -816,12 +906,29 @@ static void emit_token_check(struct emit *e, unsigned idx, gva_t va, uint32_t to
     emit_out_unless_rcx_zero(e, out);
 }
 
+/* The same with the flags parked. */
+static void emit_token_compare(struct emit *e, unsigned idx, gva_t va, uint32_t token, const uint8_t *out)
+{
+    uint32_t slot = OFF_CODE_TLB(idx) + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (CODE_TLB_SIZE - 1)) * 4u;
+
+    e_b(e, 0x65); /* cmp dword gs:[slot], imm32 */
+    e_b(e, 0x81);
+    e_b(e, 0x3c);
+    e_b(e, 0x25);
+    e_d(e, slot);
+    e_d(e, token);
+    e_b(e, 0x0f); /* jne out */
+    e_b(e, 0x85);
+    e_d(e, 0);
+    e_patch_rel32(e->p - 4, out);
+}
+
 /*
- * Flags may be live, and the target may turn out to be another: nothing here touches them. The code
+ * Flags may be live, and the target may turn out to be another: if they are not parked, nothing here touches them. The code
  * TLB must still hold the token of the target's page, which names its virtual and physical address.
  */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
-                        bool cross_page)
+                        uint32_t target, bool cross_page)
 {
     struct cpu_vm *vm = cpu->vm;
     struct emit e = {.p = vm->rw + vm->used, .end = vm->rw + vm->cold_start};
@@ -832,17 +939,22 @@ uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct 
     if ((cross_page && to->token == 0) || vm->used + 192 > vm->cold_start) {
         return 0;
     }
-    e_store_gs(&e, OFF_GPR(RCX), RCX);
+    void (*check)(struct emit *, unsigned, gva_t, uint32_t, const uint8_t *) = l->parked ? emit_token_compare : emit_token_check;
+    if (!l->parked) {
+        e_store_gs(&e, OFF_GPR(RCX), RCX);
+    }
     if (cross_page) {
-        emit_token_check(&e, idx, to->va, to->token, out);
+        check(&e, idx, to->va, to->token, out);
     }
     if (to->token2 != 0) {
-        emit_token_check(&e, idx, block_next_page(to), to->token2, out);
+        check(&e, idx, block_next_page(to), to->token2, out);
     }
-    e_load_gs(&e, RCX, OFF_GPR(RCX));
+    if (!l->parked) {
+        e_load_gs(&e, RCX, OFF_GPR(RCX));
+    }
     e_b(&e, 0xe9);
     e_d(&e, 0);
-    e_patch_rel32(e.p - 4, vm->rw + to->host);
+    e_patch_rel32(e.p - 4, vm->rw + target);
     vm->used = ((size_t)(e.p - vm->rw) + 15) & ~(size_t)15;
     return entry;
 }

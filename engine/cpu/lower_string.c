@@ -56,7 +56,7 @@ static struct mem_operand access_at(struct trans *t, unsigned i, uint32_t access
 {
     unsigned seg = access == ACCESS_WRITE ? X86_ES : HELPER_ARG_SEG(t->insns[i].helper_arg);
 
-    return lower_access_at(t, i, access, bytes, t->insns[i].live_in, reg, EMIT_NO_REG, 0, 0,
+    return lower_access_at(t, i, access, bytes, flags_in_use(t, i), reg, EMIT_NO_REG, 0, 0,
                            t->legacy ? seg : X86_DS, t->legacy ? 4 : 8, false);
 }
 

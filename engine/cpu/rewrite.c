@@ -397,7 +397,7 @@ static void copy_with_memory(struct trans *t, unsigned i)
 
     assign_high(in, t->code + in->offset, &rw, &load_from, store_to);
     access |= locked_access(in) | (in->line ? ACCESS_LINE : 0) | (in->aligned ? ACCESS_VECTOR : 0) | (waits_for_x87(&in->z) ? ACCESS_X87 : 0);
-    rw.m = lower_access(t, i, access, in->mem_bytes, in->live_in);
+    rw.m = lower_access(t, i, access, in->mem_bytes, flags_in_use(t, i));
     if (in->high_byte) {
         /* No REX may appear: the address goes into RDI, whose guest value waits in gpr[]. */
         e_store_gs(e, OFF_GPR(X86_RDI), X86_RDI);
@@ -565,7 +565,7 @@ void rewrite_bit_string(struct trans *t, unsigned i)
     e_store_gs(e, OFF(scratch[2]), R10);
 
     struct rewrite rw = {.mem = true, .reg = R11, .vvvv = -1};
-    rw.m = lower_access_at(t, i, access | (in->stack_seg ? ACCESS_STACK : 0), bytes, true, BASE_SCRATCH, EMIT_NO_REG, 0,
+    rw.m = lower_access_at(t, i, access | (in->stack_seg ? ACCESS_STACK : 0), bytes, !t->parked, BASE_SCRATCH, EMIT_NO_REG, 0,
                            0, in->seg, in->addr_bytes, false);
     if (reg == R10 || reg == R11) {
         e_load_gs(e, R11, OFF_GPR(reg));
@@ -585,7 +585,7 @@ void rewrite_moffs(struct trans *t, unsigned i)
     unsigned bytes = in->mem_bytes;
     bool store = (in->z.opcode & 2) != 0;
     uint8_t opcode = (uint8_t)((store ? 0x88u : 0x8au) | (bytes > 1 ? 1u : 0u));
-    struct mem_operand m = lower_access(t, i, store ? ACCESS_WRITE : ACCESS_READ, bytes, in->live_in);
+    struct mem_operand m = lower_access(t, i, store ? ACCESS_WRITE : ACCESS_READ, bytes, flags_in_use(t, i));
 
     if (bytes == 2) {
         e_b(e, 0x66);

@@ -282,6 +282,7 @@ const void *cpu_call_helper(struct cpu *cpu, const struct helper_site *s)
     const void *code = code_if_cached(cpu);
     if (code != NULL) {
         cpu_fpu_load(cpu);
+        cpu_park(cpu);
     }
     return code;
 }
@@ -455,7 +456,8 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
     }
     remember_block(cpu, b);
     cpu_fpu_load(cpu);
-    return cpu->vm->rx + b->host;
+    cpu_park(cpu);
+    return cpu->vm->rx + b->body;
 }
 
 static void link_blocks(struct cpu *cpu, uint32_t index, struct block *to)
@@ -555,6 +557,14 @@ static bool honour_requests(struct cpu *cpu)
     return false;
 }
 
+/* Runs b and what it leads to; the link wanted on leaving, or 0. */
+static uint32_t enter_block(struct cpu *cpu, const struct block *b)
+{
+    cpu_fpu_load(cpu);
+    cpu_park(cpu);
+    return (uint32_t)cpu_enter_code(cpu, cpu->vm->rx + b->body);
+}
+
 /*
  * One instruction, then a look: RFLAGS.TF, guest debugging, breakpoints, or the end of an interrupt shadow. It cannot be left
  * before the instruction by a request (lower_poll()): an interrupt that came between STI and HLT would be lost on the HLT.
@@ -575,8 +585,7 @@ static void run_one(struct cpu *cpu)
     cpu->again = false;
     if (b != NULL) {
         cpu->intr_shadow = 0;
-        cpu_fpu_load(cpu);
-        cpu_enter_code(cpu, cpu->vm->rx + b->host);
+        enter_block(cpu, b);
     }
     bool page_fault_exits = cpu->event.valid && cpu->event.vector == X86_EXC_PF && cpu_event_intercepted(cpu, &cpu->event);
     if (cpu->again || page_fault_exits || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION ||
@@ -613,8 +622,7 @@ static void run_unshared(struct cpu *cpu)
     struct block *b = find_block(cpu, &result);
     cpu->mode &= ~CPU_MODE_UNSHARED;
     if (b != NULL) {
-        cpu_fpu_load(cpu);
-        cpu_enter_code(cpu, cpu->vm->rx + b->host);
+        enter_block(cpu, b);
     }
 }
 
@@ -633,8 +641,7 @@ static void run_block(struct cpu *cpu, uint32_t *link)
         link_blocks(cpu, *link, b);
     }
     remember_block(cpu, b);
-    cpu_fpu_load(cpu);
-    *link = (uint32_t)cpu_enter_code(cpu, cpu->vm->rx + b->host);
+    *link = enter_block(cpu, b);
 }
 
 static void run_loop(struct cpu *cpu)

@@ -8,8 +8,8 @@
 
 #include "cpu/cpu.h"
 
-/* cpu->pext_jump: the bits of an address that index the jump cache */
-#define JUMP_PEXT ((uint64_t)(JUMP_CACHE_SIZE - 1) << 1)
+/* The bits of an address that index the jump cache. */
+#define JUMP_MASK ((uint64_t)(JUMP_CACHE_SIZE - 1) << 1)
 
 struct slow_desc;
 struct helper_site;

@@ -85,6 +85,8 @@ static void sum_up_flags(struct insn *in, const ZydisDecodedOperand *ops)
     if (in->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B || in->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
         in->flags_kill = X86_FLAGS_ZF;
     }
+    bool writes = f != NULL && ((f->modified | f->set_0 | f->set_1 | f->undefined) & X86_FLAGS_ARITH) != 0;
+    in->flags_written = writes || in->flags_kill != 0;
 }
 
 uint64_t trans_rip(const struct trans *t, unsigned i)
@@ -402,6 +404,66 @@ static void work_out_liveness(struct trans *t, bool exact)
     }
 }
 
+static bool is_indirect(const struct insn *in)
+{
+    return in->cls == INSN_RET || ((in->cls == INSN_CALL || in->cls == INSN_JMP) && !in->z.raw.imm[0].is_relative);
+}
+
+/* TLB checks that the instruction takes, roughly: those off a register that was checked before are mostly shared. */
+static unsigned count_checks(const struct insn *in, uint32_t *seen)
+{
+    uint32_t bit = 0;
+    unsigned checks = 0;
+
+    switch (in->cls) {
+    case INSN_PUSH: case INSN_POP: case INSN_CALL: case INSN_RET: case INSN_LEAVE:
+        bit = 1u << X86_RSP;
+        break;
+    default:
+        break;
+    }
+    if (bit != 0 && (*seen & bit) == 0) {
+        *seen |= bit;
+        checks++;
+    }
+    if (in->has_mem && in->cls != INSN_LEA && in->cls != INSN_DROP) {
+        bit = in->base < 16 && in->index == EMIT_NO_REG ? 1u << in->base : 0;
+        checks += (*seen & bit) == 0;
+        *seen |= bit;
+    }
+    return checks;
+}
+
+/*
+ * Flags that are live only because nobody knows what comes behind the block are in the way of every check. Where that pays they
+ * are parked in cpu->parked on the way to an exit. An indirect exit takes them there; the target mostly writes its own.
+ */
+static void plan_flags(struct trans *t)
+{
+    for (unsigned i = 0; i < t->count; i++) {
+        if (!t->insns[i].live_in) {
+            continue;
+        }
+        unsigned checks = 0, j = i;
+        uint32_t seen = 0;
+        bool leaves = false;
+        for (; j < t->count && !leaves; j++) {
+            const struct insn *in = &t->insns[j];
+            leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
+            if (!leaves && (in->flags_read != 0 || in->flags_written)) {
+                break;
+            }
+            checks += count_checks(in, &seen);
+        }
+        if (j == t->count) { /* an exit is reached; at the block's start the poll gains too */
+            bool indirect = is_indirect(&t->insns[j - 1]);
+            t->insns[i].park = indirect || checks >= 1;
+            return;
+        }
+        i = j; /* on behind the one that reads or writes them */
+    }
+}
+
 /* Opcodes that 64-bit code gave to other instructions: ARPL is MOVSXD there, BOUND EVEX, LES and LDS VEX. */
 static bool means_another(const ZydisDecodedInstruction *z)
 {
@@ -563,5 +625,6 @@ enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t 
     }
     t->b->guest_len = (uint16_t)off;
     work_out_liveness(t, single);
+    plan_flags(t);
     return SCAN_OK;
 }

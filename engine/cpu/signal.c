@@ -91,18 +91,20 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
     const struct block *b = code_find_by_host(cpu->vm, pc);
     int spilled;
+    bool parked;
 
     if (b == NULL) {
         return false;
     }
-    cpu->rip = code_guest_rip(cpu->vm, b, pc, &spilled);
+    cpu->rip = code_guest_rip(cpu->vm, b, pc, &spilled, &parked);
     for (int i = 0; i < 16; i++) {
         bool of_string = spilled == SPILLED_STRING && (i == X86_RCX || i == X86_RSI || i == X86_RDI);
         if (i != X86_R10 && i != X86_R11 && i != spilled && !of_string) {
             cpu->gpr[i] = (uint64_t)g[greg_of[i]];
         }
     }
-    cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | ((uint32_t)g[REG_EFL] & X86_FLAGS_ARITH);
+    uint32_t flags = parked ? cpu_parked_flags(cpu) : (uint32_t)g[REG_EFL];
+    cpu->rflags = (cpu->rflags & ~X86_FLAGS_ARITH) | (flags & X86_FLAGS_ARITH);
     cpu->stats[CPU_STAT_HOST_FAULTS]++;
     cpu->again = sig == SIGSEGV && info->si_code == SEGV_ACCERR && host_page_written(info->si_addr);
     if (!cpu->again) {

@@ -32,12 +32,15 @@
 #define LEAVE                                                                                      \
     "movq %%gs:%c[host_rsp], %%rsp\n addq $8, %%rsp\n popq %%r15\n popq %%r14\n popq %%r13\n popq %%r12\n" \
     "popq %%rbx\n popq %%rbp\n movl %%gs:%c[leave_link], %%eax\n ret\n"
+/* The flags are parked: into RFLAGS with them. */
+#define UNPARK                                                                                     \
+    "movq %%rax, " GPR(0) "\n movzwl %%gs:%c[parked], %%eax\n addb $127, %%al\n sahf\n movq " GPR(0) ", %%rax\n"
 /* clang-format on */
 #define OPERANDS                                                                                   \
     ::[gpr] "i"(offsetof(struct cpu, gpr)), [host_rsp] "i"(offsetof(struct cpu, host_rsp)),        \
         [rflags] "i"(offsetof(struct cpu, rflags)), [rip] "i"(offsetof(struct cpu, rip)),          \
         [leave_link] "i"(offsetof(struct cpu, leave_link)),                                        \
-        [scratch] "i"(offsetof(struct cpu, scratch)), [self] "i"(offsetof(struct cpu, self)),      \
+        [scratch] "i"(offsetof(struct cpu, scratch)), [parked] "i"(offsetof(struct cpu, parked)), [self] "i"(offsetof(struct cpu, self)),      \
         [arith] "i"(X86_FLAGS_ARITH), [not_arith] "i"((int)~X86_FLAGS_ARITH),                      \
         [access_flags] "i"(ACCESS_FLAGS)
 
@@ -50,15 +53,15 @@ __attribute__((naked)) uint64_t cpu_enter_code(struct cpu *cpu, const void *code
             "jmpq *%%gs:%c[scratch]\n" OPERANDS);
 }
 
-__attribute__((naked)) static void thunk_leave(void)
-{
-    __asm__("movl $0, %%gs:%c[leave_link]\n" SAVE_REGS SAVE_FLAGS LEAVE OPERANDS);
-}
+#define LEAVE_BODY \
+    "movl $0, %%gs:%c[leave_link]\n" SAVE_REGS SAVE_FLAGS LEAVE
+__attribute__((naked)) static void thunk_leave(void) { __asm__(LEAVE_BODY OPERANDS); }
+__attribute__((naked)) static void parked_leave(void) { __asm__(UNPARK LEAVE_BODY OPERANDS); }
 
-__attribute__((naked)) static void thunk_link(void)
-{
-    __asm__("movl %%r10d, %%gs:%c[leave_link]\n" SAVE_REGS SAVE_FLAGS LEAVE OPERANDS);
-}
+#define LINK_BODY \
+    "movl %%r10d, %%gs:%c[leave_link]\n" SAVE_REGS SAVE_FLAGS LEAVE
+__attribute__((naked)) static void thunk_link(void) { __asm__(LINK_BODY OPERANDS); }
+__attribute__((naked)) static void parked_link(void) { __asm__(UNPARK LINK_BODY OPERANDS); }
 
 /* After a host fault the signal handler has saved everything, and sends the thread here. */
 __attribute__((naked)) void cpu_leave_after_fault(void)
@@ -66,49 +69,49 @@ __attribute__((naked)) void cpu_leave_after_fault(void)
     __asm__("movl $0, %%gs:%c[leave_link]\n" LEAVE OPERANDS);
 }
 
-__attribute__((naked)) static void thunk_slow(void)
-{
-    __asm__(SAVE_REGS SAVE_FLAGS
-            "movq %%r11, %%rbx\n movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n"
-            "call cpu_slow_access\n"
-            "testq %%rax, %%rax\n jz 1f\n"
-            "movq %%rax, %%r11\n movq %%gs:%c[scratch], %%r10\n"
-            "testl %[access_flags], (%%rbx)\n movq " GPR(3) ", %%rbx\n jz 2f\n" LOAD_FLAGS "2:\n" LOAD_CALLER_SAVED
-            "jmpq *%%r11\n"
-            "1: movl $0, %%gs:%c[leave_link]\n" LEAVE OPERANDS);
-}
+#define SLOW_BODY \
+    SAVE_REGS SAVE_FLAGS \
+    "movq %%r11, %%rbx\n movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n" \
+    "call cpu_slow_access\n" \
+    "testq %%rax, %%rax\n jz 1f\n" \
+    "movq %%rax, %%r11\n movq %%gs:%c[scratch], %%r10\n" \
+    "testl %[access_flags], (%%rbx)\n movq " GPR(3) ", %%rbx\n jz 2f\n" LOAD_FLAGS "2:\n" LOAD_CALLER_SAVED \
+    "jmpq *%%r11\n" \
+    "1: movl $0, %%gs:%c[leave_link]\n" LEAVE
+__attribute__((naked)) static void thunk_slow(void) { __asm__(SLOW_BODY OPERANDS); }
+__attribute__((naked)) static void parked_slow(void) { __asm__(UNPARK SLOW_BODY OPERANDS); }
 
-__attribute__((naked)) static void thunk_commit(void)
-{
-    __asm__(SAVE_REGS SAVE_FLAGS
-            "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n"
-            "call cpu_slow_commit\n"
-            "testq %%rax, %%rax\n jz 1f\n movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLER_SAVED "jmpq *%%r11\n"
-            "1: movl $0, %%gs:%c[leave_link]\n" LEAVE OPERANDS);
-}
+#define COMMIT_BODY \
+    SAVE_REGS SAVE_FLAGS \
+    "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n" \
+    "call cpu_slow_commit\n" \
+    "testq %%rax, %%rax\n jz 1f\n movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLER_SAVED "jmpq *%%r11\n" \
+    "1: movl $0, %%gs:%c[leave_link]\n" LEAVE
+__attribute__((naked)) static void thunk_commit(void) { __asm__(COMMIT_BODY OPERANDS); }
+__attribute__((naked)) static void parked_commit(void) { __asm__(UNPARK COMMIT_BODY OPERANDS); }
 
-__attribute__((naked)) static void thunk_helper(void)
-{
-    __asm__(SAVE_REGS SAVE_FLAGS
-            "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n"
-            "call cpu_call_helper\n"
-            "testq %%rax, %%rax\n jz 1f\n"
-            "movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLEE_SAVED LOAD_CALLER_SAVED "jmpq *%%r11\n"
-            "1: movl $0, %%gs:%c[leave_link]\n" LEAVE OPERANDS);
-}
+#define HELPER_BODY \
+    SAVE_REGS SAVE_FLAGS \
+    "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n" \
+    "call cpu_call_helper\n" \
+    "testq %%rax, %%rax\n jz 1f\n" \
+    "movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLEE_SAVED LOAD_CALLER_SAVED "jmpq *%%r11\n" \
+    "1: movl $0, %%gs:%c[leave_link]\n" LEAVE
+__attribute__((naked)) static void thunk_helper(void) { __asm__(HELPER_BODY OPERANDS); }
+__attribute__((naked)) static void parked_helper(void) { __asm__(UNPARK HELPER_BODY OPERANDS); }
 
-__attribute__((naked)) static void thunk_jump(void)
-{
-    __asm__("movq %%r10, %%gs:%c[rip]\n" SAVE_REGS SAVE_FLAGS
-            "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n"
-            "call cpu_jump_miss\n"
-            "testq %%rax, %%rax\n jz 1f\n"
-            "movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLER_SAVED "jmpq *%%r11\n"
-            "1: movl $0, %%gs:%c[leave_link]\n" LEAVE OPERANDS);
-}
+#define JUMP_BODY \
+    "movq %%r10, %%gs:%c[rip]\n" SAVE_REGS SAVE_FLAGS \
+    "movq %%gs:%c[self], %%rdi\n movq %%r11, %%rsi\n" \
+    "call cpu_jump_miss\n" \
+    "testq %%rax, %%rax\n jz 1f\n" \
+    "movq %%rax, %%r11\n" LOAD_FLAGS LOAD_CALLER_SAVED "jmpq *%%r11\n" \
+    "1: movl $0, %%gs:%c[leave_link]\n" LEAVE
+__attribute__((naked)) static void thunk_jump(void) { __asm__(JUMP_BODY OPERANDS); }
+__attribute__((naked)) static void parked_jump(void) { __asm__(UNPARK JUMP_BODY OPERANDS); }
 
+#define THUNK(place, name) [place] = (const void *)thunk_##name, [THUNK_PARKED + (place)] = (const void *)parked_##name
 const void *const cpu_thunk_table[THUNK_COUNT] = {
-    [THUNK_LEAVE] = (const void *)thunk_leave,   [THUNK_LINK] = (const void *)thunk_link,
-    [THUNK_SLOW] = (const void *)thunk_slow,     [THUNK_COMMIT] = (const void *)thunk_commit,
-    [THUNK_HELPER] = (const void *)thunk_helper, [THUNK_JUMP] = (const void *)thunk_jump,
+    THUNK(THUNK_LEAVE, leave),   THUNK(THUNK_LINK, link),     THUNK(THUNK_SLOW, slow),
+    THUNK(THUNK_COMMIT, commit), THUNK(THUNK_HELPER, helper), THUNK(THUNK_JUMP, jump),
 };

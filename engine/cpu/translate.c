@@ -16,7 +16,7 @@ void trans_note(struct trans *t, unsigned i, int spilled)
     t->maps[t->map_count++] = (struct insn_map){
         .host = (uint16_t)(t->e.p - t->section),
         .guest = t->insns[i].offset,
-        .spilled = (uint8_t)(spilled + 1),
+        .spilled = (uint8_t)((unsigned)(spilled + 1) | (t->parked ? SPILLED_FLAGS : 0)),
     };
 }
 
@@ -30,6 +30,7 @@ struct cold *trans_cold(struct trans *t, enum cold_kind kind, unsigned i)
     memset(c, 0, sizeof(*c));
     c->kind = kind;
     c->insn = (uint8_t)i;
+    c->parked = t->parked;
     return c;
 }
 
@@ -100,6 +101,23 @@ static void emit_fpu_check(struct trans *t, unsigned i, uint32_t kind)
     c->from = t->e.p;
     e_d(&t->e, 0);
     c->resume = t->e.p;
+}
+
+/* Puts the flags where instruction i wants them. */
+static void place_flags(struct trans *t, unsigned i)
+{
+    const struct insn *in = &t->insns[i];
+    bool leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
+
+    if (!in->live_in) {
+        t->parked = false;
+    } else if (t->parked && !leaves && (in->flags_read != 0 || in->flags_written)) {
+        lower_unpark(&t->e);
+        t->parked = false;
+    } else if (!t->parked && in->park) {
+        lower_park(&t->e);
+        t->parked = true;
+    }
 }
 
 static void emit_insn(struct trans *t, unsigned i)
@@ -196,7 +214,9 @@ static bool share_block(struct trans *t)
         return true;
     }
     t->dry = true;
+    t->parked = t->insns[0].park;
     for (unsigned i = 0; i < t->count; i++) {
+        place_flags(t, i);
         emit_insn(t, i);
         share_note_insn(t, &t->insns[i]);
     }
@@ -215,7 +235,6 @@ static bool emit_block(struct trans *t)
     struct block *b = t->b;
 
     b->host = (uint32_t)t->vm->used;
-    b->flags_in = t->insns[0].live_in;
     t->e = (struct emit){.p = t->vm->rw + b->host, .end = t->vm->rw + t->vm->cold_start};
     t->section = t->e.p;
     t->cold_count = t->map_count = 0;
@@ -224,9 +243,11 @@ static bool emit_block(struct trans *t)
     if (!share_block(t)) {
         return false;
     }
+    lower_entry(t);
     trans_note(t, 0, -1);
     lower_poll(t);
     for (unsigned i = 0; i < t->count; i++) {
+        place_flags(t, i);
         trans_note(t, i, -1);
         emit_insn(t, i);
     }

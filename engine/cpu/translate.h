@@ -56,6 +56,8 @@ struct insn {
     bool high_byte;         /* names AH, CH, DH or BH */
     uint32_t flags_read, flags_kill;
     bool live_in, live_out; /* any arithmetic flag is live before / behind it */
+    bool flags_written;     /* all, some, or perhaps */
+    bool park;              /* from here on they wait in cpu->parked: plan_flags() */
     uint64_t target;        /* RIP that a direct branch leads to */
     bool target_bad;        /* beyond CS's limit: the branch is #GP(0) */
     const struct cpu_helper_desc *helper;
@@ -86,22 +88,23 @@ struct access_note {
 #define SHARE_SLOTS 16u
 #define SHARE_RANGE 1024
 
-enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_JUMP, COLD_RELOOKUP };
+enum cold_kind { COLD_ACCESS, COLD_HELPER, COLD_EXIT, COLD_JUMP, COLD_RELOOKUP, COLD_PARK, COLD_UNPARK };
 
 /* Code to be put behind the block. */
 struct cold {
     enum cold_kind kind;
     uint8_t insn;         /* index */
-    uint8_t *from;        /* rel32 that leads here */
+    uint8_t *from;        /* rel32 that leads here, or NULL */
     uint8_t *from2;       /* another, or NULL */
     uint8_t *resume;      /* where the hot path goes on */
     uint32_t info;        /* ACCESS_*; or CPU_JUMP-ness of a helper */
     uint8_t *op_begin, *op_end; /* the access itself, copied for bounce buffers */
     uint8_t *after;
     bool restore_rcx;     /* the check spilled RCX */
+    bool parked;          /* the flags are in cpu->parked */
     bool share;           /* leader of a shared check */
     int32_t share_low, share_bytes;
-    bool undo_tag;        /* R10 holds the offset: add the page back */
+    bool undo_tag;        /* R10 holds the difference to the entry's at R11: add that back */
     uint32_t tlb_off;
     uint8_t base, index, scale_log2, seg; /* operand address to recompute */
     uint8_t addr_bytes;
@@ -185,6 +188,7 @@ struct trans {
     int32_t moved[16];
     uint32_t last_version;
     bool access_open;        /* the last COLD_ACCESS waits for lower_access_done() */
+    bool parked;             /* the flags are in cpu->parked, and the host's are free */
 };
 
 #define OFF(field) ((uint32_t)offsetof(struct cpu, field))
@@ -204,7 +208,8 @@ enum {
     THUNK_COMMIT,      /* write the bounce buffer back: descriptor at R11 */
     THUNK_HELPER,      /* descriptor at R11 */
     THUNK_JUMP,        /* indirect branch to the address in R10 that missed the jump cache; struct jump_site at R11 */
-    THUNK_COUNT,
+    THUNK_PARKED,      /* the same again, with the flags in cpu->parked */
+    THUNK_COUNT = 2 * THUNK_PARKED,
 };
 #define OFF_THUNK(n) (OFF(thunks) + 8u * (uint32_t)(n))
 
@@ -248,6 +253,11 @@ void lower_address(struct trans *t, unsigned base, unsigned index, unsigned scal
 bool lower_is_flat(const struct trans *t, unsigned seg);
 /* movzx r10d, r10w */
 void lower_cut_r10(struct emit *e);
+/* Glue of instruction i must leave the host's flags alone. */
+static inline bool flags_in_use(const struct trans *t, unsigned i)
+{
+    return t->insns[i].live_in && !t->parked;
+}
 /* Guest RIP of instruction i, and of what follows it. */
 uint64_t trans_rip(const struct trans *t, unsigned i);
 uint64_t trans_next_rip(const struct trans *t, unsigned i);
@@ -264,6 +274,10 @@ void lower_branch(struct trans *t, unsigned i);
 void lower_goto(struct trans *t, unsigned i, gva_t va);
 void lower_set_rip(struct emit *e, gva_t rip);
 void lower_poll(struct trans *t);
+/* The block's entries, and where its flags are from the first instruction on. */
+void lower_entry(struct trans *t);
+void lower_park(struct emit *e);
+void lower_unpark(struct emit *e);
 void lower_helper(struct trans *t, unsigned i);
 void lower_sti(struct trans *t, unsigned i);
 void lower_rdtsc(struct trans *t);

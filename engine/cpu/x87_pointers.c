@@ -110,10 +110,11 @@ void cpu_x87_pointers(struct cpu *cpu, uint64_t host_fip, uint64_t host_fdp, uns
     }
     const struct block *b = code_find_by_host(cpu->vm, rx + offset);
     int spilled;
+    bool parked;
     if (b == NULL) {
         return; /* the cache was emptied since */
     }
-    p->fip = code_guest_rip(cpu->vm, b, rx + offset, &spilled);
+    p->fip = code_guest_rip(cpu->vm, b, rx + offset, &spilled, &parked);
     p->fcs = cpu->vmcs.guest_seg[X86_CS].selector;
     if (all) {
         describe(cpu, host_fdp, bytes, p);

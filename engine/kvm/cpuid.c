@@ -355,7 +355,9 @@ static void cpuid_apply(struct kvm_vcpu *vcpu)
     vcpu->cpu->has_nx = (ext & CPUID_BIT(20)) != 0;
     vcpu->cpu->has_1g_pages = (ext & CPUID_BIT(26)) != 0;
     vcpu->cpu->has_la57 = (kvm_cpuid_register(vcpu, 7, 0, CPUID_ECX) & CPUID_7_ECX_LA57) != 0;
-    vcpu->cpu->no_sysenter64 = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX) == 0x444d4163u; /* AuthenticAMD */
+    uint32_t vendor = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX);
+    vcpu->cpu->no_sysenter64 = vendor == 0x444d4163u;                                   /* AuthenticAMD */
+    vcpu->cpu->no_pml4e_bit8 = vcpu->cpu->no_sysenter64 || vendor == 0x656e6975u; /* HygonGenuine */
     vcpu->guest_xcr0_supported = xcr0 & kvm_cpuid_xcr0_supported();
     kvm_vcpu_setup_vmcs(vcpu);
 }

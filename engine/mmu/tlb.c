@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "cpu/guarded_copy.h"
+#include "cpu/sys.h"
 #include "mmu/ept.h"
 #include "mmu/noept.h"
 #include "mmu/tlb2.h"
@@ -140,6 +141,56 @@ static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t hos
     bank->host[i] = host_page;
 }
 
+/* Bytes that a block of translated code may have behind its first: it may reach into the next page. */
+#define BLOCK_BYTES_MAX 1024u
+
+/* Drops what the jump caches have of code in the page, and makes the filter anew of the rest. */
+static void flush_jumps_to_page(struct cpu *cpu, gva_t va)
+{
+    uint64_t page = va >> KAGE_PAGE_SHIFT;
+
+    memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        const struct clear_log *log = &cpu->jump_log[idx];
+        if (log->count > CLEAR_LOG_MAX) {
+            clear_code(cpu, idx);
+            continue;
+        }
+        for (unsigned n = 0; n < log->count; n++) {
+            struct jump_cache_entry *e = &cpu->jump_cache[idx][log->index[n]];
+            gva_t first = 0 - e->neg_rip, last = first + BLOCK_BYTES_MAX - 1;
+            if (e->host == 0) {
+                continue;
+            }
+            if (first >> KAGE_PAGE_SHIFT == page || last >> KAGE_PAGE_SHIFT == page) {
+                *e = (struct jump_cache_entry){.neg_rip = log->index[n] == 0, .host = 0};
+                continue;
+            }
+            mmu_note_jump_target(cpu, first);
+            mmu_note_jump_target(cpu, last);
+        }
+    }
+}
+
+static void flush_page_everywhere(struct cpu *cpu, gva_t va)
+{
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT), bit = i & 4095;
+    uint64_t neg_tag = 0 - (va & KAGE_PAGE_MASK);
+
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+            struct tlb_bank *bank = &cpu->tlb[idx][access];
+            if (bank->neg_tag[i & (TLB_SIZE - 1)] == neg_tag) {
+                invalidate_entry(bank, i & (TLB_SIZE - 1));
+            }
+        }
+        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
+    }
+    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
+        flush_jumps_to_page(cpu, va);
+    }
+}
+
 static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
                              const struct tlb2_entry *e, bool has_code)
 {
@@ -239,6 +290,22 @@ static bool maybe_large(const struct tlb2 *t, gva_t va)
     return (t->large_2m[a / 64] >> (a % 64) & 1) != 0 || (t->large_1g[b / 64] >> (b % 64) & 1) != 0;
 }
 
+static uint64_t *global_low_word(struct tlb2 *t, gva_t va, uint64_t *bit)
+{
+    unsigned n = (unsigned)(va >> KAGE_PAGE_SHIFT) & 4095;
+
+    *bit = 1ull << (n % 64);
+    return &t->global_low[n / 64];
+}
+
+/* Other PCIDs may have it too, as one of theirs. */
+static bool maybe_global_low(struct tlb2 *t, gva_t va)
+{
+    uint64_t bit;
+
+    return (*global_low_word(t, va, &bit) & bit) != 0 && !is_kernel_half(va);
+}
+
 /* Paging off: linear addresses are physical. */
 static void identity_walk(gva_t va, struct walk *w)
 {
@@ -271,13 +338,22 @@ static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, g
     if (flags & MAP_LARGE) {
         note_large(t, va, page_shift);
     }
+    if ((flags & MAP_GLOBAL) != 0 && !global) {
+        uint64_t bit, *word = global_low_word(t, va, &bit);
+        *word |= bit;
+    }
 }
 
 static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t va, uint32_t error)
 {
     cpu_raise_page_fault(cpu, va, error);
+    /* It drops what the TLBs held of that page, of its rights for other accesses too (SDM 3A 4.10.4.1). */
     if (e->va_page == (va & KAGE_PAGE_MASK)) {
-        e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
+        e->stamp = 0;
+    }
+    flush_page_everywhere(cpu, va);
+    if (maybe_global_low(cpu->tlb2, va)) {
+        mmu_flush_all(cpu);
     }
     return MMU_FAULT;
 }
@@ -339,14 +415,21 @@ static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_acce
             break;
         }
         if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            uint32_t error = 0;
             cpu_fpu_save(cpu); /* kvm/ may call anything */
-            int mended = cpu->ops->page_fault(cpu, va, access, idx);
-            if (mended > 0) {
+            switch (cpu->ops->page_fault(cpu, va, access, idx, &error)) {
+            case CPU_PF_MENDED:
                 continue;
-            }
-            if (mended < 0) {
+            case CPU_PF_GUEST:
+                page_fault(cpu, e, va, error);
+                cpu->event.guests_own = true;
+                cpu_mmio_consume(cpu); /* the instruction will ask again */
+                return MMU_FAULT;
+            case CPU_PF_GONE:
                 cpu->vmcs.guest_linear_address = va;
                 return MMU_EXIT;
+            default:
+                break;
             }
         }
         if (r == MMU_OK) { /* the entry is on its way out */
@@ -532,6 +615,7 @@ void mmu_flush_all(struct cpu *cpu)
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
     memset(t->large_1g, 0, sizeof(t->large_1g));
+    memset(t->global_low, 0, sizeof(t->global_low));
     memset(t->phys_cache, 0, sizeof(t->phys_cache));
     mmu_flush_non_global(cpu);
     clear_first_level(cpu, false);
@@ -574,24 +658,6 @@ void mmu_switch_cr3(struct cpu *cpu, bool noflush)
     clear_first_level(cpu, true);
 }
 
-static void flush_page_everywhere(struct cpu *cpu, gva_t va)
-{
-    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
-    unsigned bit = i & 4095;
-
-    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
-        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
-    }
-    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
-        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-            clear_code(cpu, idx);
-        }
-        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
-    }
-}
-
 void mmu_flush_page(struct cpu *cpu, gva_t va)
 {
     struct tlb2 *t = cpu->tlb2;
@@ -599,8 +665,8 @@ void mmu_flush_page(struct cpu *cpu, gva_t va)
 
     cpu->stats[CPU_STAT_TLB_FLUSH_PAGES]++;
     t->pde = new_stamp(t);
-    if (maybe_large(t, va)) {
-        mmu_flush_all(cpu); /* its pieces are anywhere */
+    if (maybe_large(t, va) || maybe_global_low(t, va)) {
+        mmu_flush_all(cpu); /* its pieces, or copies, are anywhere */
         return;
     }
     if (e->va_page == (va & KAGE_PAGE_MASK)) {

@@ -47,6 +47,7 @@ struct tlb2 {
     struct clear_log bank_log[MMU_IDX_COUNT];
     uint64_t pcid_stamp[PCID_COUNT];
     uint64_t large_2m[64], large_1g[64]; /* regions with large pages: INVLPG of one must reach all its pieces */
+    uint64_t global_low[64]; /* pages of the user half that are global, and were kept under the PCIDs that used them */
     struct tlb2_entry entries[TLB2_SIZE];
     struct pde_cache_entry pde_cache[PDE_CACHE_SIZE];
     struct phys_cache_entry phys_cache[PHYS_CACHE_SIZE];

@@ -150,7 +150,8 @@ static bool reserved_set(const struct cpu *cpu, const struct format *f, uint64_t
     if (leaf && level == 3) {
         return (e & 0x3fffe000ull) != 0 || !cpu->has_1g_pages;
     }
-    return level >= 4 && (e & X86_PTE_PS) != 0;
+    /* Bit 8 of them: AMD APM 2, 5.3.3 (MBZ). */
+    return level >= 4 && ((e & X86_PTE_PS) != 0 || (cpu->no_pml4e_bit8 && (e & X86_PTE_G) != 0));
 }
 
 static bool is_leaf(const struct paging_regime *r, const struct format *f, uint64_t e, unsigned level)

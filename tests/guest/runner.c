@@ -43,7 +43,7 @@ static bool verbose;
 static bool parse_test(char *line, struct guest_test *t)
 {
     char *save = NULL, *word = strtok_r(line, " \t\n", &save);
-    *t = (struct guest_test){.time_s = 10, .on_soft = true, .on_kvm = true, .cpus = 1};
+    *t = (struct guest_test){.time_s = 10, .on_soft = true, .on_kvm = true, .cpus = 1, .ram_mib = 32};
     for (unsigned i = 0; (word = strtok_r(NULL, " \t\n", &save)); i++) {
         if (i == 0)
             snprintf(t->name, sizeof t->name, "%s", word);
@@ -55,6 +55,8 @@ static bool parse_test(char *line, struct guest_test *t)
             t->time_s = (unsigned)strtoul(word + 5, NULL, 0);
         else if (!strncmp(word, "cpus=", 5))
             t->cpus = (unsigned)strtoul(word + 5, NULL, 0);
+        else if (!strncmp(word, "ram=", 4))
+            t->ram_mib = (unsigned)strtoul(word + 4, NULL, 0);
         else if (!strcmp(word, "backends=soft"))
             t->on_kvm = false;
         else if (!strcmp(word, "backends=kvm"))
@@ -70,7 +72,7 @@ static bool parse_test(char *line, struct guest_test *t)
         else
             return false;
     }
-    return t->image[0] != 0 && t->cpus >= 1 && t->cpus <= GUEST_CPUS_MAX;
+    return t->image[0] != 0 && t->cpus >= 1 && t->cpus <= GUEST_CPUS_MAX && t->ram_mib >= 32 && t->ram_mib <= 3072;
 }
 
 static int read_index(const char *path)

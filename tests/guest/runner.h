@@ -22,6 +22,7 @@ struct guest_test {
     bool no_irqchip;
     bool la57;             /* the processor has 5-level paging, where the back end can give it */
     unsigned cpus;         /* 1 to GUEST_CPUS_MAX; all but the first wait for INIT and SIPI */
+    unsigned ram_mib;      /* 32 to 3072: what is not touched costs nothing */
 };
 
 struct vm_options {
