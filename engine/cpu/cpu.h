@@ -111,6 +111,7 @@ struct cpu_event {
     uint8_t vector;
     uint8_t type;
     bool raised;      /* by cpu_raise…: subject to the exception bitmap; injected events are not */
+    bool guests_own;  /* #PF: CPU_PF_GUEST */
     bool address;     /* #GP: of an operand's address that is not canonical; it is #SS if that is the stack's */
     uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
     uint32_t error;
@@ -137,6 +138,13 @@ struct ept;
 struct tlb2;
 struct code_cache;
 
+enum cpu_page_fault {
+    CPU_PF_MENDED, /* something was done: look again */
+    CPU_PF_EXITS,  /* it is to be raised, and to exit */
+    CPU_PF_GUEST,  /* the guest's own tables refuse the access: it is raised, and does not exit */
+    CPU_PF_GONE,   /* a VM exit was recorded */
+};
+
 /* What the processor asks of its hypervisor without leaving guest mode. */
 struct cpu_ops {
     /* EPT violation at gpa. 0: the EPT was filled, walk again; -ENOENT: nothing there (MMIO); -EFAULT: the slot's host memory is gone. qualification: VMX_EPT_QUAL_*. */
@@ -144,10 +152,10 @@ struct cpu_ops {
     /* EPT off: the guest page that is at host page `page`, which `entry` of the tables maps. False: the entry is on its way out. */
     bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
     /*
-     * EPT off: the tables refuse an access, and the hypervisor may mend that on the spot, as it does an EPT violation, before it becomes a #PF
-     * that exits. 1: it has done something, 0: it is to be raised, -1: a VM exit was recorded. May be NULL.
+     * EPT off: the tables refuse an access, and the hypervisor may see to that on the spot, as it does to an EPT violation, before it becomes
+     * a #PF that exits. May be NULL. enum cpu_page_fault; CPU_PF_GUEST: the guest gets it, with *error.
      */
-    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx);
+    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
     /* EPT off: a task switch loads CR3. False: it is #GP(0). */
     bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
     /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */

@@ -109,7 +109,7 @@ bool cpu_event_intercepted(const struct cpu *cpu, const struct cpu_event *ev)
 {
     const struct vmcs *v = &cpu->vmcs;
 
-    if (!ev->raised || !event_is_exception(ev) || ev->vector > 31) {
+    if (!ev->raised || ev->guests_own || !event_is_exception(ev) || ev->vector > 31) {
         return false;
     }
     bool bit = (v->exception_bitmap >> ev->vector & 1) != 0;

@@ -263,6 +263,9 @@ static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum m
     if (r == MMU_EXIT)
         return TABLE_GONE;
     if (r != MMU_OK) {
+        shadow_lock(vcpu->vm);
+        shadow_sync_fault(vcpu->vm->shadow, &vcpu->shadow, va);
+        shadow_unlock(vcpu->vm);
         *error = w.error;
         return KVM_SHADOW_GUEST;
     }
@@ -288,15 +291,17 @@ int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error)
     return result != TABLE_GONE ? result : kvm_dirty_ring_is_full(vcpu) ? KVM_SHADOW_NO_ROOM : -EFAULT;
 }
 
-int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx)
+int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error)
 {
     struct kvm_vcpu *vcpu = cpu->owner;
-    uint32_t error;
     bool spurious = false;
-    int result = fault(vcpu, va, access, idx, true, &error, &spurious);
+    int result = fault(vcpu, va, access, idx, true, error, &spurious);
 
-    vcpu->counters->pf_taken += result == KVM_SHADOW_FIXED; /* else it exits, and is counted then */
-    return result == KVM_SHADOW_FIXED ? 1 : result == TABLE_GONE ? -1 : 0;
+    if (result != KVM_SHADOW_FIXED && result != KVM_SHADOW_GUEST)
+        return result == TABLE_GONE ? CPU_PF_GONE : CPU_PF_EXITS; /* it is counted then */
+    vcpu->counters->pf_taken++;
+    vcpu->counters->pf_guest += result == KVM_SHADOW_GUEST;
+    return result == KVM_SHADOW_FIXED ? CPU_PF_MENDED : CPU_PF_GUEST;
 }
 
 static int memory_gone(struct kvm_vcpu *vcpu, gva_t va)

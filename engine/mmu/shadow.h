@@ -148,6 +148,8 @@ KAGE_MUST_CHECK int shadow_map(struct shadow *shadow, struct shadow_vcpu *vcpu, 
 /* The guest flushes: what is stale in open pages goes. All of it; or what INVLPG reaches: false if the whole TLB must be flushed. */
 void shadow_sync(struct shadow *shadow);
 KAGE_MUST_CHECK bool shadow_sync_page(struct shadow *shadow, const struct shadow_vcpu *vcpu, gva_t va);
+/* A page fault of the guest's own: what is stale on the way to its address goes (SDM 3A 4.10.4.1). */
+void shadow_sync_fault(struct shadow *shadow, const struct shadow_vcpu *vcpu, gva_t va);
 /* Guest memory was written by someone whose writes do not fault: a client that restores it, say. Everything is compared. */
 void shadow_sync_forced(struct shadow *shadow);
 /* gfn is about to be written other than by guest code: its pages open. */

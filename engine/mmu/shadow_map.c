@@ -229,8 +229,14 @@ int shadow_map(struct shadow *s, struct shadow_vcpu *vcpu, gva_t va, const struc
         return err;
     }
     if (p->role.direct && m.paging) {
-        unsigned bit = (unsigned)(va >> 21) & 4095;
+        unsigned bit = (unsigned)(va >> 21) & 4095, bit_1g = (unsigned)(va >> 30) & 4095;
         s->pieces[bit / 64] |= 1ull << (bit % 64);
+        if (w->page_shift == 22) { /* the other half of 4 MiB */
+            s->pieces[bit / 64] |= 1ull << ((bit ^ 1) % 64);
+        }
+        if (w->level == 3) { /* INVLPG of any address of it flushes all of it */
+            s->pieces_1g[bit_1g / 64] |= 1ull << (bit_1g % 64);
+        }
     }
     return leaf_put(&m, p, leaf_entry(&m, &frame, mmio), p->role.direct ? 0 : m.gpte[p->role.level], spurious);
 }

@@ -100,6 +100,7 @@ struct shadow {
     struct frame_chunk *chunks[CHUNK_BUCKETS];
     struct frame_chunk *last_chunk;
     uint64_t pieces[64];      /* regions of 2 MiB, by 12 bits of the number: a large guest page there is mapped by pieces */
+    uint64_t pieces_1g[64];   /* the same of 1 GiB pages */
     struct shadow_stats stats;
     uint64_t buffer[SHADOW_ENTRIES]; /* of a guest table */
 };

@@ -262,6 +262,22 @@ void shadow_frame_written(struct shadow *s, uint64_t gfn)
     sync_open_frame(s, gfn);
 }
 
+/* Entry i of an open page follows memory. */
+static void sync_entry(struct shadow *s, struct shadow_page *p, unsigned i)
+{
+    uint64_t now = 0;
+
+    if (!page_has_guest_table(p) || p->state == SHADOW_CLOSED || (p->bits[i / 64] >> (i % 64) & 1) == 0) {
+        return;
+    }
+    if (!s->ops->read(s->owner, (p->gfn << KAGE_PAGE_SHIFT) + gpte_offset(p, i), &now, p->role.entry4 ? 4 : 8)) {
+        now = 0;
+    }
+    if (now != p->gpte[i] && follow(s, p, i, now)) {
+        p->quiet = 0;
+    }
+}
+
 /* The entry of the page table that va leads to under one root. */
 static void sync_leaf(struct shadow *s, struct shadow_page *root, gva_t va)
 {
@@ -274,22 +290,44 @@ static void sync_leaf(struct shadow *s, struct shadow_page *root, gva_t va)
         }
         p = entry_child(e);
     }
-    unsigned i = va_index(va, 1);
-    if (!page_has_guest_table(p) || p->state == SHADOW_CLOSED || (p->bits[i / 64] >> (i % 64) & 1) == 0) {
+    sync_entry(s, p, va_index(va, 1));
+}
+
+/* All entries that va leads over under one root. True: other roots may have what was at the end, a global page for one. */
+static bool sync_path(struct shadow *s, struct shadow_page *root, gva_t va)
+{
+    for (struct shadow_page *p = root;;) {
+        unsigned i = va_index(va, p->role.level);
+        uint64_t was = entry_get(p, i);
+        if ((was & X86_PTE_P) == 0) {
+            return false;
+        }
+        sync_entry(s, p, i);
+        if (entry_is_leaf(was, p->role.level)) {
+            return (was & X86_PTE_G) != 0;
+        }
+        if (entry_get(p, i) != was) {
+            return true;
+        }
+        p = entry_child(was);
+    }
+}
+
+void shadow_sync_fault(struct shadow *s, const struct shadow_vcpu *vcpu, gva_t va)
+{
+    if (vcpu->root[0].page == NULL || vcpu->root[0].page->use != PAGE_LIVE || !sync_path(s, vcpu->root[0].page, va)) {
         return;
     }
-    uint64_t now = 0;
-    if (!s->ops->read(s->owner, (p->gfn << KAGE_PAGE_SHIFT) + gpte_offset(p, i), &now, p->role.entry4 ? 4 : 8)) {
-        now = 0;
-    }
-    if (now != p->gpte[i] && follow(s, p, i, now)) {
-        p->quiet = 0;
+    for (unsigned i = 1; i < SHADOW_ROOTS; i++) {
+        if (vcpu->root[i].page != NULL && vcpu->root[i].page->use == PAGE_LIVE) {
+            (void)sync_path(s, vcpu->root[i].page, va);
+        }
     }
 }
 
 bool shadow_sync_page(struct shadow *s, const struct shadow_vcpu *vcpu, gva_t va)
 {
-    unsigned bit = (unsigned)(va >> 21) & 4095;
+    unsigned bit = (unsigned)(va >> 21) & 4095, bit_1g = (unsigned)(va >> 30) & 4095;
 
     /* INVLPG drops what is cached of tables for every address (SDM 3A 4.10.4.1). */
     sync_list(s, &s->open[1]);
@@ -298,5 +336,5 @@ bool shadow_sync_page(struct shadow *s, const struct shadow_vcpu *vcpu, gva_t va
             sync_leaf(s, vcpu->root[i].page, va); /* global pages go under every PCID */
         }
     }
-    return (s->pieces[bit / 64] >> (bit % 64) & 1) == 0;
+    return ((s->pieces[bit / 64] >> (bit % 64) | s->pieces_1g[bit_1g / 64] >> (bit_1g % 64)) & 1) == 0;
 }

@@ -95,7 +95,26 @@ static bool task_load_cr3(struct cpu *cpu, uint64_t cr3)
     return !w.deny_task;
 }
 
-static const struct cpu_ops ops = {.ept_violation = fill_ept, .guest_page = guest_page, .load_cr3 = task_load_cr3};
+static int answer, answers; /* of page_fault(), and how often it is to be given: then CPU_PF_EXITS */
+static gva_t answered_va;
+static uint64_t mended;
+
+static int page_fault(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error)
+{
+    (void)access, (void)idx;
+    if (answers == 0)
+        return CPU_PF_EXITS;
+    answers--;
+    answered_va = va;
+    *error = X86_PF_P | X86_PF_W;
+    if (answer == CPU_PF_MENDED)
+        ((uint64_t *)(uintptr_t)mended)[va >> 12 & 511] = (uintptr_t)w.ram + (va & KAGE_PAGE_MASK) + (P | W);
+    if (answer == CPU_PF_GONE)
+        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, VMX_EPT_QUAL_READ, 0);
+    return answer;
+}
+
+static const struct cpu_ops ops = {.ept_violation = fill_ept, .guest_page = guest_page, .page_fault = page_fault, .load_cr3 = task_load_cr3};
 
 /* ---- tables ---- */
 
@@ -213,6 +232,7 @@ static int setup(void **state)
                                    0x00008b0000000067 | (uint64_t)TSS << 16, 0};
     (void)state;
     memset(&w, 0, sizeof(w));
+    answers = 0;
     w.ram = mmap(NULL, RAM + (2u << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (w.ram == MAP_FAILED)
         return -1;
@@ -401,6 +421,60 @@ static void test_page_on_its_way_out(void **state)
     EXPECT_FAULT(CODE, X86_PF_I);
     w.deny_page = false;
     expect_end();
+}
+
+/* What the hypervisor says of a fault before it would exit. */
+static void test_faults_seen_to_on_the_spot(void **state)
+{
+    (void)state;
+    LOAD(store_code);
+    w.ram[HANDLER] = 0xf4; /* HLT */
+    set_gate(X86_EXC_PF, HANDLER);
+    mended = *entry_at(LOW, 2, 0) & NOEPT_ADDR;
+    *pte(DATA) = 0;
+    answer = CPU_PF_MENDED;
+    answers = 1;
+    expect_end();
+    assert_int_equal(answers, 0);
+    assert_int_equal(answered_va, DATA + 8);
+
+    answer = CPU_PF_GUEST; /* it does not exit, and has the error code that was given */
+    answers = 1;
+    *pte(DATA) = 0;
+    mmu_flush_all(w.cpu);
+    go(CODE);
+    assert_int_equal(run(), VMX_EXIT_HLT);
+    assert_int_equal(w.cpu->vmcs.guest_rip, HANDLER);
+    assert_int_equal(w.cpu->cr2, DATA + 8);
+    uint64_t error;
+    memcpy(&error, w.ram + w.cpu->vmcs.guest_rsp, 8);
+    assert_int_equal(error, X86_PF_P | X86_PF_W);
+
+    answer = CPU_PF_GONE;
+    answers = 1;
+    go(CODE);
+    assert_int_equal(run(), VMX_EXIT_EPT_VIOLATION);
+    assert_int_equal(w.cpu->vmcs.guest_rip, CODE);
+    EXPECT_FAULT(DATA + 8, X86_PF_W); /* no answer any more */
+
+    /* Two faults of the guest's, one while the other is delivered, are a double fault; the hypervisor's one is not. */
+    *pte(STACK - 8) = 0;
+    mmu_flush_all(w.cpu);
+    answer = CPU_PF_GUEST;
+    answers = 1;
+    go(CODE);
+    load(HANDLER + 1, (const uint8_t *)"\xf4", 1);
+    set_gate(X86_EXC_DF, HANDLER + 1);
+    EXPECT_FAULT(STACK - 48, X86_PF_W);
+    assert_int_equal(w.cpu->vmcs.idt_vectoring_info, VMX_INFO_VALID | VMX_INFO_ERROR_CODE | VMX_EVENT_HW_EXCEPTION << 8 | X86_EXC_PF);
+    answers = 2;
+    w.cpu->vmcs.guest_seg[X86_TR].base = TSS;
+    uint64_t ist = STACK - 2 * PAGE;
+    memcpy(w.ram + TSS + 36, &ist, 8);
+    w.ram[IDT + X86_EXC_DF * 16 + 4] = 1; /* IST1 */
+    go(CODE);
+    assert_int_equal(run(), VMX_EXIT_HLT);
+    assert_int_equal(w.cpu->vmcs.guest_rip, HANDLER + 1);
 }
 
 /* SDM 3C 26.2: with bit 14 set a fault exits if its error code, under the mask, matches; with it clear, if not. */
@@ -1115,7 +1189,7 @@ static void test_entry_checks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_runs), TEST(test_five_levels_and_large_pages), TEST(test_faults), TEST(test_no_root),
+        TEST(test_runs), TEST(test_five_levels_and_large_pages), TEST(test_faults), TEST(test_no_root), TEST(test_faults_seen_to_on_the_spot),
         TEST(test_page_on_its_way_out), TEST(test_error_code_filter), TEST(test_vectoring), TEST(test_sti_shadow),
         TEST(test_masks), TEST(test_cr3_and_invalidations), TEST(test_loads), TEST(test_mmio), TEST(test_mmio_refused),
         TEST(test_rom), TEST(test_write_protection_holds), TEST(test_smep_and_smap), TEST(test_tlb),
