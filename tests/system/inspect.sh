@@ -72,7 +72,7 @@ bytes_at() {
 	dd if="/proc/$pid/mem" bs=8 count=1 iflag=skip_bytes skip="$(($1))" 2>/dev/null | od -An -tx8 | grep -Fxq " $2"
 }
 
-# what all VMs are asked, once the guest has spoken
+# agrees NAME MMU: what all VMs are asked, once the guest has spoken
 agrees() {
 	tr -d '\r' <"$log" | grep '^page ' >"$work/pages"
 	while read -r _ name virtual physical rights pattern; do
@@ -95,11 +95,11 @@ agrees() {
 	inspect "$pid" --gva "$(tr -d '\r' <"$log" | sed -n 's/^symbol: \([0-9a-f]*\) . linux_banner$/\1/p')" --json >"$work/json"
 	check "$1: the bytes of linux_banner" banner
 	# Text: of every topic, and no line is longer than the width of a file.
-	for topic in "" vmcs ept tlb slots exits "exits --cpu 0" "tlb --all" "ept --gpa 1000000"; do
+	for topic in "" vmcs "$2" tlb slots exits "exits --cpu 0" "tlb --all" "--gpa 1000000" "$2 --gva 0"; do
 		# shellcheck disable=SC2086
 		check "$1: kage inspect $topic" shows $topic
 	done
-	for topic in "" vmcs ept tlb slots exits "--gva 0"; do
+	for topic in "" vmcs "$2" tlb slots exits "--gva 0"; do
 		# shellcheck disable=SC2086
 		check "$1: kage inspect $topic --json" is_json $topic
 	done
@@ -108,8 +108,12 @@ agrees() {
 	inspect "$pid" exits --interval 0.2 --count 3 --json >"$work/rates" 2>&1
 	check "$1: three lines of JSON at intervals" [ "$(grep -c '^{.*}$' "$work/rates")" = 3 ]
 	check "$1: the processor is in user mode" in_user_mode
-	! inspect "$pid" shadow >"$work/out" 2>&1
-	check "$1: there are no shadow pages with EPT" grep -q 'not with the MMU' "$work/out"
+	other=shadow
+	[ "$2" = ept ] || other=ept
+	! inspect "$pid" $other >"$work/out" 2>&1
+	check "$1: there is nothing of $other" grep -q 'not with the MMU' "$work/out"
+	inspect "$pid" --json >"$work/json"
+	check "$1: it is $2" [ "$(member mmu "$work/json")" = "$2" ]
 	! inspect "$pid" vmcs --cpu 77 >"$work/out" 2>&1
 	check "$1: there is no processor 77" grep -q 'no such processor' "$work/out"
 }
@@ -133,18 +137,23 @@ in_user_mode() {
 
 # ---- kage run ----
 
-log=$work/log1
-"$KAGE" run -m 256M -smp 1 -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic -no-reboot </dev/null >"$log" 2>&1 &
-pid=$!
-pids=$pid
-if await "$log" '^pagemap: done$'; then
-	check "the only VM needs no name" inspect
-	check "a socket will do for a name" inspect "$XDG_RUNTIME_DIR/kage/$pid.sock" slots
-	check "the directory is the user's own" [ "$(stat -c %a "$XDG_RUNTIME_DIR/kage")" = 700 ]
-	agrees "kage run"
-else
-	fail "the guest under kage run speaks" "$log"
-fi
+# The last one stays.
+for mmu in shadow ept; do
+	put_away
+	log=$work/log1
+	"$KAGE" run -machine mmu=$mmu -m 256M -smp 1 -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic -no-reboot \
+		</dev/null >"$log" 2>&1 &
+	pid=$!
+	pids=$pid
+	if await "$log" '^pagemap: done$'; then
+		agrees "kage run, $mmu" $mmu
+	else
+		fail "the guest under kage run, $mmu, speaks" "$log"
+	fi
+done
+check "a socket will do for a name" inspect "$XDG_RUNTIME_DIR/kage/$pid.sock" slots
+check "the only VM needs no name" inspect
+check "the directory is the user's own" [ "$(stat -c %a "$XDG_RUNTIME_DIR/kage")" = 700 ]
 
 # ---- Two VMs, and ends ----
 
@@ -215,7 +224,7 @@ monitor() {
 	done
 }
 if await "$log" '^pagemap: done$'; then
-	agrees "QEMU"
+	agrees "QEMU" ept
 	at=$(tr -d '\r' <"$log" | sed -n 's/^symbol: \([0-9a-f]*\) . linux_banner$/\1/p')
 	inspect "$pid" --gva "$at" --json >"$work/json"
 	gpa=$(member gpa "$work/json")
