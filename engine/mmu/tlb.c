@@ -140,21 +140,53 @@ static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t hos
     bank->host[i] = host_page;
 }
 
+/* Bytes that a block of translated code may have behind its first: it may reach into the next page. */
+#define BLOCK_BYTES_MAX 1024u
+
+/* Drops what the jump caches have of code in the page, and makes the filter anew of the rest. */
+static void flush_jumps_to_page(struct cpu *cpu, gva_t va)
+{
+    uint64_t page = va >> KAGE_PAGE_SHIFT;
+
+    memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        const struct clear_log *log = &cpu->jump_log[idx];
+        if (log->count > CLEAR_LOG_MAX) {
+            clear_code(cpu, idx);
+            continue;
+        }
+        for (unsigned n = 0; n < log->count; n++) {
+            struct jump_cache_entry *e = &cpu->jump_cache[idx][log->index[n]];
+            gva_t first = 0 - e->neg_rip, last = first + BLOCK_BYTES_MAX - 1;
+            if (e->host == 0) {
+                continue;
+            }
+            if (first >> KAGE_PAGE_SHIFT == page || last >> KAGE_PAGE_SHIFT == page) {
+                *e = (struct jump_cache_entry){.neg_rip = log->index[n] == 0, .host = 0};
+                continue;
+            }
+            mmu_note_jump_target(cpu, first);
+            mmu_note_jump_target(cpu, last);
+        }
+    }
+}
+
 static void flush_page_everywhere(struct cpu *cpu, gva_t va)
 {
-    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
-    unsigned bit = i & 4095;
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT), bit = i & 4095;
+    uint64_t neg_tag = 0 - (va & KAGE_PAGE_MASK);
 
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+            struct tlb_bank *bank = &cpu->tlb[idx][access];
+            if (bank->neg_tag[i & (TLB_SIZE - 1)] == neg_tag) {
+                invalidate_entry(bank, i & (TLB_SIZE - 1));
+            }
+        }
         cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
     }
     if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
-        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-            clear_code(cpu, idx);
-        }
-        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+        flush_jumps_to_page(cpu, va);
     }
 }
 
