@@ -145,6 +145,8 @@ struct cpu_ops {
     bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
     /* EPT off: a task switch loads CR3. False: it is #GP(0). */
     bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
+    /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */
+    void (*phys_written)(struct cpu *cpu, gpa_t gpa, size_t len);
 };
 
 struct cpu {
@@ -159,6 +161,7 @@ struct cpu {
     uint8_t sti_slow; /* somebody waits for the end of STI's interrupt shadow */
     _Atomic uint8_t in_guest; /* inside cpu_run(), or in guest memory: whoever wants the VM to himself waits */
     _Atomic uint32_t pending; /* CPU_REQ_* */
+    _Atomic uint64_t flush_asked, flush_done; /* tickets of cpu_ask_flush() */
     uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */
     uint64_t ea;              /* operand address for helpers: linear in 64-bit code, else an offset: cpu_operand() */
     uint64_t imm;             /* immediate for helpers that need more than 8 bits */
@@ -478,6 +481,13 @@ static inline void cpu_request(struct cpu *cpu, uint32_t bits)
 {
     atomic_fetch_or_explicit(&cpu->pending, bits, memory_order_seq_cst);
 }
+
+/*
+ * Asks a vCPU to flush its TLB before it runs on, and nobody waits: cpu_has_flushed() tells whether no translation from before can be used any
+ * more. Tickets of a VM grow; one lock of the caller's is held over both.
+ */
+void cpu_ask_flush(struct cpu *cpu, uint64_t ticket);
+bool cpu_has_flushed(struct cpu *cpu, uint64_t ticket);
 
 /*
  * Stops every vCPU of the VM but `self` (may be NULL) at a safe point outside translated code,

@@ -107,6 +107,9 @@ static enum cpu_result complete_string(struct cpu *cpu, const struct io_op *op)
         }
         r = cpu_write(cpu, run_low(cpu, va, op), cpu->pio_buf, (unsigned)(op->count * op->bytes), cpu_mmu_idx(cpu));
         if (r != CPU_NEXT && !(r == CPU_EXIT && cpu_mmio_posted(cpu))) {
+            if (direction_down(cpu)) { /* it may be completed anew */
+                reverse_elements(cpu->pio_buf, op->count, op->bytes);
+            }
             return r;
         }
     }

@@ -137,6 +137,13 @@ static int cap_kage_mmu(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
         return -EINVAL;
     if (atomic_load(&vm->vcpu_count))
         return -EBUSY;
+    if (cap->args[0] == KAGE_MMU_SHADOW && !vm->shadow) {
+        int err = kvm_shadow_new(vm);
+        if (err)
+            return err;
+    } else if (cap->args[0] != KAGE_MMU_SHADOW) {
+        kvm_shadow_free(vm);
+    }
     vm->mmu = (uint32_t)cap->args[0];
     return 0;
 }

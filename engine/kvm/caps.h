@@ -18,7 +18,6 @@
 #define KVM_VALID_MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 /* MWAIT is a NOP and there are no C-states; the client may ask for all, as of the kernel, and gets these. */
 #define KVM_OFFERED_DISABLE_EXITS (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE)
-/* Not yet: 1 << KAGE_MMU_SHADOW. */
-#define KVM_OFFERED_MMUS (1u << KAGE_MMU_EPT)
+#define KVM_OFFERED_MMUS (1u << KAGE_MMU_EPT | 1u << KAGE_MMU_SHADOW)
 
 #endif

@@ -96,6 +96,7 @@ static void reset_page(struct kvm_vm *vm, uint32_t id, uint64_t page)
         return;
     slot->dirty_bitmap[page / 64] &= ~(1ull << (page % 64));
     ept_write_protect_pages(vm->ept, slot->gpa + (page << KAGE_PAGE_SHIFT), 1);
+    kvm_shadow_protect(vm, slot->gpa + (page << KAGE_PAGE_SHIFT), 1);
 }
 
 static void reset_rings(void *arg)

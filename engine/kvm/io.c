@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "cpu/run.h"
 #include "cpu/sys.h"
 #include "kvm/vcpu.h"
 
@@ -28,8 +29,30 @@ static bool pio_engine(struct kvm_vcpu *vcpu, bool in, uint16_t port, uint8_t *d
 static int pio_finish(struct kvm_vcpu *vcpu)
 {
     uint64_t rip = vcpu->cpu->rip;
-    enum cpu_result result = cpu_io_complete(vcpu->cpu);
+    enum cpu_result result;
 
+    for (;;) {
+        /* Not past a flush that is asked for: the TLB may let it write what must not be written any more. */
+        bool held = cpu_hold_memory(vcpu->cpu);
+        cpu_flush_if_asked(vcpu->cpu);
+        result = cpu_io_complete(vcpu->cpu);
+        cpu_release_memory(vcpu->cpu, held);
+        if (result != CPU_FAULT || !vcpu->vm->shadow || vcpu->cpu->event.vector != X86_EXC_PF)
+            break;
+        int fault = kvm_shadow_fault(vcpu, vcpu->cpu->event.payload, &vcpu->cpu->event.error);
+        if (fault < 0)
+            return fault;
+        if (fault == KVM_SHADOW_GUEST)
+            break;
+        vcpu->cpu->event.valid = false;
+        if (fault == KVM_SHADOW_NO_ROOM) {
+            vcpu->pio = (struct kvm_pending_pio){ .active = true, .in = true }; /* again when the ring has some */
+            return KVM_RUN_ENTER;
+        }
+        int err = kvm_shadow_enter(vcpu);
+        if (err)
+            return err;
+    }
     if (result == CPU_FAULT) {
         vcpu->cpu->exit_breaks = 0;
         kvm_event_take_fault(vcpu);

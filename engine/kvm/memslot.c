@@ -87,6 +87,18 @@ static bool note_dirty(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, uint64_t
     return true;
 }
 
+bool kvm_memslot_is_dirty(const struct kvm_memslot *slot, gpa_t gpa)
+{
+    uint64_t page = (gpa - slot->gpa) >> KAGE_PAGE_SHIFT;
+
+    return !slot->dirty_bitmap || (slot->dirty_bitmap[page / 64] >> (page % 64) & 1);
+}
+
+bool kvm_memslot_note_write(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, gpa_t gpa)
+{
+    return kvm_memslot_is_dirty(slot, gpa) || note_dirty(vcpu, slot, (gpa - slot->gpa) >> KAGE_PAGE_SHIFT, VMX_EPT_QUAL_GLA_VALID);
+}
+
 static void count_ept_pages(struct kvm_vm *vm)
 {
     struct ept_stats ept;
@@ -223,9 +235,12 @@ static void memslot_commit(void *arg)
     change->vm->counters->memory_slot_changes++;
     ept_unmap(change->vm->ept, change->unmap_gpa, change->unmap_bytes);
     ept_unmap(change->vm->ept, change->new_gpa, change->new_bytes);
+    kvm_shadow_slot_gone(change->vm, change->unmap_gpa, change->unmap_bytes);
+    kvm_shadow_slot_new(change->vm);
+    kvm_shadow_set_pages(change->vm);
     count_ept_pages(change->vm);
     pthread_mutex_unlock(&memslots->mmu_lock);
-    if (change->unmap_bytes) /* that there is no memory is in no TLB */
+    if (change->unmap_bytes || change->vm->shadow) /* that there is no memory is in no TLB; shadow pages may be walked still */
         kvm_memslot_flush_tlbs(change->vm);
 }
 
@@ -393,7 +408,9 @@ static void dirty_take_bits(void *arg)
             continue;
         *word &= ~bits;
         any = true;
-        ept_write_protect_pages(take->vm->ept, take->slot->gpa + (((take->first_word + i) * 64) << KAGE_PAGE_SHIFT), bits);
+        gpa_t gpa = take->slot->gpa + (((take->first_word + i) * 64) << KAGE_PAGE_SHIFT);
+        ept_write_protect_pages(take->vm->ept, gpa, bits);
+        kvm_shadow_protect(take->vm, gpa, bits);
     }
     pthread_mutex_unlock(&memslots->mmu_lock);
     if (any)

@@ -98,6 +98,11 @@ static int run_enter(struct kvm_vcpu *vcpu)
     vcpu->cpu->vmcs.entry_ctls =
         VMX_ENTRY_LOAD_EFER | (cpu_in_long_mode(vcpu->cpu) ? VMX_ENTRY_IA32E_MODE : 0);
     kvm_pv_enter(vcpu);
+    if (vcpu->vm->shadow) {
+        result = kvm_shadow_enter(vcpu);
+        if (result)
+            return result;
+    }
     kvm_event_inject(vcpu);
     kvm_event_pv_eoi_before_entry(vcpu);
     kvm_clock_update(vcpu);

@@ -94,6 +94,7 @@ int kvm_shadow_new(struct kvm_vm *vm)
 void kvm_shadow_free(struct kvm_vm *vm)
 {
     shadow_free(vm->shadow);
+    vm->shadow = NULL;
 }
 
 void kvm_shadow_vcpu_fini(struct kvm_vcpu *vcpu)
@@ -295,12 +296,10 @@ int kvm_shadow_page_fault(struct kvm_vcpu *vcpu)
 bool kvm_shadow_guest_page(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa)
 {
     struct kvm_vcpu *vcpu = cpu->owner;
-    uint64_t gfn, offset;
 
     pthread_mutex_lock(&vcpu->vm->memslots.mmu_lock);
-    bool there = shadow_entry_gfn(entry, page, &gfn, &offset);
+    bool there = shadow_entry_gpa(entry, page, gpa);
     pthread_mutex_unlock(&vcpu->vm->memslots.mmu_lock);
-    *gpa = (gfn << KAGE_PAGE_SHIFT) + offset;
     return there;
 }
 

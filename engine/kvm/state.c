@@ -165,6 +165,7 @@ static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs, bool
     vcpu->cpu->cr2 = sregs->cr2;
     cpu_set_paging(vcpu->cpu, sregs->cr0, sregs->cr3, sregs->cr4, sregs->efer);
     kvm_vcpu_set_cr8(vcpu, (uint8_t)(sregs->cr8 & 0xf));
+    kvm_shadow_restored(vcpu);
     mmu_flush_all(vcpu->cpu);
     if (pdptrs_given)
         memcpy(vmcs->guest_pdpte, sregs->pdptrs, sizeof(sregs->pdptrs));

@@ -25,7 +25,17 @@
 #define VCPU_PLE_GAP 2048u
 #define VCPU_PLE_WINDOW 16384u
 
-static const struct cpu_ops vcpu_cpu_ops = { .ept_violation = kvm_memslot_ept_violation };
+static void vcpu_phys_written(struct cpu *cpu, gpa_t gpa, size_t len)
+{
+    kvm_shadow_written(cpu->owner, gpa, len);
+}
+
+static const struct cpu_ops vcpu_cpu_ops = {
+    .ept_violation = kvm_memslot_ept_violation,
+    .guest_page = kvm_shadow_guest_page,
+    .load_cr3 = kvm_shadow_load_cr3,
+    .phys_written = vcpu_phys_written,
+};
 
 /* MSRs that the processor serves without an exit: SDM 3C 25.6.9 has a bit for each, set to exit. */
 static const struct {
@@ -272,6 +282,7 @@ void kvm_vcpu_free(struct kvm_object *object)
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
     kvm_pv_thread_changed(vcpu);
+    kvm_shadow_vcpu_fini(vcpu);
     cpu_free(vcpu->cpu);
     kvm_stats_file_fini(&vcpu->stats_file);
     kvm_dirty_ring_unmap(vcpu);

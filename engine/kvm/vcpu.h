@@ -11,6 +11,7 @@
 #include <signal.h>
 
 #include "kvm/dirty_ring.h"
+#include "kvm/shadow_mmu.h"
 #include "kvm/vm.h"
 
 #define KVM_VCPU_PAGES 3u /* struct kvm_run, PIO data, coalesced ring */
@@ -113,6 +114,11 @@ struct kvm_vcpu {
 
     struct kvm_dirty_ring dirty_ring;
 
+    /* without EPT (shadow_mmu.c) */
+    struct shadow_vcpu shadow;
+    uint64_t shadow_spurious_va, shadow_spurious_rip;
+    unsigned shadow_spurious_count;
+
     /* KVM_SET_GUEST_DEBUG */
     uint32_t guest_debug;
     uint64_t debug_dr[8];
@@ -195,6 +201,8 @@ int kvm_mmio_complete(struct kvm_vcpu *vcpu);
 
 /* event.c */
 void kvm_event_queue_exception(struct kvm_vcpu *vcpu, unsigned vector, bool has_error, uint32_t error);
+/* A page fault that a walk of the guest's tables came to; double or worse if it was met while an exception was delivered. */
+void kvm_event_queue_page_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t error);
 /* An exception that the processor recorded outside of VM entry (cpu_io_complete) is KVM's to inject. */
 void kvm_event_take_fault(struct kvm_vcpu *vcpu);
 /* After a VM exit: what the exit interrupted on its way in. */

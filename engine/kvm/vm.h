@@ -52,7 +52,11 @@ struct kvm_vm {
     uint64_t exit_hypercalls;  /* KVM_CAP_EXIT_HYPERCALL: by number */
     bool exit_on_emulation_failure;
     uint32_t mmu; /* KAGE_MMU_* */
+    struct shadow *shadow;        /* KAGE_MMU_SHADOW; MMU mutex held, as are the two below */
+    struct kvm_vcpu *shadow_vcpu; /* whose fault is being handled */
+    uint64_t shadow_ticket;       /* of the last TLB flush asked for */
     uint32_t mmu_pages;
+    bool mmu_pages_asked; /* KVM_SET_NR_MMU_PAGES */
     uint32_t max_vcpu_id;
     bool exception_payload, triple_fault_event, no_platform_info;
     uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */

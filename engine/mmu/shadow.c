@@ -109,7 +109,7 @@ unsigned shadow_walk_steps(const struct shadow *s, const struct shadow_vcpu *vcp
     return n;
 }
 
-bool shadow_entry_gfn(const uint64_t *entry, uint64_t *gfn)
+bool shadow_entry_gpa(const uint64_t *entry, hva_t page, gpa_t *gpa)
 {
     const struct shadow_page *p = page_of_table((const uint64_t *)((uintptr_t)entry & KAGE_PAGE_MASK));
     unsigned i = (unsigned)((uintptr_t)entry & ~KAGE_PAGE_MASK) / 8;
@@ -118,8 +118,12 @@ bool shadow_entry_gfn(const uint64_t *entry, uint64_t *gfn)
     if ((e & X86_PTE_P) == 0 || !entry_is_leaf(e, p->role.level)) {
         return false;
     }
-    *gfn = entry_gfn(p, i);
-    return true;
+    uint64_t size = frames_at(p->role.level) << KAGE_PAGE_SHIFT, offset = page - (e & SHADOW_PTE_ADDR & ~(size - 1));
+    if (entry_is_mmio(e)) {
+        offset = 0;
+    }
+    *gpa = (entry_gfn(p, i) << KAGE_PAGE_SHIFT) + offset;
+    return offset < size;
 }
 
 static unsigned list_length(const struct shadow *s, entry_id id)

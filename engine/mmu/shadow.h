@@ -175,8 +175,8 @@ struct shadow_step {
 };
 /* The current root's path to va, top first, without side effects; returns the number of steps, at most SHADOW_MAX_LEVELS. */
 unsigned shadow_walk_steps(const struct shadow *shadow, const struct shadow_vcpu *vcpu, gva_t va, struct shadow_step *steps);
-/* The first guest frame that a leaf in a table of ours leads to; false: it is absent by now. */
-bool shadow_entry_gfn(const uint64_t *entry, uint64_t *gfn);
+/* The guest-physical address of the 4 KiB page at host address `page`, to which a leaf in a table of ours led a moment ago. False: not any more. */
+bool shadow_entry_gpa(const uint64_t *entry, hva_t page, gpa_t *gpa);
 
 enum shadow_state { SHADOW_OPEN, SHADOW_CLOSING, SHADOW_CLOSED };
 struct shadow_page_info {

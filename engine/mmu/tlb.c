@@ -493,6 +493,9 @@ static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len,
         uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
+        if (write && cpu->ops->phys_written != NULL) {
+            cpu->ops->phys_written(cpu, gpa, n);
+        }
         if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
@@ -543,6 +546,9 @@ bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
     uint8_t *host;
     uint32_t rights;
     bool held = cpu_hold_memory(cpu);
+    if (cpu->ops->phys_written != NULL) {
+        cpu->ops->phys_written(cpu, gpa, 1);
+    }
     bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {

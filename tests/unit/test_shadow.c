@@ -301,13 +301,14 @@ static bool shadow_lookup(const struct world *w, const struct vcpu *v, gva_t va,
             table = (const uint64_t *)(uintptr_t)(e & SHADOW_PTE_ADDR);
             continue;
         }
-        assert_true(shadow_entry_gfn(at, gfn));
         uint64_t inside = va & ((1ull << shift) - 1) & KAGE_PAGE_MASK;
+        gpa_t gpa;
+        assert_true(shadow_entry_gpa(at, (e & SHADOW_PTE_ADDR & ~((1ull << shift) - 1)) + inside, &gpa));
+        *gfn = gpa / PAGE;
         if (e & SHADOW_PTE_MMIO) {
             assert_int_equal(level, 1);
             assert_true(*gfn >= FRAMES);
         } else {
-            *gfn += inside / PAGE;
             assert_int_equal((e & SHADOW_PTE_ADDR & ~((1ull << shift) - 1)) + inside, (uint64_t)(uintptr_t)w->mem + *gfn * PAGE);
             assert_int_equal((e & SHADOW_PTE_ROM) != 0, *gfn >= ROM_AT && *gfn < ROM_END);
             if ((e & (X86_PTE_W | SHADOW_PTE_ROM)) == X86_PTE_W && w->log)
