@@ -143,6 +143,11 @@ struct cpu_ops {
     int (*ept_violation)(struct cpu *cpu, gpa_t gpa, uint64_t qualification);
     /* EPT off: the guest page that is at host page `page`, which `entry` of the tables maps. False: the entry is on its way out. */
     bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
+    /*
+     * EPT off: the tables refuse an access, and the hypervisor may mend that on the spot, as it does an EPT violation, before it becomes a #PF
+     * that exits. 1: it has done something, 0: it is to be raised, -1: a VM exit was recorded. May be NULL.
+     */
+    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx);
     /* EPT off: a task switch loads CR3. False: it is #GP(0). */
     bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
     /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */

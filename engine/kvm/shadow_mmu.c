@@ -13,6 +13,7 @@ _Static_assert(SHADOW_PTE_ADDR == NOEPT_ADDR && SHADOW_PTE_MMIO == NOEPT_MMIO &&
                "the entries that are written are those that the processor reads");
 
 #define PERMILLE 20u            /* shadow pages for a thousand of memory, as KVM_PERMILLE_MMU_PAGES */
+#define TABLE_GONE (-EIO)        /* of the guest's, or no room to note that its bits were set: the exit is in the VMCS */
 #define SPURIOUS_SUSPICIOUS 4u  /* as many in a row at one place: see is_implicit() */
 
 static void shadow_lock(struct kvm_vm *vm)
@@ -212,9 +213,9 @@ void kvm_shadow_restored(struct kvm_vcpu *vcpu)
  * The walk allows the access and everything is as it should be, and yet it faults again and again: it is one that SMAP forbids although EFLAGS.AC
  * is set, because the processor makes it by itself (SDM 3A 4.6.1). The error code does not tell.
  */
-static bool is_implicit(struct kvm_vcpu *vcpu, gva_t va)
+static bool is_implicit(struct kvm_vcpu *vcpu, gva_t va, bool spurious)
 {
-    bool again = vcpu->shadow_spurious_va == va && vcpu->shadow_spurious_rip == vcpu->cpu->vmcs.guest_rip;
+    bool again = spurious && vcpu->shadow_spurious_va == va && vcpu->shadow_spurious_rip == vcpu->cpu->vmcs.guest_rip;
 
     vcpu->shadow_spurious_va = va;
     vcpu->shadow_spurious_rip = vcpu->cpu->vmcs.guest_rip;
@@ -223,7 +224,7 @@ static bool is_implicit(struct kvm_vcpu *vcpu, gva_t va)
 }
 
 static int map(struct kvm_vcpu *vcpu, gva_t va, const struct paging_regime *regime, const struct walk *w, bool write, bool user,
-               bool *spurious)
+               bool in_guest, bool *spurious)
 {
     struct kvm_vm *vm = vcpu->vm;
     int err;
@@ -236,41 +237,66 @@ static int map(struct kvm_vcpu *vcpu, gva_t va, const struct paging_regime *regi
         err = shadow_has_root(&vcpu->shadow, regime, vcpu->cpu->has_1g_pages)
                   ? shadow_map(vm->shadow, &vcpu->shadow, va, w, write, user, spurious) : 0;
         shadow_unlock(vm);
-        if (err != -EAGAIN)
+        if (err != -EAGAIN || in_guest)
             return err;
         reclaim_alone(vcpu);
     }
 }
 
-int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error)
+/* What an error code tells of the access; whether EFLAGS.AC counts for it is not in it. */
+static void access_of(const struct kvm_vcpu *vcpu, uint32_t error, enum mmu_access *access, enum mmu_idx *idx)
+{
+    bool explicit_ac = cpu_cpl(vcpu->cpu) < 3 && (vcpu->cpu->vmcs.guest_rflags & X86_FLAGS_AC) != 0;
+
+    *access = (error & X86_PF_W) != 0 ? MMU_WRITE : (error & X86_PF_I) != 0 ? MMU_FETCH : MMU_READ;
+    *idx = (error & X86_PF_U) != 0 ? MMU_IDX_USER : explicit_ac ? MMU_IDX_KERNEL_USER : MMU_IDX_KERNEL;
+}
+
+/* enum kvm_shadow_fault or -errno; -EAGAIN only if `in_guest`, where shadow pages cannot be waited for. */
+static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool in_guest, uint32_t *error, bool *spurious)
 {
     struct cpu *cpu = vcpu->cpu;
     const struct paging_regime regime = walk_guest_regime(cpu);
-    bool write = (*error & X86_PF_W) != 0, user = (*error & X86_PF_U) != 0;
-    enum mmu_access access = write ? MMU_WRITE : (*error & X86_PF_I) != 0 ? MMU_FETCH : MMU_READ;
-    bool explicit_ac = cpu_cpl(cpu) < 3 && (cpu->rflags & X86_FLAGS_AC) != 0;
-    enum mmu_idx idx = user ? MMU_IDX_USER : explicit_ac ? MMU_IDX_KERNEL_USER : MMU_IDX_KERNEL;
     struct walk w;
-    bool spurious;
 
-    vcpu->counters->pf_taken++;
-    for (;;) {
-        enum mmu_result r = mmu_walk(cpu, &regime, va, access, idx, 0, &w);
-        if (r == MMU_EXIT)
-            return kvm_dirty_ring_is_full(vcpu) ? KVM_SHADOW_NO_ROOM : -EFAULT;
-        if (r != MMU_OK) {
-            vcpu->counters->pf_guest++;
-            *error = w.error;
-            return KVM_SHADOW_GUEST;
-        }
-        int err = map(vcpu, va, &regime, &w, write, user, &spurious);
-        if (err)
-            return err == -ENOSPC ? KVM_SHADOW_NO_ROOM : err;
-        ++*(spurious ? &vcpu->counters->pf_spurious : &vcpu->counters->pf_fixed);
-        if (!spurious || !is_implicit(vcpu, va) || idx != MMU_IDX_KERNEL_USER)
-            return KVM_SHADOW_FIXED;
-        idx = MMU_IDX_KERNEL;
+    enum mmu_result r = mmu_walk(cpu, &regime, va, access, idx, 0, &w);
+    if (r == MMU_EXIT)
+        return TABLE_GONE;
+    if (r != MMU_OK) {
+        *error = w.error;
+        return KVM_SHADOW_GUEST;
     }
+    int err = map(vcpu, va, &regime, &w, access == MMU_WRITE, idx == MMU_IDX_USER, in_guest, spurious);
+    if (err)
+        return err == -ENOSPC ? KVM_SHADOW_NO_ROOM : err;
+    ++*(*spurious ? &vcpu->counters->pf_spurious : &vcpu->counters->pf_fixed);
+    return KVM_SHADOW_FIXED;
+}
+
+int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error)
+{
+    enum mmu_access access;
+    enum mmu_idx idx;
+    bool spurious = false;
+
+    access_of(vcpu, *error, &access, &idx);
+    vcpu->counters->pf_taken++;
+    int result = fault(vcpu, va, access, idx, false, error, &spurious);
+    if (result == KVM_SHADOW_FIXED && is_implicit(vcpu, va, spurious) && idx == MMU_IDX_KERNEL_USER)
+        result = fault(vcpu, va, access, MMU_IDX_KERNEL, false, error, &spurious);
+    vcpu->counters->pf_guest += result == KVM_SHADOW_GUEST;
+    return result != TABLE_GONE ? result : kvm_dirty_ring_is_full(vcpu) ? KVM_SHADOW_NO_ROOM : -EFAULT;
+}
+
+int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx)
+{
+    struct kvm_vcpu *vcpu = cpu->owner;
+    uint32_t error;
+    bool spurious = false;
+    int result = fault(vcpu, va, access, idx, true, &error, &spurious);
+
+    vcpu->counters->pf_taken += result == KVM_SHADOW_FIXED; /* else it exits, and is counted then */
+    return result == KVM_SHADOW_FIXED ? 1 : result == TABLE_GONE ? -1 : 0;
 }
 
 static int memory_gone(struct kvm_vcpu *vcpu, gva_t va)
@@ -382,7 +408,7 @@ int kvm_shadow_invlpg(struct kvm_vcpu *vcpu)
 {
     gva_t va = vcpu->cpu->vmcs.exit_qualification;
 
-    if (cpu_is_canonical(vcpu->cpu, va)) /* else nothing happens, not even #GP */
+    if (cpu_is_cpu_canonical(vcpu->cpu, va)) /* else nothing happens, not even #GP */
         flush_page(vcpu, va, current_pcid(vcpu->cpu));
     return skip(vcpu);
 }
@@ -422,7 +448,7 @@ int kvm_shadow_invpcid(struct kvm_vcpu *vcpu)
     if (!read_descriptor(vcpu, descriptor, &result))
         return result;
     bool pcide = (cpu_guest_cr4(cpu) & X86_CR4_PCIDE) != 0;
-    if (type > 3 || descriptor[0] >> 12 || (type < 2 && !pcide && descriptor[0]) || (type == 0 && !cpu_is_canonical(cpu, descriptor[1])))
+    if (type > 3 || descriptor[0] >> 12 || (type < 2 && !pcide && descriptor[0]) || (type == 0 && !cpu_is_cpu_canonical(cpu, descriptor[1])))
         return raise_gp(vcpu);
     unsigned pcid = (unsigned)descriptor[0];
     if (type == 0 && pcid == current_pcid(cpu)) {

@@ -39,6 +39,8 @@ enum kvm_shadow_fault {
 KAGE_MUST_CHECK int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error);
 
 /* cpu_ops */
+/* An access that the tables refuse, in the middle of guest code (cpu_ops.page_fault). Most faults end here, and are no exits. */
+int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx);
 bool kvm_shadow_guest_page(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
 bool kvm_shadow_load_cr3(struct cpu *cpu, uint64_t cr3);
 

@@ -33,6 +33,7 @@ static void vcpu_phys_written(struct cpu *cpu, gpa_t gpa, size_t len)
 static const struct cpu_ops vcpu_cpu_ops = {
     .ept_violation = kvm_memslot_ept_violation,
     .guest_page = kvm_shadow_guest_page,
+    .page_fault = kvm_shadow_mend,
     .load_cr3 = kvm_shadow_load_cr3,
     .phys_written = vcpu_phys_written,
 };

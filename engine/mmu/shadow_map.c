@@ -18,7 +18,7 @@ struct mapping {
     const struct walk *w;
     gva_t va;
     uint64_t gfn;
-    bool paging, global;
+    bool paging, global, changed;
     uint32_t access;                        /* of the leaf */
     unsigned level;                         /* of the leaf, 1 to 3 */
     uint64_t gpte[SHADOW_MAX_LEVELS + 1];   /* by level, as memory has them */
@@ -114,7 +114,7 @@ static union shadow_role child_role(const struct mapping *m, const struct shadow
     return role;
 }
 
-static struct shadow_page *child_get(const struct mapping *m, struct shadow_page *p, uint64_t gpte, int *err)
+static struct shadow_page *child_get(struct mapping *m, struct shadow_page *p, uint64_t gpte, int *err)
 {
     struct shadow *s = m->s;
     unsigned i = va_index(m->va, p->role.level);
@@ -136,6 +136,7 @@ static struct shadow_page *child_get(const struct mapping *m, struct shadow_page
     } else {
         child = page_make(s, gfn, role);
     }
+    m->changed = true;
     *err = entry_set(s, p, i, (uint64_t)(uintptr_t)child->table | TABLE_RIGHTS, gpte);
     return child;
 }
@@ -168,7 +169,7 @@ static int leaf_put(const struct mapping *m, struct shadow_page *p, uint64_t e, 
     uint64_t was = entry_get(p, i);
 
     if (was == e && p->gpte[i] == gpte) {
-        *spurious = true;
+        *spurious = !m->changed;
         return 0;
     }
     if (was & X86_PTE_P) {

@@ -396,23 +396,38 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
     return MMU_OK;
 }
 
+#define MENDING_ROUNDS 4u /* another vCPU may undo it meanwhile */
+
 static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
                                         struct mmu_map *map)
 {
     struct noept_walk w;
     gpa_t gpa;
-    enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
 
-    if (r == MMU_MMIO) {
-        no_memory(map, w.gpa);
-        return MMU_MMIO;
-    }
-    if (r == MMU_OK && !cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
-        struct paging_regime regime = walk_actual_regime(cpu);
-        w.error = walk_error_bits(&regime, access, idx);
-        r = MMU_FAULT;
-    }
-    if (r != MMU_OK) {
+    for (unsigned round = 0;; round++) {
+        enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
+        if (r == MMU_MMIO) {
+            no_memory(map, w.gpa);
+            return MMU_MMIO;
+        }
+        if (r == MMU_OK && cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
+            break;
+        }
+        if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            cpu_fpu_save(cpu); /* kvm/ may call anything */
+            int mended = cpu->ops->page_fault(cpu, va, access, idx);
+            if (mended > 0) {
+                continue;
+            }
+            if (mended < 0) {
+                cpu->vmcs.guest_linear_address = va;
+                return MMU_EXIT;
+            }
+        }
+        if (r == MMU_OK) { /* the entry is on its way out */
+            struct paging_regime regime = walk_actual_regime(cpu);
+            w.error = walk_error_bits(&regime, access, idx);
+        }
         return page_fault(cpu, e, va, w.error);
     }
     if (access == MMU_WRITE && (w.flags & MAP_EPT_WRITE) == 0) {
