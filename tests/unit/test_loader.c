@@ -69,7 +69,7 @@ static int setup(void **state)
     (void)state;
     memset(&error, 0, sizeof(error));
     memset(&start, 0, sizeof(start));
-    return ram_init(&ram, RAM_BYTES, &error);
+    return ram_init(&ram, RAM_BYTES, &(struct ram_backing){0}, &error);
 }
 
 static int teardown(void **state)
@@ -82,7 +82,7 @@ static int teardown(void **state)
 static void fresh_ram(void)
 {
     ram_fini(&ram);
-    assert_int_equal(ram_init(&ram, RAM_BYTES, &error), 0);
+    assert_int_equal(ram_init(&ram, RAM_BYTES, &(struct ram_backing){0}, &error), 0);
 }
 
 static void write_file(const char *name, const void *bytes, size_t count)
@@ -601,12 +601,12 @@ static void test_ram(void **state)
     assert_null(ram_at(&ram, UINT64_MAX, 2));
     assert_null(ram_at(&ram, RAM_HIGH_GPA, 1));
     struct ram big;
-    assert_int_equal(ram_init(&big, UINT64_C(4) << 30, &error), 0); /* reserved, not touched */
+    assert_int_equal(ram_init(&big, UINT64_C(4) << 30, &(struct ram_backing){0}, &error), 0); /* reserved, not touched */
     assert_ptr_equal(ram_at(&big, RAM_HIGH_GPA, UINT64_C(1) << 30), big.base + RAM_HOLE_GPA);
     assert_null(ram_at(&big, RAM_HOLE_GPA - 1, 2));
     assert_null(ram_at(&big, RAM_HIGH_GPA, (UINT64_C(1) << 30) + 1));
     ram_fini(&big);
-    assert_int_equal(ram_init(&big, UINT64_C(1) << 50, &error), -1);
+    assert_int_equal(ram_init(&big, UINT64_C(1) << 50, &(struct ram_backing){0}, &error), -1);
     assert_non_null(strstr(error.text, "more than"));
 }
 
