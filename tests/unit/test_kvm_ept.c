@@ -264,6 +264,42 @@ static void test_huge_slot(void **state)
     munmap(memory, bytes);
 }
 
+static uint64_t vmread(struct client *c, uint32_t encoding)
+{
+    struct kage_vmcs_field field = { .encoding = encoding };
+
+    assert_int_equal(ask(c->vcpu, KAGE_VMREAD, &field), 0);
+    return field.value;
+}
+
+/* Memory that the client has unmapped: the violation says where in the guest that is, and what was done there. */
+static void test_gone(void **state)
+{
+    struct client *c = *state;
+    uint8_t *memory = reserve(4 * MIB, GIB, 0);
+
+    assert_int_equal(slot_at(c, 1, SLOT_GPA, 4 * MIB, 0, memory), 0);
+    for (unsigned rip = 0x10000; rip <= 0x11000; rip += 0x1000) { /* met before, and never yet */
+        struct kvm_regs regs;
+        if (rip == 0x10000)
+            touch(c, SLOT_GPA + 3 * MIB + 0x123);
+        assert_int_equal(munmap(memory + 3 * MIB, 4096), 0);
+        assert_int_equal(ask(c->vcpu, KVM_GET_REGS, &regs), 0);
+        regs.rip = rip;
+        regs.rsi = SLOT_GPA + 3 * MIB + 0x123;
+        assert_int_equal(ask(c->vcpu, KVM_SET_REGS, &regs), 0);
+        int result;
+        while ((result = ask(c->vcpu, KVM_RUN, NULL)) == 0 && c->run->exit_reason == KVM_EXIT_IO) {
+        }
+        assert_int_equal(result, -EFAULT);
+        assert_int_equal(vmread(c, 0x2400), SLOT_GPA + 3 * MIB + 0x123); /* GUEST_PHYSICAL_ADDRESS */
+        assert_int_equal(vmread(c, 0x4402) & 0xffff, 48);                /* EXIT_REASON: EPT violation */
+        assert_int_equal(vmread(c, 0x6400) & 3, 1);                      /* EXIT_QUALIFICATION: a read */
+        assert_ptr_equal(mmap(memory + 3 * MIB, 4096, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), memory + 3 * MIB);
+        client_run(c, KVM_EXIT_IO);
+    }
+}
+
 /* SEV and TDX are not there, and said so as by a kernel without them. */
 static void test_no_encryption(void **state)
 {
@@ -282,7 +318,7 @@ static void test_no_encryption(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_page_sizes), TEST(test_logging), TEST(test_clear_by_page), TEST(test_mmio), TEST(test_huge_slot), TEST(test_no_encryption),
+        TEST(test_page_sizes), TEST(test_logging), TEST(test_clear_by_page), TEST(test_mmio), TEST(test_huge_slot), TEST(test_gone), TEST(test_no_encryption),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
