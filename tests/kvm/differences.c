@@ -42,6 +42,7 @@ const struct difference differences[] = {
     VALUE("gone/*:lost", IMPL_EMULATING, KVM_EXIT_MMIO, LOST_IS_MMIO),
     SKIP("gone/slot of lost memory deleted", IMPL_EMULATING, LOST_IS_MMIO),
     SKIP("gone/* behind *", IMPL_EMULATING, LOST_IS_MMIO),
+    SKIP("gone/ins lost", IMPL_EMULATING, LOST_IS_MMIO),
     SKIP("gone/write to read-only", IMPL_EMULATING, LOST_IS_MMIO),
     SKIP("gone/page tables", IMPL_EMULATING, LOST_IS_MMIO),
     SKIP("gone/code never there", IMPL_EMULATING, LOST_IS_MMIO),
