@@ -36,6 +36,7 @@ static int new_vm(int vm)
         return -1;
     }
     atomic_store(&preload_has_vm, true);
+    preload_inspect_start();
     return vm;
 }
 

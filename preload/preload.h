@@ -92,6 +92,11 @@ int preload_duplicated(int from, int fd);
 void *preload_mmap(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset);
 int preload_changed(int result, const void *addr, size_t bytes);
 
+/* ---- inspect.c ---- */
+
+/* Has a thread of this process answer `kage inspect`, from the first VM on. */
+void preload_inspect_start(void);
+
 /* ---- show_vmx.c ---- */
 
 /* Has the CPUID instructions of the main program say that there is VMX (SVM on AMD's processors). */

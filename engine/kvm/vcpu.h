@@ -29,6 +29,7 @@
 #define KVM_REQ_UNHALT (1u << 5)     /* KVM_HC_KICK_CPU */
 #define KVM_REQ_CLOCK (1u << 6)      /* renew the kvm-clock page */
 #define KVM_REQ_MSR_FILTER (1u << 7)  /* which MSRs exit has changed */
+#define KVM_REQ_INSPECT (1u << 8)     /* somebody waits for a look at its state */
 
 /* What an exit handler tells the run loop. Negative: KVM_RUN fails with that errno. */
 enum kvm_run_result { KVM_RUN_USER = 0, KVM_RUN_ENTER = 1 };
@@ -67,6 +68,7 @@ struct kvm_vcpu {
     atomic_uint sipi_vector;
     atomic_uint ioapic_eoi_vector;
     _Atomic bool in_halt; /* asleep on cpu->pending, or about to be */
+    struct kvm_inspect_call *_Atomic inspect_call; /* with KVM_REQ_INSPECT (inspect_call.c) */
 
     /* events (event.c) */
     uint32_t mp_state; /* KVM_MP_STATE_* */
@@ -132,6 +134,7 @@ struct kvm_vcpu {
 
     void *bitmaps; /* VMCS: I/O bitmap A and B, MSR bitmap */
     pthread_t thread;
+    bool in_run; /* in KVM_RUN */
     bool attached; /* cpu_signal_attach_thread() was called for `thread` */
 
     struct kvm_vcpu_counters *counters; /* own_counters, or in the file */

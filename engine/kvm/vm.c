@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "kage.h"
+#include "kvm/inspect.h"
 #include "kvm/vcpu.h"
 #include "mmu/ept.h"
 
@@ -31,6 +32,7 @@ static int vm_init(struct kvm_vm *vm)
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->error.lock, NULL);
     pthread_mutex_init(&vm->ring_lock, NULL);
+    pthread_mutex_init(&vm->inspect_lock, NULL);
     pthread_rwlock_init(&vm->zones_lock, NULL);
     kvm_memslots_init(&vm->memslots);
     kvm_clock_init(&vm->clock);
@@ -76,6 +78,7 @@ void kvm_vm_free(struct kvm_object *object)
     struct kvm_vm *vm = kvm_vm_of(object);
     unsigned count = atomic_load(&vm->vcpu_count);
 
+    kvm_inspect_leave(vm);
     if (kvm_vm_irqchip(vm))
         irqchip_free(kvm_vm_irqchip(vm)); /* first: its threads call into the vCPUs */
     for (unsigned i = 0; i < count; i++)
@@ -90,6 +93,7 @@ void kvm_vm_free(struct kvm_object *object)
     ept_free(vm->ept);
     pthread_rwlock_destroy(&vm->zones_lock);
     pthread_mutex_destroy(&vm->ring_lock);
+    pthread_mutex_destroy(&vm->inspect_lock);
     pthread_mutex_destroy(&vm->error.lock);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
@@ -345,5 +349,6 @@ static const struct kvm_ioctl_desc vm_rows[] = {
     { KVM_GET_STATS_FD, KVM_ARG_VALUE, kvm_vm_get_stats_fd },
     { (uint32_t)KAGE_GET_STATS, KVM_ARG_RAW, kvm_vm_get_stats },
     { (uint32_t)KAGE_GET_ERROR, KVM_ARG_RAW, kvm_vm_get_error },
+    { (uint32_t)KAGE_INSPECT, KVM_ARG_INOUT, kvm_vm_inspect },
 };
 const struct kvm_ioctl_table kvm_vm_ioctls = { vm_rows, KAGE_ARRAY_SIZE(vm_rows) };

@@ -65,6 +65,9 @@ struct kvm_vm {
     uint64_t tss_addr, identity_map_addr;
     uint32_t dirty_ring_bytes; /* of each vCPU's ring; 0: bitmaps */
 
+    pthread_mutex_t inspect_lock; /* one looks at a vCPU at a time; taken inside nothing */
+    atomic_uint inspectors;       /* in kage_inspect(): it lives until they have left */
+
     struct kvm_vm_counters *counters; /* own_counters, or in the file */
     struct kvm_vm_counters own_counters;
     struct kvm_stats_file stats_file;

@@ -7,9 +7,9 @@
 #include <errno.h>
 
 #include "mmu/ept.h"
+#include "mmu/format.h"
 #include "mmu/tlb2.h"
 
-#define PTE_ADDR 0x000ffffffffff000ull
 
 /* The rights that an access takes of the EPT. Of the guest's tables it is a write, since A and D of the EPT are on (SDM 3C 29.3.3.2). */
 static uint64_t ept_rights_for(enum mmu_access access)
@@ -99,75 +99,6 @@ uint32_t walk_error_bits(const struct paging_regime *r, enum mmu_access access, 
     return error;
 }
 
-/* The shape of the tables in a paging mode. */
-struct format {
-    unsigned levels;
-    unsigned index_bits; /* 9, or 10 for 32-bit paging */
-    unsigned entry_bytes;
-    bool pae;            /* the root is one of four registers, and entries have no ignored bits above the address */
-    bool nx;
-};
-
-static struct format paging_format(const struct paging_regime *r)
-{
-    uint64_t cr4 = r->cr4;
-    bool nx = (r->efer & X86_EFER_NX) != 0;
-
-    if ((r->efer & X86_EFER_LMA) != 0) {
-        return (struct format){.levels = (cr4 & X86_CR4_LA57) != 0 ? 5 : 4, .index_bits = 9, .entry_bytes = 8, .nx = nx};
-    }
-    if (cr4 & X86_CR4_PAE) {
-        return (struct format){.levels = 2, .index_bits = 9, .entry_bytes = 8, .pae = true, .nx = nx};
-    }
-    return (struct format){.levels = 2, .index_bits = 10, .entry_bytes = 4};
-}
-
-/* Address bits 39..32 of a 4 MiB page. */
-static uint64_t pse36_address(uint64_t e)
-{
-    return (e >> 13 & 0xff) << 32;
-}
-
-/* Reserved bits of an entry at `level` (1: page table); SDM 3A 4.4.2 and 4.5. */
-static bool reserved_set(const struct cpu *cpu, const struct format *f, uint64_t e, unsigned level, bool leaf)
-{
-    if (f->entry_bytes == 4) {
-        /* PSE-36: bits 20..13 are address bits 39..32, as far as there are such, bit 21 must be zero (SDM 3A table 4-4). */
-        return leaf && level == 2 && ((e & (1u << 21)) != 0 || (pse36_address(e) & cpu->maxphyaddr_mask) != 0);
-    }
-    if (e & cpu->maxphyaddr_mask) {
-        return true;
-    }
-    if (!f->nx && (e & X86_PTE_NX) != 0) {
-        return true;
-    }
-    if (f->pae && (e & 0x7ff0000000000000ull) != 0) {
-        return true;
-    }
-    if (leaf && level == 2) {
-        return (e & 0x1fe000ull) != 0;
-    }
-    if (leaf && level == 3) {
-        return (e & 0x3fffe000ull) != 0 || !cpu->has_1g_pages;
-    }
-    /* Bit 8 of them: AMD APM 2, 5.3.3 (MBZ). */
-    return level >= 4 && ((e & X86_PTE_PS) != 0 || (cpu->no_pml4e_bit8 && (e & X86_PTE_G) != 0));
-}
-
-static bool is_leaf(const struct paging_regime *r, const struct format *f, uint64_t e, unsigned level)
-{
-    if (level == 1) {
-        return true;
-    }
-    if ((e & X86_PTE_PS) == 0) {
-        return false;
-    }
-    if (f->entry_bytes == 4) {
-        return level == 2 && (r->cr4 & X86_CR4_PSE) != 0;
-    }
-    return level == 2 || level == 3;
-}
-
 static uint64_t load_entry(const uint8_t *p, unsigned bytes)
 {
     return bytes == 8 ? __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_ACQUIRE)
@@ -182,14 +113,6 @@ static bool swap_entry(uint8_t *p, unsigned bytes, uint64_t from, uint64_t to)
     uint32_t from32 = (uint32_t)from;
     return __atomic_compare_exchange_n((uint32_t *)(void *)p, &from32, (uint32_t)to, false, __ATOMIC_SEQ_CST,
                                        __ATOMIC_RELAXED);
-}
-
-static gpa_t leaf_address(const struct format *f, uint64_t e, unsigned level)
-{
-    if (f->entry_bytes == 4) {
-        return level == 1 ? e & 0xfffff000ull : (e & 0xffc00000ull) | pse36_address(e);
-    }
-    return e & PTE_ADDR & ~((KAGE_PAGE_SIZE << (9 * (level - 1))) - 1);
 }
 
 static struct walk_cache_entry *pde_slot(struct tlb2 *t, gva_t va)
@@ -289,7 +212,7 @@ restart:;
     unsigned level = f.levels;
     uint32_t flags = MAP_USER | MAP_WRITE;
     uint64_t root = f.pae ? r->pdpte[va >> 30 & 3] : r->cr3;
-    gpa_t table = root & (f.entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR);
+    gpa_t table = table_address(&f, root);
     bool caches = f.index_bits == 9 && (how & WALK_CACHED) != 0;
     struct walk_cache_entry *cached = caches ? cached_entry(t, va) : NULL;
     struct walk_cache_entry found[2] = {{.stamp = 0}, {.stamp = 0}}; /* a PDE, a PDPTE */
@@ -338,7 +261,7 @@ restart:;
         if (leaf) {
             break;
         }
-        table = f.entry_bytes == 4 ? e & 0xfffff000ull : e & PTE_ADDR;
+        table = table_address(&f, e);
         if (caches && (level == 2 || level == 3)) {
             found[level - 2] = (struct walk_cache_entry){.region = va >> (level == 2 ? 21 : 30), .stamp = t->pde, .table = table, .flags = flags};
         }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/inspect.h"
 #include "cli/kvm.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -18,8 +19,10 @@
 
 static int main_help(int count, char **words)
 {
-    (void)count;
-    (void)words;
+    if (count > 0 && strcmp(words[0], "inspect") == 0) {
+        inspect_help();
+        return EXIT_SUCCESS;
+    }
     puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
          "\n"
          "  kage run OPTIONS   run a virtual machine\n"
@@ -27,6 +30,8 @@ static int main_help(int count, char **words)
          "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
          "  kage kvm --check [PROGRAM]\n"
          "                     say what this host offers, and whether PROGRAM can be run so\n"
+         "  kage inspect [PID] [TOPIC]\n"
+         "                     look into a running virtual machine: VMCS, page tables, TLBs, exits ('kage help inspect')\n"
          "  kage version       say the version\n"
          "  kage help          this help\n"
          "\n"
@@ -76,12 +81,28 @@ static int main_kvm(int count, char **words)
     return EXIT_FAILURE;
 }
 
+static int main_inspect(int count, char **words)
+{
+    struct error error = {""};
+
+    if (count > 0 && (strcmp(words[0], "help") == 0 || strcmp(words[0], "--help") == 0 || strcmp(words[0], "-h") == 0)) {
+        inspect_help();
+        return EXIT_SUCCESS;
+    }
+    if (inspect_main(count, words, &error) == 0) {
+        return EXIT_SUCCESS;
+    }
+    fprintf(stderr, "kage: %s\n", error.text);
+    return EXIT_FAILURE;
+}
+
 static const struct {
     const char *name;
     int (*run)(int count, char **words);
 } main_verbs[] = {
     {"run", main_run},
     {"kvm", main_kvm},
+    {"inspect", main_inspect},
     {"version", main_version},
     {"help", main_help},
 };
@@ -106,6 +127,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, kvm, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, kvm, inspect, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }
