@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: MIT
 # `make soak`, for SOAK_MINUTES (30): boot, parallel stress, reboot by the guest, again, in one kage that builds its machine anew
 # each time; on each board, kernel and number of processors of the table below in turn, for SOAK_CYCLES (5) boots. Between the
-# turns, the boots and programs of the system tests, by either MMU; page-table changes under several processors and permissions of
-# pages (tests/guest), other samples of them each time; and the stress of mmu.sh for 20 seconds a boot. Stops at the first failure, or at a boot that takes longer than
+# turns, for each MMU, page tables that change under several processors and permissions of pages (tests/guest), other samples of
+# them each time, and the system tests; and the stress of mmu.sh for 20 seconds a boot. Stops at the first failure, or at a boot that takes longer than
 # SOAK_LIMIT (180) seconds, and keeps what it printed. Usage: soak.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
-GUEST_PROGS=$1/tests/system/guest-progs
-export GUEST_PROGS
+GUEST_PROGS=$1/tests/system/guest-progs TEST_KERNELS=$1/tests/system/kernels TEST_TOOLS=$1/tests/system
+export GUEST_PROGS TEST_KERNELS TEST_TOOLS
 : "${KAGE:=$1/kage}" "${SOAK_MINUTES:=30}" "${SOAK_CYCLES:=5}" "${SOAK_LIMIT:=180}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export KAGE CACHE KAGE_TEST_BOOTS=1 KAGE_TEST_SMP_BOOTS=1 MMU_TEST_SECONDS=20
@@ -104,7 +104,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
 			perm-pae $((0x20000000 | number % 17 << 16 | 17))
 		T
 		export KAGE_TEST_MMU=$mmu
-		for script in boot progs smp; do
+		for script in boot progs smp firmware qemu; do
 			[ "$(date +%s)" -lt "$end" ] || break
 			tests/system/$script.sh >"$work/log" 2>&1 || failed "tests/system/$script.sh with the MMU $mmu failed"
 		done
