@@ -348,6 +348,12 @@ static int skip(struct kvm_vcpu *vcpu)
     return KVM_RUN_ENTER;
 }
 
+/* The register of an exit. RSP is the VMCS' then (SDM 3C 28.3). */
+static uint64_t *exit_gpr(struct kvm_vcpu *vcpu, unsigned reg)
+{
+    return reg == X86_RSP ? &vcpu->cpu->vmcs.guest_rsp : &vcpu->cpu->gpr[reg];
+}
+
 static int load_cr3(struct kvm_vcpu *vcpu, uint64_t value)
 {
     struct cpu *cpu = vcpu->cpu;
@@ -375,7 +381,7 @@ static uint64_t cr0_after(const struct cpu *cpu, unsigned type, uint64_t mov)
 int kvm_shadow_cr_access(struct kvm_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
-    uint64_t qualification = cpu->vmcs.exit_qualification, *gpr = &cpu->gpr[(qualification >> 8) & 0xf];
+    uint64_t qualification = cpu->vmcs.exit_qualification, *gpr = exit_gpr(vcpu, (qualification >> 8) & 0xf);
     unsigned cr = qualification & 0xf, type = (qualification >> 4) & 3;
     uint64_t mask = cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX, value = *gpr & mask;
 
@@ -446,7 +452,7 @@ static bool read_descriptor(struct kvm_vcpu *vcpu, uint64_t descriptor[2], int *
 int kvm_shadow_invpcid(struct kvm_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
-    uint64_t type = cpu->gpr[cpu->vmcs.exit_instruction_info >> 28] & (cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX);
+    uint64_t type = *exit_gpr(vcpu, cpu->vmcs.exit_instruction_info >> 28) & (cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX);
     uint64_t descriptor[2];
     int result;
 

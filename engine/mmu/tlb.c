@@ -69,7 +69,10 @@ int mmu_init(struct cpu *cpu)
         cpu->efer_valid = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NX;
     }
     t->oldest_valid = 1;
-    t->global = new_stamp(t);
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) { /* all entries are to be made invalid, not only those that were filled */
+        t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
+        cpu->jump_log[idx].count = cpu->code_log[idx].count = CLEAR_LOG_MAX + 1;
+    }
     mmu_flush_all(cpu);
     return 0;
 }
@@ -608,10 +611,6 @@ void mmu_flush_all(struct cpu *cpu)
 {
     struct tlb2 *t = cpu->tlb2;
 
-    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
-        cpu->jump_log[idx].count = cpu->code_log[idx].count = CLEAR_LOG_MAX + 1;
-    }
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
     memset(t->large_1g, 0, sizeof(t->large_1g));
