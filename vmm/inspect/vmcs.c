@@ -79,7 +79,8 @@ static void print_word_line(struct inspect_view *view, const char *name, uint64_
 
     fputs("  ", view->out.file);
     out_text(&view->out, OUT_DIM, "%-7s", name);
-    fprintf(view->out.file, "0x%016llx  %s\n", (unsigned long long)value, words_bits(text, bits, value));
+    words_bits(text, bits, value);
+    fprintf(view->out.file, "0x%016llx%s%s\n", (unsigned long long)value, text[0] != '\0' ? "  " : "", text);
 }
 
 static void print_state(struct inspect_view *view, const struct kage_inspect_vcpu *cpu, const struct kage_inspect_field *fields, uint32_t count)
