@@ -263,11 +263,20 @@ static void test_walk_text(void **state)
     char *text = text_of(view_walk, &view, 120, false);
     has_line(text, "  The guest's own tables: 4-level paging, CR3 0x2000");
     has_line(text, "  0x0000000000009010 = PML4 0 . PDPT 0 . PD 0 . PT 9 . offset 0x10");
-    snprintf(line, sizeof(line), "  PT     0x000000005000      9  0x0000000000009067  PWU..AD..  RWXU  0x%012lx", (unsigned long)(uintptr_t)c->memory + 0x5048);
+    /* Side by side: the leaves are in the last line of both. */
+    snprintf(line, sizeof(line), "  PT         9  0x000000005000  0x0000000000009067  PWU..AD..  RWXU  PT        9  0x%016lx  RWXAD WB  RWX",
+             ((unsigned long)(uintptr_t)c->memory + 0x9000) | 0x337);
     has_line(text, line);
+    assert_null(strstr(text, "EPT: guest-physical to host"));
     has_line(text, "  `-> guest-physical 0x9010, a page of 4 KiB, RWXU, dirty");
     snprintf(line, sizeof(line), "  `-> host 0x%lx, by a page of 4 KiB, RWX; memory slot 0", (unsigned long)(uintptr_t)c->memory + 0x9010);
     has_line(text, line);
+    free(text);
+    /* One below the other, with where the guest's entries lie. */
+    text = text_of(view_walk, &view, 100, false);
+    snprintf(line, sizeof(line), "  PT     0x000000005000      9  0x0000000000009067  PWU..AD..  RWXU  0x%012lx", (unsigned long)(uintptr_t)c->memory + 0x5048);
+    has_line(text, line);
+    assert_non_null(strstr(text, "EPT: guest-physical to host"));
     free(text);
 
     view.gva = 0xc0000000;
