@@ -617,18 +617,31 @@ static void test_directories(void **state)
     (void)state;
     snprintf(dir, sizeof(dir), "%s/kage", runtime_dir);
     assert_int_equal(chmod(dir, 0755), 0);
-    int fd = inspect_listen(path);
-    assert_true(fd < 0 || strncmp(path, dir, strlen(dir)) != 0);
-    if (fd >= 0) {
-        close(fd);
-        unlink(path);
-    }
+    assert_int_equal(inspect_listen(path), -1);
     assert_int_equal(chmod(dir, 0700), 0);
     setenv("KAGE_INSPECT", "0", 1);
     inspect_server_start(&server);
     assert_false(server.started);
     inspect_server_stop(&server);
+    /* By the usual rules: first $XDG_RUNTIME_DIR, unless it is of no use. */
+    setenv("XDG_RUNTIME_DIR", runtime_dir, 1);
     unsetenv("KAGE_INSPECT");
+    int fd = inspect_listen(path);
+    assert_true(fd >= 0);
+    assert_memory_equal(path, dir, strlen(dir));
+    close(fd);
+    unlink(path);
+    assert_int_equal(chmod(dir, 0711), 0);
+    fd = inspect_listen(path);
+    assert_true(fd < 0 || strncmp(path, dir, strlen(dir)) != 0);
+    if (fd >= 0) {
+        close(fd);
+        unlink(path);
+    }
+    assert_true(inspect_directory(2, 77, path));
+    assert_string_equal(path, "/tmp/kage-77");
+    assert_false(inspect_directory(3, 77, path));
+    setenv("KAGE_INSPECT", dir, 1);
 }
 
 int main(void)
@@ -653,10 +666,10 @@ int main(void)
     snprintf(runtime_dir, sizeof(runtime_dir), "/tmp/kage-test-XXXXXX");
     if (mkdtemp(runtime_dir) == NULL)
         return 1;
-    setenv("XDG_RUNTIME_DIR", runtime_dir, 1);
-    int result = cmocka_run_group_tests(tests, NULL, NULL);
     char dir[96];
     snprintf(dir, sizeof(dir), "%s/kage", runtime_dir);
+    setenv("KAGE_INSPECT", dir, 1); /* the user may have other VMs */
+    int result = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(dir);
     rmdir(runtime_dir);
     return result;

@@ -57,7 +57,7 @@ void inspect_help(void)
          "  --list            the virtual machines that there are\n"
          "\n"
          "A VM's process listens on DIR/PID.sock, where DIR is $XDG_RUNTIME_DIR/kage, /run/user/UID/kage or /tmp/kage-UID, and answers its\n"
-         "own user and root. KAGE_INSPECT=0 in the environment of `kage run` and `kage kvm` leaves that out.\n"
+         "own user and root. In the environment, of both sides, KAGE_INSPECT=/DIR chooses another directory; KAGE_INSPECT=0 leaves it out.\n"
          "Colour: on a terminal, unless NO_COLOR is set. Lines of Unicode: where the locale is UTF-8.");
 }
 
