@@ -419,6 +419,56 @@ static void test_errors(void **state)
     assert_non_null(strstr(error.text, "no virtual machine"));
 }
 
+/* Answers of a process that means no good: anything goes, so long as it is said calmly. */
+static int ask_noise(void *opaque, struct kage_inspect *look, void *data)
+{
+    static const size_t sizes[KAGE_INSPECT_TOPICS] = {
+        [KAGE_INSPECT_VM] = sizeof(struct kage_inspect_vm), [KAGE_INSPECT_VCPU] = sizeof(struct kage_inspect_vcpu),
+        [KAGE_INSPECT_WALK] = sizeof(struct kage_inspect_walk),
+    };
+    unsigned *seed = opaque;
+    uint32_t bytes = sizes[look->topic] ? (uint32_t)sizes[look->topic] : (uint32_t)rand_r(seed) % (look->bytes < 6000 ? look->bytes : 6000);
+
+    for (uint32_t i = 0; i < bytes; i++)
+        ((uint8_t *)data)[i] = rand_r(seed) % 4 == 0 ? 0x1b : rand_r(seed) % 3 == 0 ? 0xff : (uint8_t)rand_r(seed);
+    if (look->topic == KAGE_INSPECT_VM && rand_r(seed) % 8 != 0) {
+        ((struct kage_inspect_vm *)data)->mmu &= 1;
+        ((struct kage_inspect_vm *)data)->vcpus %= 5;
+    }
+    look->bytes = rand_r(seed) % 16 == 0 ? bytes / 2 : bytes;
+    look->count = (uint32_t)rand_r(seed);
+    look->address = rand_r(seed) % 2 == 0 ? UINT64_MAX : (uint64_t)rand_r(seed) << (rand_r(seed) % 33);
+    return rand_r(seed) % 64 == 0 ? -rand_r(seed) % 140 : 0;
+}
+
+static void test_hostile_answers(void **state)
+{
+    unsigned seed = 7, good = 0;
+
+    (void)state;
+    for (unsigned round = 0; round < 600; round++) {
+        view_topic *topic = round % 8 == 7 ? view_shadow : all_topics[round % 8].topic;
+        struct inspect_view view = { .ask = ask_noise, .opaque = &seed, .cpu = -1, .pid = getpid(), .all = round % 3 == 0, .gva = 0x1000 };
+        struct error error = { "" };
+        char *text = NULL;
+        size_t bytes;
+        view.has_gva = topic == view_walk;
+        view.out = (struct out){ .file = open_memstream(&text, &bytes), .width = 80 + round % 41, .utf8 = round % 2 };
+        if (round / 8 % 2)
+            view.json = json_object();
+        int result = topic(&view, &error);
+        good += result == 0;
+        fclose(view.out.file);
+        assert_true(result == 0 || error.text[0] != '\0');
+        for (const char *p = text; *p != '\0'; p++)
+            assert_true((unsigned char)*p >= ' ' || *p == '\n');
+        json_decref(view.json);
+        free(view.before);
+        free(text);
+    }
+    assert_true(good > 100);
+}
+
 /* ---- The socket ---- */
 
 static char runtime_dir[64];
@@ -656,6 +706,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_json, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_rates, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_errors, client_setup, client_teardown),
+        cmocka_unit_test(test_hostile_answers),
         cmocka_unit_test_setup_teardown(test_server, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_bad_peers, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_other_user, client_setup, client_teardown),

@@ -221,7 +221,7 @@ static void print_list(const struct found *found, bool json, FILE *file)
             fclose(in);
         }
         for (size_t c = 0; c < length; c++) {
-            command[c] = command[c] == '\0' ? ' ' : (unsigned char)command[c] < ' ' || command[c] == 0x7f ? '?' : command[c];
+            command[c] = command[c] == '\0' ? ' ' : (unsigned char)command[c] < ' ' || (unsigned char)command[c] >= 0x7f ? '?' : command[c];
         }
         if (json) {
             json_array_append_new(list, json_pack("{s:i, s:s}", "pid", (int)found->pids[i], "socket", found->paths[i]));

@@ -43,7 +43,7 @@ static void command_of(pid_t pid, char *text, size_t room)
     }
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
-        text[i] = (char)(c == '\0' ? ' ' : c < ' ' || c == 0x7f ? '?' : c);
+        text[i] = (char)(c == '\0' ? ' ' : c < ' ' || c >= 0x7f ? '?' : c);
     }
     while (length > 0 && text[length - 1] == ' ') {
         length--;
@@ -145,7 +145,7 @@ int view_overview(struct inspect_view *view, struct error *error)
 {
     struct kage_inspect_vm vm;
 
-    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0) {
+    if (view_vm(view, &vm, error) != 0) {
         return -1;
     }
     struct kage_inspect_vcpu *cpus = calloc(vm.vcpus + 1, sizeof(*cpus));
@@ -154,7 +154,7 @@ int view_overview(struct inspect_view *view, struct error *error)
     }
     int result = 0;
     for (uint32_t i = 0; i < vm.vcpus && result == 0; i++) {
-        result = view_one(view, KAGE_INSPECT_VCPU, i, &cpus[i], sizeof(cpus[i]), error);
+        result = view_vcpu(view, i, &cpus[i], error);
     }
     if (result == 0) {
         (view->json != NULL ? overview_json : overview_text)(view, &vm, cpus);

@@ -420,13 +420,15 @@ int view_walk(struct inspect_view *view, struct error *error)
     struct kage_inspect_vm vm;
     void *data;
 
-    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0 ||
-        view_one(view, KAGE_INSPECT_VCPU, view_cpu(view), &cpu, sizeof(cpu), error) != 0 || view_ask(view, &ask, &data, error) != 0) {
+    if (view_vm(view, &vm, error) != 0 ||
+        view_vcpu(view, view_cpu(view), &cpu, error) != 0 || view_ask(view, &ask, &data, error) != 0) {
         return -1;
     }
     bool whole = ask.bytes == sizeof(walk);
     if (whole) {
         memcpy(&walk, data, sizeof(walk));
+        walk.page_shift &= 63;
+        walk.second_page_shift &= 63;
     }
     free(data);
     if (!whole) {
