@@ -222,6 +222,8 @@ struct cpu {
     uint32_t bounce_len, bounce_state;
     bool holds_code_lock; /* of the VM, while it reads guest memory */
     void *escape[5];      /* __builtin_setjmp: where the thread goes when guest memory turns out to be gone */
+    const void *gone;     /* where it was, of an EPT violation that such memory made; else NULL */
+    bool gone_write;
     bool bounce_alone; /* the other vCPUs stand still until its commit */
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */

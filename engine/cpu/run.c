@@ -688,6 +688,7 @@ void cpu_run(struct cpu *cpu)
     uint64_t host_gs;
 
     cpu->vmcs.exit_reason = NO_EXIT;
+    cpu->gone = NULL;
     cpu->sti_slow = cpu_window_wanted(cpu);
     enter_guest(cpu);
     cpu_flush_if_asked(cpu); /* memory may have changed on the way here, and the event below is delivered first */
@@ -701,7 +702,7 @@ void cpu_run(struct cpu *cpu)
             cpu->holds_code_lock = false;
             pthread_mutex_unlock(&cpu->vm->lock);
         }
-        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, 0, 0);
+        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, cpu->gone_write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ, 0);
     }
     cpu->run_unshared = false;
     cpu_access_abandon(cpu);

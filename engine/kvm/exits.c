@@ -275,6 +275,8 @@ static int exit_ept_violation(struct kvm_vcpu *vcpu)
 {
     if (kvm_dirty_ring_is_full(vcpu))
         return KVM_RUN_ENTER;
+    if (vcpu->cpu->gone)
+        vcpu->cpu->vmcs.guest_physical_address = kvm_memslot_gpa(vcpu->vm, (hva_t)(uintptr_t)vcpu->cpu->gone);
     kvm_error_set(&vcpu->error, "vCPU %u: the memory behind guest address 0x%llx is gone (rip 0x%llx)", vcpu->id,
                   (unsigned long long)vcpu->cpu->vmcs.guest_physical_address,
                   (unsigned long long)vcpu->cpu->vmcs.guest_rip);

@@ -52,6 +52,19 @@ struct kvm_memslot *kvm_memslot_find(struct kvm_memslots *memslots, gpa_t gpa)
     return NULL;
 }
 
+gpa_t kvm_memslot_gpa(struct kvm_vm *vm, hva_t hva)
+{
+    struct kvm_memslots *memslots = &vm->memslots;
+    gpa_t gpa = UINT64_MAX;
+
+    pthread_mutex_lock(&memslots->mmu_lock);
+    for (size_t i = 0; i < memslots->count && gpa == UINT64_MAX; i++)
+        if (hva >= memslots->slots[i].hva && hva - memslots->slots[i].hva < memslots->slots[i].bytes)
+            gpa = memslots->slots[i].gpa + (hva - memslots->slots[i].hva);
+    pthread_mutex_unlock(&memslots->mmu_lock);
+    return gpa;
+}
+
 unsigned kvm_memslot_level(const struct kvm_memslot *slot, gpa_t gpa)
 {
     if (slot->flags & KVM_MEM_LOG_DIRTY_PAGES)

@@ -39,7 +39,9 @@ struct kvm_pending_pio {
     bool active, in;
     uint8_t size;
     uint16_t port;
-    uint32_t count, done; /* elements at the client, and those before them */
+    uint32_t count, done; /* elements at the client, and those before them; count 0: all are there, what is left is to store them */
+    uint64_t qualification; /* then, of its exit */
+    uint32_t instruction_info, instruction_len;
 };
 
 struct kvm_vcpu_exception {

@@ -13,6 +13,7 @@
 #define TLB2_BITS 13
 #define TLB2_SIZE (1u << TLB2_BITS)
 #define PDE_CACHE_SIZE 256u
+#define PDPTE_CACHE_SIZE 32u
 #define PHYS_CACHE_SIZE 512u
 #define PCID_COUNT 4096u
 
@@ -24,10 +25,11 @@ struct tlb2_entry {
     uint32_t flags; /* MAP_* */
 };
 
-struct pde_cache_entry {
-    uint64_t region; /* va >> 21 */
+/* An entry of the paging-structure caches (SDM 3A 4.10.3): of PDEs and of PDPTEs that lead to a table. */
+struct walk_cache_entry {
+    uint64_t region; /* va >> 21, va >> 30 */
     uint64_t stamp;
-    gpa_t table;     /* of the page table */
+    gpa_t table;     /* the page table, the page directory */
     uint32_t flags;  /* MAP_USER, MAP_WRITE, MAP_NX accumulated above it */
 };
 
@@ -49,7 +51,7 @@ struct tlb2 {
     uint64_t large_2m[64], large_1g[64]; /* regions with large pages: INVLPG of one must reach all its pieces */
     uint64_t global_low[64]; /* pages of the user half that are global, and were kept under the PCIDs that used them */
     struct tlb2_entry entries[TLB2_SIZE];
-    struct pde_cache_entry pde_cache[PDE_CACHE_SIZE];
+    struct walk_cache_entry pde_cache[PDE_CACHE_SIZE], pdpte_cache[PDPTE_CACHE_SIZE];
     struct phys_cache_entry phys_cache[PHYS_CACHE_SIZE];
 };
 

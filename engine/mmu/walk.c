@@ -115,9 +115,25 @@ static bool swap_entry(uint8_t *p, unsigned bytes, uint64_t from, uint64_t to)
                                        __ATOMIC_RELAXED);
 }
 
-static struct pde_cache_entry *pde_slot(struct tlb2 *t, gva_t va)
+static struct walk_cache_entry *pde_slot(struct tlb2 *t, gva_t va)
 {
     return &t->pde_cache[va >> 21 & (PDE_CACHE_SIZE - 1)];
+}
+
+static struct walk_cache_entry *pdpte_slot(struct tlb2 *t, gva_t va)
+{
+    return &t->pdpte_cache[(va >> 30 ^ va >> 39) & (PDPTE_CACHE_SIZE - 1)];
+}
+
+/* The lowest entry of the caches that a walk may start from, or NULL. */
+static struct walk_cache_entry *cached_entry(struct tlb2 *t, gva_t va)
+{
+    struct walk_cache_entry *pde = pde_slot(t, va), *pdpte = pdpte_slot(t, va);
+
+    if (pde->stamp == t->pde && pde->region == va >> 21) {
+        return pde;
+    }
+    return pdpte->stamp == t->pde && pdpte->region == va >> 30 ? pdpte : NULL;
 }
 
 /*
@@ -197,18 +213,17 @@ restart:;
     uint32_t flags = MAP_USER | MAP_WRITE;
     uint64_t root = f.pae ? r->pdpte[va >> 30 & 3] : r->cr3;
     gpa_t table = table_address(&f, root);
-    struct pde_cache_entry *pde = pde_slot(t, va);
-    struct pde_cache_entry found = {.stamp = 0};
     bool caches = f.index_bits == 9 && (how & WALK_CACHED) != 0;
-    bool cached = caches && pde->stamp == t->pde && pde->region == va >> 21;
+    struct walk_cache_entry *cached = caches ? cached_entry(t, va) : NULL;
+    struct walk_cache_entry found[2] = {{.stamp = 0}, {.stamp = 0}}; /* a PDE, a PDPTE */
 
-    if (cached) {
-        level = 1;
-        table = pde->table;
-        flags = pde->flags;
+    if (cached != NULL) {
+        level = cached >= t->pdpte_cache && cached < t->pdpte_cache + PDPTE_CACHE_SIZE ? 2 : 1;
+        table = cached->table;
+        flags = cached->flags;
     }
     w->top = w->level = level;
-    if (f.pae && !cached && (root & X86_PTE_P) == 0) {
+    if (f.pae && cached == NULL && (root & X86_PTE_P) == 0) {
         w->error = walk_error_bits(r, access, idx);
         return MMU_FAULT;
     }
@@ -247,8 +262,8 @@ restart:;
             break;
         }
         table = table_address(&f, e);
-        if (level == 2 && caches) {
-            found = (struct pde_cache_entry){.region = va >> 21, .stamp = t->pde, .table = table, .flags = flags};
+        if (caches && (level == 2 || level == 3)) {
+            found[level - 2] = (struct walk_cache_entry){.region = va >> (level == 2 ? 21 : 30), .stamp = t->pde, .table = table, .flags = flags};
         }
     }
     if (!walk_rights_allow(r->cr0, r->cr4, flags, access, idx)) {
@@ -258,8 +273,11 @@ restart:;
     if ((how & WALK_QUIET) == 0 && !mark(cpu, &f, w, access == MMU_WRITE)) {
         goto restart;
     }
-    if (found.stamp != 0) {
-        *pde = found; /* only now has every level above its accessed bit */
+    if (found[0].stamp != 0) { /* only now has every level above its accessed bit */
+        *pde_slot(t, va) = found[0];
+    }
+    if (found[1].stamp != 0) {
+        *pdpte_slot(t, va) = found[1];
     }
     uint64_t e = w->step[level].entry;
     w->page_shift = KAGE_PAGE_SHIFT + f.index_bits * (level - 1);
@@ -272,8 +290,8 @@ restart:;
 
 refused:
     /* A page fault drops what is cached for its address (SDM 3A 4.10.4.1): it must say what memory says now. */
-    if (cached) {
-        pde->stamp = 0;
+    if (cached != NULL) {
+        cached->stamp = 0;
         goto restart;
     }
     return MMU_FAULT;

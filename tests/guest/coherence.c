@@ -62,7 +62,7 @@ static bool has_pcid, has_invpcid;
 static uint64_t seed;
 
 struct flush {
-    enum { FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE } kind;
+    enum { FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE, BY_FAULT } kind;
     unsigned space;
     uint64_t va;
 };
@@ -72,6 +72,7 @@ static struct cpu {
     uint64_t random, token;
     unsigned index, space;
     unsigned floor[SLOTS_MAX][PER_SLOT];
+    uint8_t floor_by[SLOTS_MAX]; /* the last flush that took the slot in: for messages */
     unsigned long accesses, faults, stale, changes;
     /* what the others are asked to flush */
     volatile struct flush request;
@@ -277,10 +278,13 @@ static void flush(struct cpu *c, const struct flush *f)
     for (unsigned i = 0; i < slot_count; i++)
         flushed[i] = flushes(c, f, &slots[i]); /* after the versions were noted: see is_large() */
     flush_do(c, f);
-    for (unsigned i = 0; i < slot_count; i++)
+    for (unsigned i = 0; i < slot_count; i++) {
         for (unsigned n = 0; flushed[i] && n < PER_SLOT; n++)
             if (before[i][n] > c->floor[i][n])
                 c->floor[i][n] = before[i][n];
+        if (flushed[i])
+            c->floor_by[i] = (uint8_t)f->kind;
+    }
 }
 
 static bool flush_is_possible(const struct cpu *c, const struct flush *f)
@@ -398,11 +402,13 @@ static void report(struct cpu *c, const struct slot *s, enum kind kind, bool use
                    const char *what)
 {
     static const char *const names[] = {"read", "write", "fetch"};
+    static const char *const flush_names[] = {"INVLPG", "INVPCID 0", "MOV CR3 or INVPCID 1", "INVPCID 2", "INVPCID 3", "CR4.PGE", "a fault"};
     while (__atomic_exchange_n(&print_locked, 1, __ATOMIC_ACQUIRE))
         cpu_pause();
     if (failures++ < 4) {
-        print("cpu %u slot %u va %lx space %u of %u, %s %s: error %lx cr2 %lx value %lx token %lx: %s\n", c->index, (uint32_t)(s - slots),
-              s->va, (uint32_t)s->space, c->space, user ? "user" : "kernel", names[kind], seen->error, c->cr2, seen->value, seen->token, what);
+        print("cpu %u slot %u va %lx space %u of %u, last flushed by %s, %s %s: error %lx cr2 %lx value %lx token %lx: %s\n", c->index,
+              (uint32_t)(s - slots), s->va, (uint32_t)s->space, c->space, flush_names[c->floor_by[s - slots]], user ? "user" : "kernel",
+              names[kind], seen->error, c->cr2, seen->value, seen->token, what);
         for (unsigned n = 0; n < PER_SLOT; n++) {
             const struct cell *cell = slot_cell(s, n);
             if (!cell)
@@ -471,6 +477,7 @@ static void access_slot(struct cpu *c, const struct slot *s)
     for (unsigned n = 0; n < PER_SLOT; n++)
         if (slot_cell(s, n) && w[n].before > c->floor[s - slots][n])
             c->floor[s - slots][n] = w[n].before;
+    c->floor_by[s - slots] = BY_FAULT;
 }
 
 static void switch_space(struct cpu *c, unsigned space, bool keep)

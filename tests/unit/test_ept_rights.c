@@ -94,6 +94,7 @@ static int setup(void **state)
     w.cpu->vm = &w.vm;
     w.cpu->stats = w.cpu->own_stats;
     w.cpu->ops = &fake_ops;
+    w.cpu->vmcs.proc_based_ctls2 = VMX_PROC2_EPT;
     w.cpu->vmcs.ept_pointer = ept_pointer(w.ept);
     w.cpu->vmcs.guest_cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP;
     w.cpu->vmcs.guest_cr3 = PML4;

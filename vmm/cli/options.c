@@ -260,6 +260,21 @@ static int options_apply_memory(struct options *options, const char *argument, s
     return options_apply_list(options, "-m", "size", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
+static int options_apply_mem_path(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->ram_backing.path = argument;
+    return 0;
+}
+
+static int options_apply_mem_prealloc(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->ram_backing.prealloc = true;
+    return 0;
+}
+
 static int options_set_count(const char *name, const char *value, unsigned *count, struct error *error)
 {
     uint64_t number;
@@ -617,6 +632,8 @@ static const struct options_option {
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
     {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor (host); '-cpu help' lists models and features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
+    {"mem-path", "PATH", "guest memory from a file, or from one without a name in a directory (hugetlbfs)", options_apply_mem_path},
+    {"mem-prealloc", NULL, "allocate all guest memory at the start", options_apply_mem_prealloc},
     {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/ram.h"
 #include "util/error.h"
 #include "vcpu/cpuid.h"
 #include "vcpu/topology.h"
@@ -31,6 +32,7 @@ struct options {
     struct cpu_model cpu_model;
     struct cpu_topology smp;
     uint64_t ram_bytes;
+    struct ram_backing ram_backing;
     const char *kernel; /* strings point into argv */
     const char *initrd;
     const char *append;

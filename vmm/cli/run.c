@@ -208,6 +208,7 @@ int run_machine(const struct options *options, struct error *error)
         .config =
             {
                 .ram_bytes = options->ram_bytes,
+                .ram_backing = options->ram_backing,
                 .cpu_model = options->cpu_model,
                 .smp = options->smp,
                 .kernel = options->kernel,

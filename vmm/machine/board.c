@@ -43,7 +43,7 @@ int board_init_ram(struct machine *machine, struct error *error)
     if (bytes < BOARD_RAM_MIN) {
         return error_set(error, "-m: %" PRIu64 " bytes of memory; a guest needs at least %" PRIu64 " MiB", bytes, BOARD_RAM_MIN >> 20);
     }
-    return ram_init(&machine->ram, bytes, error);
+    return ram_init(&machine->ram, bytes, &machine->config->ram_backing, error);
 }
 
 int board_init_vm(struct machine *machine, struct error *error)

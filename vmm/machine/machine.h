@@ -49,6 +49,7 @@ struct machine_config {
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     struct loop *loop; /* stopped when the machine's power goes */
     uint64_t ram_bytes;
+    struct ram_backing ram_backing;
     struct cpu_model cpu_model;
     struct cpu_topology smp;
     const char *kernel;
