@@ -180,7 +180,8 @@ struct kage_inspect_tlb_entry {
 struct kage_inspect_tlb {
     __u32 first_size, second_size;      /* entries of one bank, and of the second level */
     __u32 first_valid[3][2];            /* by regime: reads, writes */
-    __u32 pde_size, pde_valid;          /* cached upper levels of the guest's walk */
+    __u32 pde_size, pde_valid;          /* cached ways to the guest's page tables */
+    __u32 pdpte_size, pdpte_valid;      /* and to its page directories */
     __u32 phys_size, phys_valid;        /* cached walks of the second dimension */
     __u32 pcid, pcids;                  /* the current one; those that have valid entries to come */
     __u64 misses, second_misses;        /* of the first level; of both: walks */
