@@ -15,6 +15,8 @@ static const struct { int number; const char *text; } reasons[] = {
     {EOPNOTSUPP, "not with the MMU that this virtual machine has"},
     {EINVAL, "there is no such processor"},
     {ECONNREFUSED, "it has ended"},
+    {ECONNRESET, "it has ended"},
+    {EPIPE, "it has ended"},
     {ENOENT, "it has ended"},
     {EAGAIN, "it does not answer"},
 };
