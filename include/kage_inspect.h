@@ -140,7 +140,8 @@ struct kage_inspect_walk {
 #define KAGE_WALK_GLOBAL (1u << 5)
 #define KAGE_WALK_DIRTY (1u << 6)
 #define KAGE_WALK_TLB (1u << 7)          /* the second-level TLB holds it */
-#define KAGE_WALK_SHADOW (1u << 8)       /* second[] is of shadow tables, else of the EPT (which in a VM with shadow tables the engine walks, not the processor) */
+/* second[] is of shadow tables; else of the EPT, which in a VM with shadow tables the engine walks, not the processor. */
+#define KAGE_WALK_SHADOW (1u << 8)
 
 enum kage_inspect_paging {
     KAGE_PAGING_NONE, KAGE_PAGING_32, KAGE_PAGING_PAE, KAGE_PAGING_4LEVEL, KAGE_PAGING_5LEVEL

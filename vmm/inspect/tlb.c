@@ -99,8 +99,8 @@ static void print_expected(struct inspect_view *view, const struct kage_inspect_
     fputc('\n', out->file);
     out_paragraph(out, OUT_PLAIN, "Without a walk the current address space (PCID %u) reaches %s, of it %s by the first level alone.", tlb->pcid,
                   out_bytes(a, (uint64_t)here << 12), out_bytes(b, (uint64_t)at_once << 12));
-    out_paragraph(out, OUT_PLAIN, "Of %s misses of the first level %.1f%% found their page in the second; %s walked. Flushed %s times.", out_count(a, tlb->misses),
-                  percent(tlb->misses - tlb->second_misses, tlb->misses), out_count(b, tlb->second_misses), out_count(c, tlb->flushes));
+    out_paragraph(out, OUT_PLAIN, "Of %s misses of the first level %.1f%% found their page in the second; %s walked. Flushed %s times.",
+                  out_count(a, tlb->misses), percent(tlb->misses - tlb->second_misses, tlb->misses), out_count(b, tlb->second_misses), out_count(c, tlb->flushes));
     for (unsigned i = 0; i < n; i++) {
         size_t length = strlen(owners);
         if (shares[i].global) {
