@@ -7,8 +7,9 @@
 need_guest cloud/vmlinuz
 : "${GUEST_PROGS:=build/tests/system/guest-progs}"
 kernel=$CACHE/cloud/vmlinuz
-mkdir -m 700 "$work/run"
-export XDG_RUNTIME_DIR="$work/run" LC_ALL=C.UTF-8
+# The user may have other VMs.
+dir=$work/run
+export KAGE_INSPECT="$dir" LC_ALL=C.UTF-8
 pids=
 put_away() {
 	for _pid in $pids; do kill -9 "$_pid" 2>/dev/null; done
@@ -151,9 +152,9 @@ for mmu in shadow ept; do
 		fail "the guest under kage run, $mmu, speaks" "$log"
 	fi
 done
-check "a socket will do for a name" inspect "$XDG_RUNTIME_DIR/kage/$pid.sock" slots
+check "a socket will do for a name" inspect "$dir/$pid.sock" slots
 check "the only VM needs no name" inspect
-check "the directory is the user's own" [ "$(stat -c %a "$XDG_RUNTIME_DIR/kage")" = 700 ]
+check "the directory is the user's own" [ "$(stat -c %a "$dir")" = 700 ]
 
 # ---- Two VMs, and ends ----
 
@@ -166,17 +167,17 @@ check "of two VMs one must be chosen" grep -q "2 virtual machines run: say which
 check "both are listed" [ "$(inspect --list | grep -c "^ *\($pid\|$second\) ")" = 2 ]
 kill -TERM "$second"
 ended "$second"
-check "one that has ended leaves nothing" [ ! -e "$XDG_RUNTIME_DIR/kage/$second.sock" ]
+check "one that has ended leaves nothing" [ ! -e "$dir/$second.sock" ]
 kill -9 "$pid"
 ended "$pid"
-check "one that was killed leaves its socket" [ -S "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+check "one that was killed leaves its socket" [ -S "$dir/$pid.sock" ]
 ! inspect >"$work/out" 2>&1
 check "which is then not taken for a VM" grep -q 'no virtual machine of yours runs' "$work/out"
-check "and goes away" [ ! -e "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+check "and goes away" [ ! -e "$dir/$pid.sock" ]
 KAGE_INSPECT=0 "$KAGE" run -m 256M -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic </dev/null >"$work/log2" 2>&1 &
 pids=$!
 await "$work/log2" '^kage: init$' || fail "a third guest speaks" "$work/log2"
-check "KAGE_INSPECT=0 leaves the socket out" [ -z "$(ls "$XDG_RUNTIME_DIR/kage")" ]
+check "KAGE_INSPECT=0 leaves the socket out" [ -z "$(ls "$dir")" ]
 put_away
 
 # ---- A machine that resets ----
@@ -240,7 +241,7 @@ if await "$log" '^pagemap: done$'; then
 	check "its descriptors are its own" [ "$(find "/proc/$pid/fd" -lname 'socket:*' | wc -l)" = 0 ]
 	monitor quit nothing >/dev/null
 	ended "$pid"
-	check "QEMU that has quit leaves nothing" [ ! -e "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+	check "QEMU that has quit leaves nothing" [ ! -e "$dir/$pid.sock" ]
 else
 	fail "the guest in QEMU speaks" "$log"
 fi
