@@ -13,79 +13,16 @@
  * Argument: rounds of each processor in thousands, processors from bit 16 on, seed from bit 32 on (0: of the clock); bit 63: the lower
  * half of the addresses alone.
  */
-#include "smp.h"
+#include "coherence.h"
 
-#define CPUS ((unsigned)(guest_arg >> 16 & 0xff))
-#define ROUNDS ((unsigned)(guest_arg & 0xffff) * 1000)
-#define VEC_SHOOT 0x71u
-#define LOG 256u         /* versions that a cell remembers */
-#define SPACES 3u
-#define NOFLUSH (1ull << 63)
-#define LEAF_BITS (PTE_A | PTE_D)
-#define SIZE_2M 0x200000ull
-#define SIZE_1G 0x40000000ull
-#define BIG_BASE 0x800000ull /* 2 MiB frames from here on */
-#define BIG_FRAMES 8u
-#define SUB_1G 0x1c00000ull  /* what is accessed of a 1 GiB page */
-#define CODE_OFFSET 0x800u
-
-struct cell {
-    volatile uint64_t *entry;
-    volatile unsigned started, committed, locked;
-    uint64_t log[LOG];
-    unsigned level;       /* of the entry */
-    bool global;
-    uint64_t frames[BIG_FRAMES];
-    unsigned frame_count;
-    uint64_t tables[2];   /* that it may lead to instead; 0: none */
-    unsigned first_slot, slot_count; /* slots that it is the upper, or the only, cell of */
-};
-
-struct slot {
-    uint64_t va, sub;          /* sub: offset in a large page */
-    struct cell *upper;        /* NULL: fixed */
-    struct cell *lower[2];     /* by table of the upper cell */
-    uint64_t fixed;            /* entry below a 1 GiB cell's table */
-    int space;                 /* -1: global */
-    bool may_write, may_fetch;
-};
-
-enum { CELLS_MAX = 64, SLOTS_MAX = 64, PER_SLOT = 3 };
-static struct cell cells[CELLS_MAX];
-static struct slot slots[SLOTS_MAX];
-static unsigned cell_count, slot_count;
-/* The same address in each space; or a global one, three times the same. The processors work on a few at a time. */
-static struct slot *groups[SLOTS_MAX][SPACES];
-static unsigned group_count;
-static uint64_t *roots[SPACES];
+struct cpu cpus[CPUS_MAX];
 static bool has_pcid, has_invpcid;
 static uint64_t seed;
-
-struct flush {
-    enum { FLUSH_PAGE, FLUSH_PCID_PAGE, FLUSH_PCID, FLUSH_ALL, FLUSH_NOT_GLOBAL, FLUSH_PGE, BY_FAULT } kind;
-    unsigned space;
-    uint64_t va;
-};
-
-static struct cpu {
-    uint64_t rsp, error, cr2, busy; /* coherence_access.S; GS base points here */
-    uint64_t random, token;
-    unsigned index, space;
-    unsigned floor[SLOTS_MAX][PER_SLOT];
-    uint8_t floor_by[SLOTS_MAX]; /* the last flush that took the slot in: for messages */
-    unsigned long accesses, faults, stale, changes;
-    /* what the others are asked to flush */
-    volatile struct flush request;
-    volatile unsigned asked, acks, seen[CPUS_MAX];
-} __attribute__((aligned(64))) cpus[CPUS_MAX];
-_Static_assert(offsetof(struct cpu, busy) == 24, "coherence_access.S");
-
 static struct tss tss_of[CPUS_MAX];
 static uint8_t stacks[CPUS_MAX][4096] __attribute__((aligned(16)));
 USER_DATA static uint8_t user_stacks[CPUS_MAX][256] __attribute__((aligned(16), used));
 static volatile unsigned failures, print_locked, ready, finished;
 
-enum kind { READ, WRITE, FETCH };
 uint64_t coherence_access(uint64_t fn, uint64_t va, uint64_t value);
 uint64_t coherence_user(uint64_t fn, uint64_t va, uint64_t value, uint64_t stack);
 extern uint8_t coherence_pf[], coherence_ud[];
@@ -109,92 +46,7 @@ static bool one_in(struct cpu *c, unsigned n)
     return below(c, n) == 0;
 }
 
-/* ---- what the manual allows ---- */
-
-struct seen {
-    uint64_t error; /* ~0: none */
-    uint64_t value; /* that was read, or returned by the code */
-    uint64_t token; /* that was written */
-};
-
-static uint64_t leaf_size(unsigned level)
-{
-    return 1ull << (3 + 9 * level);
-}
-
-/* Does the translation by these entries, the last one a page, give what was seen? */
-static bool explains(const struct cpu *c, const struct slot *s, enum kind kind, bool user, uint64_t upper, uint64_t leaf, unsigned level,
-                     const struct seen *seen)
-{
-    const uint64_t both = upper & leaf, error = (kind == WRITE ? PF_W : 0) | (user ? PF_U : 0) | (kind == FETCH ? PF_I : 0);
-    const bool denied = (user && !(both & PTE_U)) || (kind == WRITE && !(both & PTE_W)) || (kind == FETCH && ((upper | leaf) & PTE_NX));
-    if (denied)
-        return seen->error == (error | PF_P);
-    if (seen->error != ~0ull)
-        return false;
-    const uint64_t frame = (leaf & PTE_ADDR & ~(leaf_size(level) - 1)) + (s->sub & (leaf_size(level) - 1));
-    if (kind == WRITE)
-        return *(volatile uint64_t *)(frame + 64 * (c->index + 1)) == seen->token;
-    return seen->value == frame >> 12;
-}
-
-static uint64_t absent_error(enum kind kind, bool user)
-{
-    return (kind == WRITE ? PF_W : 0) | (user ? PF_U : 0) | (kind == FETCH ? PF_I : 0);
-}
-
-struct window {
-    unsigned floor, before, after; /* versions: cached ones from floor on; what was in memory from before on */
-};
-
-static bool lower_explains(const struct cpu *c, const struct slot *s, enum kind kind, bool user, uint64_t upper, unsigned which,
-                           const struct window *w, const struct seen *seen)
-{
-    const struct cell *cell = s->lower[which];
-    for (unsigned j = w->floor; j <= w->after; j++) {
-        const uint64_t e = cell->log[j % LOG];
-        if (!(e & PTE_P)) {
-            if (j >= w->before && seen->error == absent_error(kind, user))
-                return true;
-            continue;
-        }
-        if (explains(c, s, kind, user, upper, e, 1, seen))
-            return true;
-    }
-    return false;
-}
-
-static bool is_allowed(const struct cpu *c, const struct slot *s, enum kind kind, bool user, const struct window w[PER_SLOT],
-                       const struct seen *seen)
-{
-    if (!s->upper)
-        return lower_explains(c, s, kind, user, PTE_W | PTE_U, 0, &w[1], seen);
-    for (unsigned i = w[0].floor; i <= w[0].after; i++) {
-        const uint64_t e = s->upper->log[i % LOG];
-        if (!(e & PTE_P)) {
-            if (i >= w[0].before && seen->error == absent_error(kind, user))
-                return true;
-        } else if (e & PTE_PS) {
-            if (explains(c, s, kind, user, PTE_W | PTE_U, e, s->upper->level, seen))
-                return true;
-        } else if (s->fixed) {
-            if (explains(c, s, kind, user, e, s->fixed, 2, seen))
-                return true;
-        } else {
-            const unsigned which = (e & PTE_ADDR) == s->upper->tables[1];
-            if (lower_explains(c, s, kind, user, e, which, &w[1 + which], seen))
-                return true;
-        }
-    }
-    return false;
-}
-
 /* ---- flushes ---- */
-
-static struct cell *slot_cell(const struct slot *s, unsigned i)
-{
-    return i == 0 ? s->upper : s->lower[i - 1];
-}
 
 /* Was the address mapped by large pages or not at all, since the slot's floor? Then INVLPG of any of its addresses flushes it. */
 static bool is_large(const struct cpu *c, const struct slot *s)
@@ -423,28 +275,6 @@ static void report(struct cpu *c, const struct slot *s, enum kind kind, bool use
     __atomic_store_n(&print_locked, 0, __ATOMIC_RELEASE);
 }
 
-/* With one translation possible, its entries have the flags that the access sets, and are otherwise what was written. */
-static bool flags_good(const struct slot *s, enum kind kind, const struct window w[PER_SLOT])
-{
-    const uint64_t upper = s->upper ? s->upper->log[w[0].after % LOG] : 0;
-    const bool has_leaf = !s->upper || (!(upper & PTE_PS) && !s->fixed);
-    const unsigned which = s->upper && (upper & PTE_ADDR) == s->upper->tables[1] ? 2 : 1;
-    if (s->upper) {
-        if (w[0].floor != w[0].after)
-            return true;
-        const uint64_t now = *s->upper->entry, must = PTE_A | (kind == WRITE && (upper & PTE_PS) ? PTE_D : 0);
-        if (s->upper->started == w[0].after && ((now & must) != must || ((now ^ upper) & ~LEAF_BITS)))
-            return false;
-    }
-    if (has_leaf && w[which].floor == w[which].after) {
-        const struct cell *cell = s->lower[which - 1];
-        const uint64_t e = cell->log[w[which].after % LOG], now = *cell->entry, must = PTE_A | (kind == WRITE ? PTE_D : 0);
-        if (cell->started == w[which].after && ((now & must) != must || ((now ^ e) & ~LEAF_BITS)))
-            return false;
-    }
-    return true;
-}
-
 static void access_slot(struct cpu *c, const struct slot *s)
 {
     const bool user = one_in(c, 3);
@@ -555,145 +385,6 @@ static void cpu_work(unsigned index, uint64_t rounds)
     write_cr3((uint64_t)roots[0]);
     write_cr4(read_cr4() & ~(uint64_t)CR4_PCIDE);
     write_cr3((uint64_t)root_table);
-}
-
-/* ---- the tables ---- */
-
-static void frame_init(uint64_t frame)
-{
-    uint8_t *code = (uint8_t *)frame + CODE_OFFSET; /* mov $number, %eax; ret */
-    *(uint64_t *)frame = frame >> 12;
-    code[0] = 0xb8;
-    memcpy(code + 1, &(uint32_t){(uint32_t)(frame >> 12)}, 4);
-    code[5] = 0xc3;
-}
-
-static struct cell *cell_new(uint64_t *entry, unsigned level, bool global)
-{
-    struct cell *c = &cells[cell_count++];
-    c->entry = entry;
-    c->level = level;
-    c->global = global;
-    return c;
-}
-
-/* The first version; the second time is not needed, as nobody runs yet. */
-static void cell_begin(struct cell *c)
-{
-    c->log[0] = PTE_P | PTE_W | PTE_U;
-    if (c->frame_count)
-        c->log[0] |= c->frames[0] | (c->level > 1 ? PTE_PS : 0) | (c->global ? PTE_G : 0);
-    else
-        c->log[0] |= c->tables[0];
-    *c->entry = c->log[0];
-}
-
-static void small_frames(struct cell *c)
-{
-    for (c->frame_count = 0; c->frame_count < 3; c->frame_count++) {
-        c->frames[c->frame_count] = (uint64_t)table_alloc();
-        frame_init(c->frames[c->frame_count]);
-    }
-    cell_begin(c);
-}
-
-static struct slot *slot_new(uint64_t va, int space, unsigned kinds)
-{
-    struct slot *s = &slots[slot_count++];
-    *s = (struct slot){.va = va, .space = space, .may_write = kinds & 1, .may_fetch = kinds & 2};
-    return s;
-}
-
-/* Slots are made in the same order for each space: `group` counts up with them. */
-static void group_add(struct slot *s, unsigned group)
-{
-    for (unsigned space = 0; space < SPACES; space++)
-        if (s->space < 0 || (unsigned)s->space == space)
-            groups[group][space] = s;
-    if (group >= group_count)
-        group_count = group + 1;
-}
-
-static void small_slot(uint64_t *root, uint64_t va, int space, unsigned kinds)
-{
-    struct slot *s = slot_new(va, space, kinds);
-    s->lower[0] = cell_new(pte_of(root, va, 1), 1, space < 0);
-    small_frames(s->lower[0]);
-}
-
-/* 2 MiB at va: pages, or two tables, or either; two slots in it. */
-static void large_slots(uint64_t *root, uint64_t va, int space, bool pages, bool tables)
-{
-    static const unsigned subs[2] = {3, 0x1f0};
-    struct cell *cell = cell_new(pte_of(root, va, 2), 2, space < 0);
-    uint64_t *table[2] = {NULL, NULL};
-    for (; pages && cell->frame_count < BIG_FRAMES; cell->frame_count++)
-        cell->frames[cell->frame_count] = BIG_BASE + cell->frame_count * SIZE_2M;
-    for (unsigned i = 0; tables && i < 2; i++)
-        cell->tables[i] = (uint64_t)(table[i] = table_alloc());
-    for (unsigned i = 0; i < 2; i++) {
-        struct slot *s = slot_new(va + (subs[i] << 12), space, 1 + i);
-        s->upper = cell;
-        s->sub = subs[i] << 12;
-        for (unsigned n = 0; n < cell->frame_count; n++)
-            frame_init(cell->frames[n] + s->sub);
-        for (unsigned n = 0; tables && n < 2; n++) {
-            s->lower[n] = cell_new(&table[n][subs[i]], 1, space < 0);
-            small_frames(s->lower[n]);
-        }
-    }
-    cell_begin(cell);
-}
-
-/* 1 GiB at va: pages, or a directory with a 2 MiB page. */
-static void huge_slot(uint64_t *root, uint64_t va, int space)
-{
-    struct cell *cell = cell_new(pte_of(root, va, 3), 3, space < 0);
-    uint64_t *directory = table_alloc();
-    struct slot *s = slot_new(va + SUB_1G + 0x5000, space, 1);
-    for (cell->frame_count = 0; cell->frame_count < 3; cell->frame_count++) {
-        cell->frames[cell->frame_count] = cell->frame_count * SIZE_1G;
-        frame_init(cell->frames[cell->frame_count] + SUB_1G + 0x5000);
-    }
-    s->upper = cell;
-    s->sub = SUB_1G + 0x5000;
-    s->fixed = BIG_BASE | PTE_P | PTE_W | PTE_U | PTE_PS;
-    frame_init(BIG_BASE + 0x5000);
-    directory[s->va >> 21 & 511] = s->fixed;
-    cell->tables[0] = (uint64_t)directory;
-    cell_begin(cell);
-}
-
-static void tables_make(void)
-{
-    /* Global pages in either half of the addresses, or in the lower one alone. */
-    const uint64_t global_va[2] = {(guest_arg >> 63 ? 3ull << 39 : 0xffff800000000000ull) + 0x21000, (2ull << 39) + 0x35000};
-    unsigned shared, group, from;
-    for (unsigned space = 0; space < SPACES; space++) {
-        roots[space] = table_alloc();
-        roots[space][0] = root_table[0];
-    }
-    for (unsigned half = 0; half < 2; half++) {
-        (void)pte_of(roots[0], global_va[half], 2);
-        for (unsigned space = 1; space < SPACES; space++)
-            roots[space][global_va[half] >> 39 & 511] = roots[0][global_va[half] >> 39 & 511];
-        for (unsigned i = 0; i < 3; i++)
-            small_slot(roots[0], global_va[half] + i * 0x1000, -1, 1 + i % 2);
-        large_slots(roots[0], (global_va[half] & ~(SIZE_2M - 1)) + (3 + half) * SIZE_2M, -1, true, false);
-    }
-    for (shared = 0; shared < slot_count; shared++)
-        group_add(&slots[shared], shared);
-    for (unsigned space = 0; space < SPACES; space++) {
-        from = slot_count;
-        for (unsigned i = 0; i < 5; i++)
-            small_slot(roots[space], TEST_VA + i * 0x1000, (int)space, i == 4 ? 3 : 1 + i % 2);
-        large_slots(roots[space], TEST_VA + SIZE_2M, (int)space, true, true);
-        large_slots(roots[space], TEST_VA + 6 * SIZE_2M, (int)space, false, true);
-        if (HAS_1G)
-            huge_slot(roots[space], TEST_VA + SIZE_1G, (int)space);
-        for (group = shared; from < slot_count; from++, group++)
-            group_add(&slots[from], group);
-    }
 }
 
 void test_main(void)
