@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shadow page tables without a guest: the test is the guest's processor, its walker, its TLB and its memory. Tables are changed at random, by stores
- * that go through the shadow tables themselves, and every access is compared with a model that knows nothing of shadow pages: for each address it keeps
- * all the translations that the guest's tables have given since the vCPU last flushed it. An access that is served must be one of them; one that is refused must
- * be refused by memory as it is now.
+ * Shadow page tables without a guest: the test is the guest's processor, its walker, its TLB and its memory. Tables are changed at
+ * random, by stores that go through the shadow tables themselves, and every access is compared with a model that knows nothing of
+ * shadow pages: for each address it keeps all the translations that the guest's tables have given since the vCPU last flushed it. An
+ * access that is served must be one of them; one that is refused must be refused by memory as it is now.
  */
 #include <setjmp.h>
 #include <stdarg.h>
