@@ -40,10 +40,10 @@ apic:arch
 kvm:vmx cpu mmu apic arch kage.h"
 	check vmm "util:kage.h
 chardev:util
+block:util
 mem:util kage.h
 bus:dev util kage.h
 dev:chardev util kage.h
-block:util
 virtio:block dev chardev util kage.h
 vcpu:bus util kage.h
 machine:vcpu bus virtio block dev chardev mem util kage.h
