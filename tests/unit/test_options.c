@@ -26,6 +26,17 @@ static int parse(char **words)
     return options_parse(&options, count, words, &error);
 }
 
+/* What was said of the first device of that name; NULL: there is none. */
+static const struct device_values *device(const char *name)
+{
+    for (unsigned i = 0; i < options.device_count; i++) {
+        if (strcmp(options.devices[i].model->name, name) == 0) {
+            return &options.devices[i].values;
+        }
+    }
+    return NULL;
+}
+
 #define PARSE(...) parse((char *[]){__VA_ARGS__, NULL})
 
 static void test_taken(void **state)
@@ -39,7 +50,7 @@ static void test_taken(void **state)
     assert_int_equal(options.serial_count, 1);
     assert_string_equal(options.serial[0], "mon:stdio");
     assert_true(options.acpi);
-    assert_false(options.rtc || options.no_reboot || options.debug_exit);
+    assert_false(options.rtc || options.no_reboot || options.device_count != 0);
 
     assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
                            "-kernel", "k", "-initrd", "i", "-append", "a=b,c -d", "-serial", "null", "-serial", "file:x", "-nographic",
@@ -52,10 +63,10 @@ static void test_taken(void **state)
     assert_int_equal(options.serial_count, 2);
     assert_string_equal(options.serial[1], "file:x");
     assert_false(options.acpi);
-    assert_true(options.rtc && options.no_reboot && options.debug_exit);
-    assert_int_equal(options.debug_exit_port, 0xf4);
-    assert_int_equal(options.debug_exit_bytes, 4);
-    assert_null(options.debugcon);
+    assert_true(options.rtc && options.no_reboot);
+    assert_int_equal(options.device_count, 1);
+    assert_int_equal(device("isa-debug-exit")->port, 0xf4);
+    assert_int_equal(device("isa-debug-exit")->bytes, 4);
     assert_null(options.cpu_model.definition);
     assert_int_equal(options.cpu_model.off.word[FEATURES_7_0_EBX], 1u << 5);
 
@@ -76,18 +87,17 @@ static void test_firmware(void **state)
     assert_int_equal(PARSE("-M", "pc"), 0); /* firmware runs without a kernel */
     assert_string_equal(options.machine, "pc");
     assert_null(options.bios);
-    assert_null(options.debugcon);
-    assert_int_equal(options.pvpanic_port, 0);
+    assert_int_equal(options.device_count, 0);
     assert_int_equal(PARSE("-machine", "pc", "-bios", "b", "-debugcon", "file:x", "-device", "pvpanic", "-device", "pc-testdev"), 0);
     assert_string_equal(options.bios, "b");
-    assert_string_equal(options.debugcon, "file:x");
-    assert_int_equal(options.debugcon_port, 0x402);
-    assert_int_equal(options.pvpanic_port, 0x505);
-    assert_true(options.testdev);
+    assert_string_equal(device("isa-debugcon")->chardev, "file:x");
+    assert_int_equal(device("isa-debugcon")->port, 0x402);
+    assert_int_equal(device("pvpanic")->port, 0x505);
+    assert_non_null(device("pc-testdev"));
     assert_int_equal(PARSE("-machine", "pc", "-device", "isa-debugcon,chardev=file:some/path,iobase=0xe9", "-device", "pvpanic,ioport=0x506"), 0);
-    assert_string_equal(options.debugcon, "file:some/path");
-    assert_int_equal(options.debugcon_port, 0xe9);
-    assert_int_equal(options.pvpanic_port, 0x506);
+    assert_string_equal(device("isa-debugcon")->chardev, "file:some/path");
+    assert_int_equal(device("isa-debugcon")->port, 0xe9);
+    assert_int_equal(device("pvpanic")->port, 0x506);
     assert_int_equal(PARSE("-machine", "pc", "-nodefaults", "-debugcon", "stdio"), 0);
     assert_int_equal(PARSE("-machine", "pc", "-serial", "null", "-debugcon", "stdio"), 0);
 }

@@ -55,7 +55,7 @@ static void pci_pin_change(struct pci_bus *bus, unsigned devfn, bool *input, boo
     bool before = pci_pin_drives(bus, devfn);
     *input = value;
     bool now = pci_pin_drives(bus, devfn);
-    unsigned pin = bus->functions[devfn]->config[PCI_INTERRUPT_PIN];
+    unsigned pin = bus->functions[devfn] != NULL ? bus->functions[devfn]->config[PCI_INTERRUPT_PIN] : 0;
     if (before != now && pin != 0 && bus->pirq_of != NULL) {
         unsigned pirq = bus->pirq_of(devfn >> 3, pin - 1);
         bus->pirq_count[pirq] += now ? 1u : -1u;

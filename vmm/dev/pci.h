@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dev/device.h"
+
 #define PCI_CONFIG_BYTES 256u
 
 /* Offsets in configuration space (PCI 3.0, 6.1) */

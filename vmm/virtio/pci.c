@@ -551,14 +551,14 @@ static bool pci_access(const struct virtio_pci *pci, uint32_t *offset, uint32_t 
 static bool pci_touches_access(const struct virtio_pci *pci, unsigned offset, unsigned size)
 {
     unsigned data = pci->cfg_access + CAP_EXTRA;
-    return offset < data + 4 && offset + size > data;
+    return pci->cfg_access != 0 && offset < data + 4 && offset + size > data;
 }
 
 static uint64_t pci_config_read(void *self, unsigned offset, unsigned size, uint64_t value)
 {
     struct virtio_pci *pci = self;
     uint32_t at, bytes;
-    if (offset != pci->cfg_access + CAP_EXTRA || !pci_access(pci, &at, &bytes) || size < bytes) {
+    if (pci->cfg_access == 0 || offset != pci->cfg_access + CAP_EXTRA || !pci_access(pci, &at, &bytes) || size < bytes) {
         return value;
     }
     return pci_read(pci, at, bytes);
@@ -587,7 +587,7 @@ static void pci_identify(struct virtio_pci *pci, bool legacy)
             id = legacy ? pci_types[i].legacy_id : id;
         }
     }
-    pci_function_init(&pci->function, pci->device->class->name, VENDOR, id, class, legacy ? 0 : REVISION_MODERN);
+    pci_function_init(&pci->function, pci->device->class->name, VENDOR, id, class, (uint8_t)(legacy ? 0 : REVISION_MODERN));
     pci_set_word(pci->function.config, PCI_SUBSYSTEM_VENDOR_ID, VENDOR);
     pci_set_word(pci->function.config, PCI_SUBSYSTEM_ID, legacy ? type : MODERN_SUBSYSTEM);
     pci->function.config[PCI_INTERRUPT_PIN] = 1;
@@ -613,7 +613,11 @@ int virtio_pci_init(struct virtio_pci *pci, struct virtio_device *device, const 
     pci->function.read = pci_config_read;
     pci->function.written = pci_config_written;
     pci->function.moved = pci_moved;
-    pci->function.bars[BAR_MODERN] = (struct pci_bar){.bytes = MODERN_BYTES, .wide = true, .prefetchable = true, .ops = &pci_modern_ops, .device = pci};
+    if (options->modern) {
+        pci->function.bars[BAR_MODERN] = (struct pci_bar){.bytes = MODERN_BYTES, .wide = true, .prefetchable = true, .ops = &pci_modern_ops, .device = pci};
+    } else {
+        device->offered &= UINT32_MAX; /* nothing that a legacy driver cannot see */
+    }
     if (options->legacy) {
         uint64_t bytes = 64;
         while (bytes < LEGACY_CONFIG_MSIX + device->config_bytes) {
@@ -621,7 +625,7 @@ int virtio_pci_init(struct virtio_pci *pci, struct virtio_device *device, const 
         }
         pci->function.bars[BAR_LEGACY] = (struct pci_bar){.bytes = bytes, .port = true, .ops = &pci_legacy_ops, .device = pci};
     }
-    int result = pci_add_caps(pci);
+    int result = options->modern ? pci_add_caps(pci) : 0;
     if (result == 0 && options->vectors != 0 && msi != NULL) {
         unsigned vectors = options->vectors < MSIX_VECTORS_MAX ? options->vectors : MSIX_VECTORS_MAX;
         result = msix_init(&pci->msix, &pci->function, BAR_MSIX, vectors, msi);

@@ -16,7 +16,7 @@
 #include "virtio/virtio.h"
 
 struct virtio_pci_options {
-    bool legacy;      /* a transitional device */
+    bool legacy, modern; /* both: a transitional device */
     unsigned vectors; /* 0: no MSI-X */
 };
 

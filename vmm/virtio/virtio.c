@@ -184,6 +184,9 @@ static void virtio_reset(struct virtio_device *device)
     for (unsigned i = 0; i < device->queue_count; i++) {
         device->queues[i].resetting = true;
     }
+    if (device->class->cancel != NULL) {
+        device->class->cancel(device, NULL);
+    }
     while (virtio_in_flight(device) && !device->stopping) {
         pthread_cond_wait(&device->drained, &device->lock);
     }
@@ -367,6 +370,9 @@ void virtio_reset_queue(struct virtio_device *device, struct virtqueue *queue)
     pthread_mutex_lock(&device->lock);
     if (!queue->resetting) {
         queue->resetting = true;
+        if (device->class->cancel != NULL) {
+            device->class->cancel(device, queue);
+        }
         while (queue->in_flight != 0 && !device->stopping) {
             pthread_cond_wait(&device->drained, &device->lock);
         }

@@ -62,6 +62,8 @@ struct virtio_class {
     void (*config_written)(struct virtio_device *device, unsigned offset, unsigned size);
     /* DRIVER_OK was set; `device->features` is what holds. NULL: nothing to do. */
     void (*started)(struct virtio_device *device);
+    /* A queue, or (NULL) all of them, are being reset: chains that wait for something else than the host's I/O are to be pushed. NULL: none do. */
+    void (*cancel)(struct virtio_device *device, struct virtqueue *queue);
     /* Back to the state after power on; nothing is in flight. NULL: there is no state. */
     void (*reset)(struct virtio_device *device);
 };
