@@ -391,11 +391,11 @@ static int build_rng(struct machine *machine, const struct device_spec *spec, st
     {kind "-device", kind, DEVICE_BUS_VIRTIO, category, help, {any_properties, properties, virtio_properties, NULL}, false, false, false, NULL, \
      build},                                                                                                                                   \
         {kind "-pci", kind, DEVICE_BUS_PCI, category, help " (transitional)",                                                                   \
-         {any_properties, pci_properties, properties, virtio_properties_and_pci}, false, false, false, NULL, build},                           \
+         {any_properties, pci_properties, properties, virtio_properties_and_pci, NULL}, false, false, false, NULL, build},                           \
         {kind "-pci-non-transitional", NULL, DEVICE_BUS_PCI, category, help " (virtio 1.x only)",                                              \
-         {any_properties, pci_properties, properties, virtio_properties_and_pci}, false, false, true, NULL, build},                            \
+         {any_properties, pci_properties, properties, virtio_properties_and_pci, NULL}, false, false, true, NULL, build},                            \
         {kind "-pci-transitional", NULL, DEVICE_BUS_PCI, category, help " (transitional)",                                                     \
-         {any_properties, pci_properties, properties, virtio_properties_and_pci}, false, true, false, NULL, build}
+         {any_properties, pci_properties, properties, virtio_properties_and_pci, NULL}, false, true, false, NULL, build}
 #define virtio_properties_and_pci virtio_properties, virtio_pci_properties
 
 const struct device_model device_models[] = {

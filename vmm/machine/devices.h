@@ -44,7 +44,7 @@ struct device_model {
     const char *name, *alias; /* alias: of all models that have it, the one that the board has a bus for */
     enum device_bus bus;
     const char *category, *help;
-    const struct property *lists[5]; /* ends with NULL */
+    const struct property *lists[6]; /* ends with NULL */
     bool single;                     /* there can be only one */
     bool transitional, modern;       /* PCI: only one of the interfaces */
     /* Before the board is built: a device that the board makes itself. NULL: none. */
