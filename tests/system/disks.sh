@@ -39,6 +39,7 @@ fi
 echo "disks: features $(cat /mnt/features)"
 [ "$(cat /sys/block/vda/serial)" = abc123 ]
 rm /mnt/data*
+sync
 fstrim /mnt
 umount /mnt
 [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ] || [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.1 ]
@@ -86,9 +87,9 @@ disks "pc, virtio 1.x only, no event index, no indirect descriptors" pc "$modern
 	-device virtio-blk-pci-non-transitional,drive=d0,serial=abc123,event_idx=off,indirect_desc=off -device virtio-rng-pci-non-transitional,rng=r \
 	-object rng-random,id=r
 
-# What was trimmed is free again: the image has less of it than was written.
+# What was trimmed is free again: of the 20 MiB that were written nothing is left beside the file system itself.
 used=$(du -k "$work/disk" | cut -f1)
-if [ "$used" -lt 30000 ]; then
+if [ "$used" -lt 10000 ]; then
 	pass "discards free space"
 else
 	fail "discards free space: $used KiB are in use"

@@ -22,7 +22,7 @@
 
 static uint8_t *memory;
 
-static uint8_t *memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
+static inline uint8_t *memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
 {
     (void)opaque;
     return gpa >= MEMORY_GPA && gpa - MEMORY_GPA <= MEMORY_BYTES && bytes <= MEMORY_BYTES - (gpa - MEMORY_GPA) ? memory + (gpa - MEMORY_GPA) : NULL;
@@ -30,7 +30,7 @@ static uint8_t *memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
 
 static const struct dma memory_dma = {.at = memory_at};
 
-static void *gpa(uint64_t address)
+static inline void *gpa(uint64_t address)
 {
     return memory + (address - MEMORY_GPA);
 }
@@ -39,19 +39,19 @@ static void *gpa(uint64_t address)
 
 static unsigned queue_interrupts[VIRTIO_QUEUES_MAX], config_interrupts, transport_resets;
 
-static void take_queue_interrupt(void *self, const struct virtqueue *queue)
+static inline void take_queue_interrupt(void *self, const struct virtqueue *queue)
 {
     (void)self;
     queue_interrupts[queue->index]++;
 }
 
-static void take_config_interrupt(void *self)
+static inline void take_config_interrupt(void *self)
 {
     (void)self;
     config_interrupts++;
 }
 
-static void take_reset(void *self)
+static inline void take_reset(void *self)
 {
     (void)self;
     transport_resets++;
@@ -83,17 +83,17 @@ struct driver {
     uint16_t added; /* since the last look at whether to notify */
 };
 
-static void put16(uint8_t *at, uint16_t value)
+static inline void put16(uint8_t *at, uint16_t value)
 {
     memcpy(at, &value, 2);
 }
-static uint16_t get16(const uint8_t *at)
+static inline uint16_t get16(const uint8_t *at)
 {
     uint16_t value;
     memcpy(&value, at, 2);
     return value;
 }
-static void put_desc(uint8_t *table, unsigned index, uint64_t address, uint32_t bytes, uint16_t third, uint16_t fourth)
+static inline void put_desc(uint8_t *table, unsigned index, uint64_t address, uint32_t bytes, uint16_t third, uint16_t fourth)
 {
     uint8_t *at = table + (size_t)index * 16;
     memcpy(at, &address, 8);
@@ -103,7 +103,7 @@ static void put_desc(uint8_t *table, unsigned index, uint64_t address, uint32_t 
 }
 
 /* From reset to DRIVER_OK. False: the device does not take the features. */
-static bool driver_negotiate(struct virtio_device *device, uint64_t features)
+static inline bool driver_negotiate(struct virtio_device *device, uint64_t features)
 {
     virtio_set_status(device, 0);
     virtio_set_status(device, VIRTIO_STATUS_ACKNOWLEDGE);
@@ -114,7 +114,7 @@ static bool driver_negotiate(struct virtio_device *device, uint64_t features)
     return (virtio_status(device) & VIRTIO_STATUS_FEATURES_OK) != 0;
 }
 
-static void driver_init_queue(struct driver *driver, struct virtio_device *device, unsigned index, unsigned size)
+static inline void driver_init_queue(struct driver *driver, struct virtio_device *device, unsigned index, unsigned size)
 {
     uint64_t base = RING_GPA + index * RING_AREA;
     memset(driver, 0, sizeof(*driver));
@@ -141,24 +141,24 @@ static void driver_init_queue(struct driver *driver, struct virtio_device *devic
     virtio_enable_queue(device, driver->queue);
 }
 
-static void driver_ok(struct virtio_device *device)
+static inline void driver_ok(struct virtio_device *device)
 {
     virtio_set_status(device, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK);
 }
 
-static unsigned driver_room(const struct driver *driver)
+static inline unsigned driver_room(const struct driver *driver)
 {
     return driver->packed ? (driver->free_count != 0 ? driver->slots_free : 0) : driver->free_count;
 }
 
-static uint16_t driver_packed_flags(const struct driver *driver, bool wrap, uint16_t flags)
+static inline uint16_t driver_packed_flags(const struct driver *driver, bool wrap, uint16_t flags)
 {
     (void)driver;
     return (uint16_t)(flags | (wrap ? 1u << 7 : 1u << 15));
 }
 
 /* Makes a chain available. Its id, which driver_take() gives back. */
-static uint16_t driver_add(struct driver *driver, const struct piece *pieces, unsigned count, bool indirect)
+static inline uint16_t driver_add(struct driver *driver, const struct piece *pieces, unsigned count, bool indirect)
 {
     uint16_t id = driver->free[--driver->free_count];
     uint64_t table_gpa = TABLES_GPA + (uint64_t)id * TABLE_BYTES + (uint64_t)driver->queue->index * DRIVER_SIZE_MAX * TABLE_BYTES / 4;
@@ -213,7 +213,7 @@ static uint16_t driver_add(struct driver *driver, const struct piece *pieces, un
 }
 
 /* Must the device be notified of what was added since the last call? */
-static bool driver_must_notify(struct driver *driver)
+static inline bool driver_must_notify(struct driver *driver)
 {
     uint16_t added = driver->added;
     driver->added = 0;
@@ -241,7 +241,7 @@ static bool driver_must_notify(struct driver *driver)
 }
 
 /* A chain that the device has given back; false: there is none. */
-static bool driver_take(struct driver *driver, uint16_t *id, uint32_t *written)
+static inline bool driver_take(struct driver *driver, uint16_t *id, uint32_t *written)
 {
     if (!driver->packed) {
         if (__atomic_load_n((uint16_t *)(void *)(driver->device_area + 2), __ATOMIC_ACQUIRE) == driver->used) {
@@ -275,7 +275,7 @@ static bool driver_take(struct driver *driver, uint16_t *id, uint32_t *written)
 }
 
 /* Interrupts: off, or at the next chain given back. */
-static void driver_want_interrupt(struct driver *driver, bool want)
+static inline void driver_want_interrupt(struct driver *driver, bool want)
 {
     if (!driver->packed) {
         if (driver->event_idx) {
