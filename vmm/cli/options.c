@@ -321,7 +321,7 @@ static int options_apply_serial(struct options *options, const char *argument, s
     if (options->serial_count == OPTIONS_SERIALS_MAX) {
         return error_set(error, "-serial %s: the machine has %u serial ports", argument, OPTIONS_SERIALS_MAX);
     }
-    if (strcmp(argument, "none") != 0 && !chardev_spec_valid(argument)) {
+    if (strcmp(argument, "none") != 0 && strncmp(argument, "chardev:", 8) != 0 && !chardev_spec_valid(argument)) {
         return error_set(error, "-serial %s: no such backend; stdio, mon:stdio, null, none, file:PATH, pty and unix:PATH are there", argument);
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
@@ -428,6 +428,8 @@ static const struct options_option {
     {"device", "NAME[,PROP=VALUE...]|JSON", "adds a device; '-device help' lists them", options_apply_device},
     {"drive", "file=FILE,format=FORMAT[,PROP=VALUE...]", "a disk image; '-drive help' lists properties", options_apply_drive},
     {"blockdev", "DRIVER,node-name=NAME[,PROP=VALUE...]", "a disk image for a -device's drive=", options_apply_blockdev},
+    {"chardev", "null|stdio|file|pty|socket,id=NAME[,path=PATH][,mux=on][,server=on][,wait=off]", "a backend for a device, or for -serial chardev:NAME",
+     options_apply_chardev},
     {"object", "TYPE,id=NAME[,PROP=VALUE...]", "what devices use; '-object help' lists types", options_apply_object},
     {"no-reboot", NULL, "leave when the guest resets itself", options_apply_no_reboot},
     {"nodefaults", NULL, "no serial port unless -serial asks for one", options_apply_nodefaults},
@@ -478,15 +480,27 @@ static int options_complete(struct options *options, struct error *error)
     if (topology_complete(&options->smp, error) != 0) {
         return -1;
     }
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        if (strncmp(options->serial[i], "chardev:", 8) == 0) {
+            struct chardev_backend *backend = options_find_chardev(options, options->serial[i] + 8);
+            if (backend == NULL || backend->used) {
+                return error_set(error, backend == NULL ? "-serial %s: there is no such -chardev" : "-serial %s: it is in use", options->serial[i]);
+            }
+            backend->used = true;
+            options->serial[i] = backend->spec; /* it is opened as the port's */
+        }
+    }
     if (options->serial_count == 0 && !options->no_defaults) {
         options->serial[options->serial_count++] = "mon:stdio";
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
         for (unsigned d = 0; d < options->device_count; d++) {
             const struct device_spec *spec = &options->devices[d];
-            if (chardev_spec_is_stdio(spec->values.chardev) && chardev_spec_is_stdio(options->serial[i])) {
+            const struct chardev_backend *backend = options_find_chardev(options, spec->values.chardev);
+            const char *chardev = backend != NULL ? backend->spec : spec->values.chardev;
+            if (chardev_spec_is_stdio(chardev) && chardev_spec_is_stdio(options->serial[i])) {
                 return error_set(error, "-device %s: %s: the terminal serves the serial port; give that another place with -serial", spec->model->name,
-                                 spec->values.chardev);
+                                 chardev);
             }
         }
     }

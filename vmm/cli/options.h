@@ -53,10 +53,11 @@ struct options {
     const char *bios;    /* NULL: the board's own */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
     struct options_arguments device_arguments;
-    unsigned device_count, drive_count, object_count;
+    unsigned device_count, drive_count, object_count, chardev_count;
     struct device_spec devices[DEVICES_MAX];
     struct drive drives[DRIVES_MAX];
     struct object_spec objects[OBJECTS_MAX];
+    struct chardev_backend chardevs[CHARDEVS_MAX];
     const char *log_file;
     const char *log_items;
 };

@@ -222,6 +222,75 @@ int options_apply_object(struct options *options, const char *argument, struct e
     return 0;
 }
 
+/* ---- -chardev ---- */
+
+struct chardev_backend *options_find_chardev(struct options *options, const char *id)
+{
+    for (unsigned i = 0; i < options->chardev_count; i++) {
+        if (strcmp(options->chardevs[i].id, id) == 0) {
+            return &options->chardevs[i];
+        }
+    }
+    return NULL;
+}
+
+/* QEMU's names, and the words of -serial that they stand for; `argument` is the property that follows the ':'. */
+static const struct {
+    const char *name, *argument, *spec;
+} chardev_kinds[] = {
+    {"null", NULL, "null"}, {"stdio", NULL, "stdio"}, {"file", "path", "file:"}, {"pty", NULL, "pty"}, {"socket", "path", "unix:"},
+};
+
+static const char *const chardev_ignored[] = {"backend", "id", "path", "mux", "signal", "server", "wait", "logfile"};
+
+int options_apply_chardev(struct options *options, const char *argument, struct error *error)
+{
+    struct keyval_list list;
+    if (keyval_parse(&list, "-chardev", "backend", argument, error) != 0) {
+        return -1;
+    }
+    const char *name = keyval_get(&list, "backend"), *id = keyval_get(&list, "id"), *mux = keyval_get(&list, "mux");
+    const char *server = keyval_get(&list, "server"), *wait = keyval_get(&list, "wait");
+    unsigned kind = 0;
+    while (kind < sizeof(chardev_kinds) / sizeof(chardev_kinds[0]) && (name == NULL || strcmp(chardev_kinds[kind].name, name) != 0)) {
+        kind++;
+    }
+    if (kind == sizeof(chardev_kinds) / sizeof(chardev_kinds[0])) {
+        return error_set(error, "-chardev %s: '%s' is not a valid char driver name; null, stdio, file, pty and socket are there", argument,
+                         name != NULL ? name : "");
+    }
+    if (id == NULL) {
+        return error_set(error, "-chardev %s: chardev: no id specified", argument);
+    }
+    for (unsigned i = 0; i < list.count; i++) {
+        bool known = false;
+        for (unsigned k = 0; k + 1 < sizeof(chardev_ignored) / sizeof(chardev_ignored[0]); k++) {
+            known = known || strcmp(list.pairs[i].name, chardev_ignored[k]) == 0;
+        }
+        if (!known) {
+            return error_set(error, "-chardev %s: Invalid parameter '%s'", argument, list.pairs[i].name);
+        }
+    }
+    const char *value = chardev_kinds[kind].argument != NULL ? keyval_get(&list, chardev_kinds[kind].argument) : "";
+    if (value == NULL) {
+        return error_set(error, "-chardev %s: chardev: %s: no %s given", argument, name, chardev_kinds[kind].argument);
+    }
+    if (options_find_chardev(options, id) != NULL) {
+        return error_set(error, "-chardev %s: Chardev with id '%s' already exists", argument, id);
+    }
+    if (options->chardev_count == CHARDEVS_MAX) {
+        return error_set(error, "-chardev %s: more than %u of them", argument, CHARDEVS_MAX);
+    }
+    struct chardev_backend *backend = &options->chardevs[options->chardev_count++];
+    int length = snprintf(backend->spec, sizeof(backend->spec), "%s%s%s%s%s%s%s", mux != NULL && strcmp(mux, "on") == 0 ? "mon:" : "",
+                          chardev_kinds[kind].spec, value, server != NULL ? ",server=" : "", server != NULL ? server : "", wait != NULL ? ",wait=" : "",
+                          wait != NULL ? wait : "");
+    snprintf(backend->id, sizeof(backend->id), "%s", id);
+    return length > 0 && (size_t)length < sizeof(backend->spec) && chardev_spec_valid(backend->spec)
+               ? 0
+               : error_set(error, "-chardev %s: no such backend", argument);
+}
+
 /* ---- -device ---- */
 
 static struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
@@ -241,9 +310,24 @@ static struct device_spec *options_new_device(struct options *options, const str
     return spec;
 }
 
-static int options_check_chardev(const struct device_spec *spec, struct error *error)
+static int options_check_chardev(struct options *options, struct device_spec *spec, struct error *error)
 {
     const char *chardev = spec->values.chardev;
+    struct chardev_backend *backend = options_find_chardev(options, chardev);
+    if (backend != NULL && backend->used) {
+        return error_set(error, "-device %s: Property '%s.chardev' can't take value '%s', it's in use", spec->model->name, spec->model->name, chardev);
+    }
+    if (backend != NULL) {
+        backend->used = true;
+    }
+    if (spec->model->bus == DEVICE_BUS_SERIAL) {
+        return chardev[0] == '\0' || backend != NULL
+                   ? 0
+                   : error_set(error, "-device %s: Property '%s.chardev' can't find value '%s'", spec->model->name, spec->model->name, chardev);
+    }
+    if (backend != NULL) {
+        strcpy(spec->values.chardev, backend->spec);
+    }
     return chardev[0] == '\0' || strcmp(chardev, "none") == 0 || chardev_spec_valid(chardev)
                ? 0
                : error_set(error, "-device %s: %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", spec->model->name, chardev);
@@ -274,7 +358,7 @@ static int options_check_device(struct options *options, struct device_spec *spe
         }
         drive->used_by = spec->model->name;
     }
-    return options_check_chardev(spec, error);
+    return options_check_chardev(options, spec, error);
 }
 
 static int options_add_device(struct options *options, const char *argument, bool has_pci, struct error *error)

@@ -18,7 +18,7 @@
 #include "util/log.h"
 
 struct run {
-    const struct options *options;
+    struct options *options;
     struct loop loop;
     struct loop_source signals;
     struct terminal_keys keys;
@@ -140,13 +140,37 @@ static int run_init_debugcon(struct run *run, struct error *error)
 {
     const char *spec = "";
     for (unsigned i = 0; i < run->options->device_count; i++) {
-        spec = run->options->devices[i].values.chardev[0] != '\0' ? run->options->devices[i].values.chardev : spec;
+        const struct device_spec *device = &run->options->devices[i];
+        spec = device->model->configure != NULL && device->values.chardev[0] != '\0' ? device->values.chardev : spec;
     }
     if (spec[0] == '\0' || strcmp(spec, "none") == 0) {
         return 0;
     }
     run->config.debugcon = chardev_new("-debugcon", spec, &run->loop, error);
     return run->config.debugcon != NULL ? 0 : -1;
+}
+
+/* The -chardevs that ports of devices use; those that -serial or a debug port names are opened there. */
+static int run_open_chardevs(struct run *run, struct error *error)
+{
+    for (unsigned i = 0; i < run->options->chardev_count; i++) {
+        struct chardev_backend *backend = &run->options->chardevs[i];
+        bool used = false;
+        for (unsigned d = 0; d < run->options->device_count; d++) {
+            const struct device_spec *device = &run->options->devices[d];
+            used = used || (device->model->bus == DEVICE_BUS_SERIAL && strcmp(device->values.chardev, backend->id) == 0);
+        }
+        if (used) {
+            backend->chardev = chardev_new("-chardev", backend->spec, &run->loop, error);
+            if (backend->chardev == NULL) {
+                return -1;
+            }
+            if (strcmp(backend->spec, "mon:stdio") == 0) {
+                chardev_set_filter(backend->chardev, terminal_filter, &run->keys);
+            }
+        }
+    }
+    return 0;
 }
 
 /* Images, each opened once; what a node took over from another is opened as that node's. */
@@ -179,6 +203,11 @@ static void run_take_terminal(const struct options *options)
             terminal_take(strcmp(options->serial[i], "stdio") == 0);
         }
     }
+    for (unsigned i = 0; i < options->chardev_count; i++) {
+        if (options->chardevs[i].chardev != NULL && chardev_spec_is_stdio(options->chardevs[i].spec)) {
+            terminal_take(strcmp(options->chardevs[i].spec, "stdio") == 0);
+        }
+    }
 }
 
 static void run_fini(struct run *run)
@@ -187,6 +216,9 @@ static void run_fini(struct run *run)
         chardev_free(run->config.serial[i]);
     }
     chardev_free(run->config.debugcon);
+    for (unsigned i = 0; i < run->options->chardev_count; i++) {
+        chardev_free(run->options->chardevs[i].chardev);
+    }
     for (unsigned i = 0; i < run->config.drive_count; i++) {
         drive_close(&run->config.drives[i]);
     }
@@ -251,6 +283,8 @@ int run_machine(struct options *options, struct error *error)
                 .drives = options->drives,
                 .object_count = options->object_count,
                 .objects = options->objects,
+                .chardev_count = options->chardev_count,
+                .chardevs = options->chardevs,
             },
     };
     run.config.loop = &run.loop;
@@ -271,6 +305,9 @@ int run_machine(struct options *options, struct error *error)
     }
     if (result == 0) {
         result = run_init_debugcon(&run, error);
+    }
+    if (result == 0) {
+        result = run_open_chardevs(&run, error);
     }
     if (result == 0) {
         result = run_open_drives(&run, error);

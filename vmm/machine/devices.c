@@ -8,6 +8,7 @@
 
 #include "machine/board.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/mmio.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
@@ -96,6 +97,18 @@ static const struct property rng_properties[] = {
     TEXT("rng", rng, "id of an -object rng-random or rng-builtin (default: rng-builtin)"),
     SIZE("max-bytes", max_bytes, "0x7fffffffffffffff", "how much in a period", 1, INT64_MAX),
     NUMBER("period", period, "65536", "milliseconds", 1, NUMBER_MAX),
+    END,
+};
+
+static const struct property serial_properties[] = {
+    NUMBER("max_ports", max_ports, "31", "ports that it can have", 1, VIRTIO_CONSOLE_PORTS_MAX),
+    END,
+};
+
+static const struct property port_properties[] = {
+    TEXT("chardev", chardev, "id of a -chardev"),
+    TEXT("name", name, "what the guest finds in /dev/virtio-ports"),
+    NUMBER("nr", number, "0xff", "the port's number; 0xff: the first that is free", 0, 0xff),
     END,
 };
 
@@ -244,7 +257,7 @@ static int place_virtio(struct machine *machine, const struct device_spec *spec,
                         struct error *error)
 {
     struct machine_device *device = &machine->devices[machine->device_count++];
-    *device = (struct machine_device){.virtio = virtio, .self = self, .release = release};
+    *device = (struct machine_device){.spec = spec, .virtio = virtio, .self = self, .release = release};
     return (spec->model->bus == DEVICE_BUS_PCI ? place_pci : place_mmio)(machine, device, spec, error);
 }
 
@@ -381,10 +394,62 @@ static int build_rng(struct machine *machine, const struct device_spec *spec, st
     return self != NULL ? place_virtio(machine, spec, virtio_rng_device(self), self, release_rng, error) : -1;
 }
 
+/* ---- virtio-serial and its ports ---- */
+
+static void release_console(void *self)
+{
+    virtio_console_free(self);
+}
+
+static int build_console(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct virtio_options options = virtio_options_of(&spec->values);
+    struct virtio_console *self = virtio_console_new(&options, (unsigned)spec->values.max_ports, machine->config->loop, &machine->dma, error);
+    return self != NULL ? place_virtio(machine, spec, virtio_console_device(self), self, release_console, error) : -1;
+}
+
+/* On the bus that it names, ID.0, or on the one that was made last. */
+static struct virtio_console *find_console(const struct machine *machine, const char *bus)
+{
+    for (unsigned i = machine->device_count; i-- > 0;) {
+        const struct machine_device *device = &machine->devices[i];
+        const char *id = device->spec->values.id;
+        bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
+        if (device->release == release_console && named) {
+            return device->self;
+        }
+    }
+    return NULL;
+}
+
+static int build_port(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct machine_config *config = machine->config;
+    const struct device_values *values = &spec->values;
+    struct virtio_console *console = find_console(machine, values->bus);
+    struct chardev *chardev = NULL;
+    if (console == NULL) {
+        return error_set(error, "-device %s: No 'virtio-serial-bus' bus found for device '%s'", spec->model->name, spec->model->name);
+    }
+    for (unsigned i = 0; i < config->chardev_count; i++) {
+        chardev = strcmp(config->chardevs[i].id, values->chardev) == 0 ? config->chardevs[i].chardev : chardev;
+    }
+    if (strlen(values->name) >= VIRTIO_CONSOLE_NAME_MAX) {
+        return place_fail(spec, "its name is too long", error);
+    }
+    int number = values->number != 0xff ? (int)values->number : -1;
+    bool is_console = strcmp(spec->model->name, "virtconsole") == 0;
+    int result = virtio_console_add_port(console, number, is_console, values->name, chardev);
+    return result == 0         ? 0
+           : result == -EEXIST ? error_set(error, "-device %s: virtio-serial-bus: A port already exists at id %d", spec->model->name, number)
+                               : place_fail(spec, "virtio-serial-bus: Maximum port limit for this device reached", error);
+}
+
 /* ---- The table ---- */
 
 #define STORAGE "Storage"
 #define MISC "Misc"
+#define INPUT "Input"
 
 /* A virtio device on each bus that it can be on, as QEMU names them. */
 #define VIRTIO_MODELS(kind, category, help, properties, build)                                                                                 \
@@ -400,6 +465,11 @@ static int build_rng(struct machine *machine, const struct device_spec *spec, st
 
 const struct device_model device_models[] = {
     VIRTIO_MODELS("virtio-blk", STORAGE, "a disk", blk_properties, build_blk),
+    VIRTIO_MODELS("virtio-serial", INPUT, "consoles and channels", serial_properties, build_console),
+    {"virtconsole", NULL, DEVICE_BUS_SERIAL, INPUT, "a console on a virtio-serial device", {any_properties, port_properties, NULL}, false, false, false,
+     NULL, build_port},
+    {"virtserialport", NULL, DEVICE_BUS_SERIAL, INPUT, "a channel on a virtio-serial device", {any_properties, port_properties, NULL}, false, false,
+     false, NULL, build_port},
     VIRTIO_MODELS("virtio-rng", MISC, "random numbers of the host's", rng_properties, build_rng),
     {"isa-debug-exit", NULL, DEVICE_BUS_ISA, MISC, "a port that ends kage: a write of V gives status (V << 1) | 1",
      {any_properties, debug_exit_properties, NULL}, true, false, false, configure_debug_exit, NULL},
@@ -412,7 +482,7 @@ const struct device_model device_models[] = {
     {.name = NULL},
 };
 
-static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus"};
+static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus"};
 
 const struct device_model *device_find(const char *name, bool has_pci)
 {

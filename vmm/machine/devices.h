@@ -19,12 +19,13 @@ struct chardev;
 #define OBJECTS_MAX 16u
 #define CHARDEVS_MAX 8u
 
-enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO };
+enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL };
 
 /* What can be said of devices; of each, only what its table names. */
 struct device_values {
     char id[PROPERTY_TEXT_MAX], addr[PROPERTY_TEXT_MAX], bus[PROPERTY_TEXT_MAX];
     char drive[PROPERTY_TEXT_MAX], serial[PROPERTY_TEXT_MAX], rng[PROPERTY_TEXT_MAX], chardev[PROPERTY_TEXT_MAX];
+    char name[PROPERTY_TEXT_MAX];
     /* ISA */
     uint64_t port, bytes;
     /* virtio */
@@ -36,6 +37,8 @@ struct device_values {
     uint64_t bootindex;
     /* rng */
     uint64_t max_bytes, period;
+    /* serial */
+    uint64_t max_ports, number;
 };
 
 struct device_spec;
@@ -81,6 +84,14 @@ extern const struct object_model object_models[]; /* ends with a name of NULL */
 struct object_spec {
     const struct object_model *model;
     struct object_values values;
+};
+
+/* ---- -chardev ---- */
+
+struct chardev_backend {
+    char id[PROPERTY_TEXT_MAX], spec[PROPERTY_TEXT_MAX]; /* spec: as chardev_new() takes it */
+    struct chardev *chardev;                             /* once opened */
+    bool used;
 };
 
 /* ---- The user's devices of a machine ---- */

@@ -69,10 +69,11 @@ struct machine_config {
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
-    unsigned device_count, drive_count, object_count;
+    unsigned device_count, drive_count, object_count, chardev_count;
     const struct device_spec *devices;
     struct drive *drives; /* opened */
     const struct object_spec *objects;
+    const struct chardev_backend *chardevs; /* opened */
 };
 
 struct virtio_mmio;
@@ -81,6 +82,7 @@ struct virtio_device;
 
 /* A device of the user's. */
 struct machine_device {
+    const struct device_spec *spec;
     struct virtio_device *virtio;
     void *self;
     void (*release)(void *self);

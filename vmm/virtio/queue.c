@@ -43,7 +43,7 @@ int virtio_chain_add(struct virtqueue *queue, struct virtio_chain *chain, const 
         virtio_fail(device, "queue %u: no guest memory at 0x%" PRIx64 ", %u bytes", queue->index, desc->addr, desc->len);
         return -1;
     }
-    queue->iov[count] = (struct iovec){.iov_base = host, .iov_len = desc->len};
+    device->iov[count] = (struct iovec){.iov_base = host, .iov_len = desc->len};
     *bytes += desc->len;
     chain->in_count += write;
     chain->out_count += !write;
@@ -108,7 +108,7 @@ int virtqueue_pop(struct virtqueue *queue, struct virtio_chain *chain)
         return 0;
     }
     memset(chain, 0, sizeof(*chain));
-    chain->iov = queue->iov;
+    chain->iov = device->iov;
     int got = layout->pop(queue, chain);
     if (got == 0) {
         /* The driver may have added one before it saw that notifications are wanted: look again after having said so. */

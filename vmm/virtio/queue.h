@@ -25,7 +25,7 @@
 
 struct virtio_device;
 
-/* A descriptor chain. `iov` is valid until the queue's next pop: buffers that the device reads, then those that it writes. */
+/* A descriptor chain. `iov` is valid until the device's next pop, of any queue: buffers that the device reads, then those that it writes. */
 struct virtio_chain {
     uint16_t id;    /* the driver's name for it */
     uint16_t slots; /* of a packed ring */
@@ -62,8 +62,6 @@ struct virtqueue {
 
     uint32_t popped, given; /* in order: chains popped, and given back; a ring of `size_max` between them */
     struct virtqueue_done *done;
-    struct iovec *iov; /* VIRTQUEUE_CHAIN_MAX */
-
     struct loop_source kick; /* its eventfd is where notifications arrive */
 };
 

@@ -66,8 +66,7 @@ static int virtio_init_queue(struct virtio_device *device, unsigned index, uint1
         return -errno;
     }
     queue->done = calloc(size_max, sizeof(queue->done[0]));
-    queue->iov = calloc(VIRTQUEUE_CHAIN_MAX, sizeof(queue->iov[0]));
-    if (queue->done == NULL || queue->iov == NULL) {
+    if (queue->done == NULL) {
         return -ENOMEM;
     }
     virtio_clear_queue(queue);
@@ -86,7 +85,8 @@ int virtio_init(struct virtio_device *device, const struct virtio_class *class, 
     pthread_mutex_init(&device->lock, NULL);
     pthread_cond_init(&device->drained, NULL);
     device->queues = calloc(queue_count, sizeof(device->queues[0]));
-    if (device->queues == NULL) {
+    device->iov = calloc(VIRTQUEUE_CHAIN_MAX, sizeof(device->iov[0]));
+    if (device->queues == NULL || device->iov == NULL) {
         result = -ENOMEM;
     }
     while (result == 0 && device->queue_count < queue_count) {
@@ -108,8 +108,8 @@ void virtio_fini(struct virtio_device *device)
             close(queue->kick.fd);
         }
         free(queue->done);
-        free(queue->iov);
     }
+    free(device->iov);
     free(device->queues);
     device->queues = NULL;
     device->queue_count = 0;

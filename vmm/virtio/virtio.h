@@ -92,6 +92,7 @@ struct virtio_device {
     bool stopping;     /* the machine ends: nobody waits for anything */
     unsigned queue_count;
     struct virtqueue *queues;
+    struct iovec *iov; /* VIRTQUEUE_CHAIN_MAX; of the chain popped last */
     unsigned config_bytes;
     uint8_t config[VIRTIO_CONFIG_MAX];
     uint8_t writable[VIRTIO_CONFIG_MAX]; /* bits that a driver can change */
