@@ -13,7 +13,7 @@ for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_p
 	insmod /lib/modules/$m.ko
 done
 n=0
-until [ -c /dev/hvc0 ] && [ -c /dev/vport0p1 ]; do n=$((n + 1)); [ $n -lt 100 ]; sleep 0.1; done
+until [ -c /dev/hvc0 ] && [ -e /sys/class/virtio-ports/vport0p1/name ]; do n=$((n + 1)); [ $n -lt 100 ]; sleep 0.1; done
 [ "$(cat /sys/class/virtio-ports/vport0p1/name)" = org.kage.test ]
 stty -F /dev/hvc0 raw -echo
 i=0
