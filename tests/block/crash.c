@@ -305,7 +305,7 @@ static int crash(unsigned seed, bool have_qemu)
         .extended_l2 = v3 && bits >= 14 && crash_random(&c) % 2,
         .lazy_refcounts = v3 && crash_random(&c) % 4 == 0,
     };
-    c.snapshots = v3 && c.create.refcount_bits > 2 && crash_random(&c) % 2;
+    c.snapshots = v3 && c.create.refcount_bits >= 16 && crash_random(&c) % 2;
     c.events = malloc(EVENTS_MAX * sizeof(*c.events));
     int failed = work(&c);
     unsigned cuts = 0;

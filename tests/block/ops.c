@@ -256,7 +256,8 @@ static int turn_qemu(struct run *r)
 /* The rest that is not a read or write: snapshots and sizes. */
 static int turn_manage(struct run *r)
 {
-    bool kage = below(r, 2);
+    /* QEMU cannot make a version 2 image longer that lies on another: it has no zeroes to hide it with. */
+    bool kage = below(r, 2) || (r->has_base && r->create.version == 2);
     struct error error = {""};
     struct node_options options = {0};
     unsigned which = (unsigned)below(r, 4), pick = r->snapshot_count > 0 ? (unsigned)below(r, r->snapshot_count) : 0;
@@ -269,8 +270,8 @@ static int turn_manage(struct run *r)
             return wrong(r, "open: %s", error.text);
         }
     }
-    /* With one-bit refcounts nothing can be shared. */
-    if (which == 0 && r->snapshot_count < SNAPSHOTS_MAX && r->create.refcount_bits > 2) {
+    /* Narrow refcounts are soon full, where compressed clusters share one of the file. */
+    if (which == 0 && r->snapshot_count < SNAPSHOTS_MAX && r->create.refcount_bits >= 16) {
         char *name = r->snapshots[r->snapshot_count].name;
         snprintf(name, 16, "s%u", r->snapshot_names++);
         note(r, "  snapshot %s%s\n", name, kage ? "" : " by QEMU");

@@ -306,6 +306,7 @@ int qcow2_write(struct block_node *node, uint64_t offset, const void *buffer, ui
 int qcow2_write_zeroes(struct block_node *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int qcow2_discard(struct block_node *node, uint64_t offset, uint64_t bytes);
 int qcow2_make_empty(struct block_node *node);
+int qcow2_write_begin(struct qcow2 *s); /* before any change of the guest's data */
 /* Clusters for the whole range, without data in them. */
 int qcow2_preallocate(struct qcow2 *s, uint64_t offset, uint64_t bytes);
 int qcow2_before_change(struct qcow2 *s); /* with the lock held, before the guest's data or any refcount changes */

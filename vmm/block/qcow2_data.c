@@ -22,7 +22,7 @@ int qcow2_before_change(struct qcow2 *s)
     return status;
 }
 
-static int data_begin(struct qcow2 *s)
+int qcow2_write_begin(struct qcow2 *s)
 {
     pthread_mutex_lock(&s->lock);
     int status = s->broken ? -EIO : 0;
@@ -307,7 +307,7 @@ int qcow2_write(struct block_node *node, uint64_t offset, const void *buffer, ui
 {
     struct qcow2 *s = node->state;
     const uint8_t *from = buffer;
-    int status = data_begin(s);
+    int status = qcow2_write_begin(s);
     while (bytes > 0 && status == 0) {
         uint64_t done = 0;
         status = data_write_some(s, offset, from, bytes, &done);
@@ -400,7 +400,7 @@ static uint64_t data_piece(const struct qcow2 *s, uint64_t offset, uint64_t byte
 int qcow2_write_zeroes(struct block_node *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     struct qcow2 *s = node->state;
-    int status = data_begin(s);
+    int status = qcow2_write_begin(s);
     while (bytes > 0 && status == 0) {
         bool whole;
         uint64_t count = data_bare(s, offset, bytes);
@@ -431,7 +431,7 @@ int qcow2_write_zeroes(struct block_node *node, uint64_t offset, uint64_t bytes,
 int qcow2_discard(struct block_node *node, uint64_t offset, uint64_t bytes)
 {
     struct qcow2 *s = node->state;
-    int status = data_begin(s);
+    int status = qcow2_write_begin(s);
     while (bytes > 0 && status == 0) {
         bool whole;
         uint64_t count = data_bare(s, offset, bytes);
@@ -460,7 +460,7 @@ int qcow2_discard(struct block_node *node, uint64_t offset, uint64_t bytes)
 int qcow2_make_empty(struct block_node *node)
 {
     struct qcow2 *s = node->state;
-    int status = data_begin(s);
+    int status = qcow2_write_begin(s);
     pthread_mutex_lock(&s->lock);
     for (uint32_t i = 0; i < s->l1_size && status == 0; i++) {
         uint64_t base = (uint64_t)i << (s->cluster_bits + s->l2_bits);

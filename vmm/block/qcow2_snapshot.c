@@ -397,7 +397,9 @@ int qcow2_snapshot_create(struct block_node *node, const char *name, struct erro
         }
     }
     if (status == 0) {
-        memcpy(snapshots, s->snapshots, s->snapshot_count * sizeof(*snapshots));
+        if (s->snapshot_count > 0) {
+            memcpy(snapshots, s->snapshots, s->snapshot_count * sizeof(*snapshots));
+        }
         snapshots[s->snapshot_count] = fresh;
         status = snapshot_write_table(s, snapshots, s->snapshot_count + 1);
     }

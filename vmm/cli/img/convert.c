@@ -49,8 +49,7 @@ static int convert_write(struct convert *c, uint64_t offset, uint64_t bytes)
         bool zero = false;
         uint64_t count = bytes - at;
         if (c->compress) {
-            count = c->cluster < count ? c->cluster : count;
-            zero = img_is_zero(c->buffer + at, count);
+            count = img_zero_run(c->buffer + at, count, c->cluster, &zero);
         } else if (c->sparse != 0) {
             count = img_zero_run(c->buffer + at, count, c->sparse, &zero);
         }
