@@ -14,7 +14,7 @@
 
 const struct block_driver *node_find_format(const char *name)
 {
-    static const struct block_driver *const formats[] = {&raw_driver};
+    static const struct block_driver *const formats[] = {&raw_driver, &qcow2_driver};
     for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
         if (strcmp(formats[i]->name, name) == 0) {
             return formats[i];
@@ -107,7 +107,7 @@ struct block_node *node_open(const char *filename, const char *format, const str
             node_close(file);
             return NULL;
         }
-        driver = &raw_driver;
+        driver = memcmp(head, "QFI\xfb", 4) == 0 ? &qcow2_driver : &raw_driver;
     }
     return node_open_format(driver, file, options, error);
 }

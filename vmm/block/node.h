@@ -126,6 +126,7 @@ struct block_driver {
     int (*snapshot_create)(struct block_node *node, const char *name, struct error *error);
     int (*snapshot_apply)(struct block_node *node, const char *name, struct error *error);
     int (*snapshot_delete)(struct block_node *node, const char *name, struct error *error);
+    int (*snapshot_load)(struct block_node *node, const char *name, struct error *error); /* to read from; only of a read-only node */
     int (*bitmap_get)(struct block_node *node, unsigned index, struct node_bitmap *bitmap);
     int (*make_empty)(struct block_node *node); /* forget all data (after a commit) */
 };
@@ -141,7 +142,7 @@ struct block_node {
     void *state;
 };
 
-extern const struct block_driver file_driver, raw_driver;
+extern const struct block_driver file_driver, raw_driver, qcow2_driver;
 
 /* "raw", "qcow2" (and "file"); NULL where there is none. */
 const struct block_driver *node_find_format(const char *name);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/img/img.h"
 #include "cli/kvm.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -27,6 +28,7 @@ static int main_help(int count, char **words)
          "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
          "  kage kvm --check [PROGRAM]\n"
          "                     say what this host offers, and whether PROGRAM can be run so\n"
+         "  kage img VERB ...  make, look at, check and change disk images ('kage img help')\n"
          "  kage version       say the version\n"
          "  kage help          this help\n"
          "\n"
@@ -82,6 +84,7 @@ static const struct {
 } main_verbs[] = {
     {"run", main_run},
     {"kvm", main_kvm},
+    {"img", img_main},
     {"version", main_version},
     {"help", main_help},
 };
@@ -106,6 +109,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, kvm, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, kvm, img, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }
