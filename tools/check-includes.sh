@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Proves that includes point one way:
 #   engine: kvm -> vmx -> cpu <-> mmu, kvm -> apic, all -> arch
-#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, machine -> virtio -> dev, virtio -> block -> util, and of the
-#           engine only include/kage.h
+#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, machine -> virtio -> dev, virtio -> block -> util, cli -> inspect -> util,
+#           and of the engine only include/kage.h
 # Prints each include that goes another way; status 1 if there is one.
 set -eu
 cd "$(dirname "$0")/.."
@@ -47,7 +47,8 @@ dev:chardev util kage.h
 virtio:block dev chardev util kage.h
 vcpu:bus util kage.h
 machine:vcpu bus virtio block dev chardev mem util kage.h
-cli:machine vcpu bus virtio block dev chardev mem util kage.h"
+inspect:util kage.h
+cli:machine vcpu bus virtio block dev chardev mem inspect util kage.h"
 )
 # The VMM must not reach the engine by its include path either.
 bad="$bad$(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<](engine|arch|cpu|mmu|vmx|apic|kvm)/' --include='*.[ch]' vmm include || :)"

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "machine/devices.h"
+#include "machine/ram.h"
 #include "util/error.h"
 #include "vcpu/cpuid.h"
 #include "vcpu/topology.h"
@@ -39,6 +40,7 @@ struct options {
     struct cpu_model cpu_model;
     struct cpu_topology smp;
     uint64_t ram_bytes;
+    struct ram_backing ram_backing;
     const char *kernel; /* strings point into argv */
     const char *initrd;
     const char *append;
@@ -50,6 +52,7 @@ struct options {
     unsigned serial_count;
     const char *serial[OPTIONS_SERIALS_MAX];
     const char *machine; /* name of a board */
+    int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
     struct options_arguments device_arguments;
