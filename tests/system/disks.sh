@@ -87,8 +87,24 @@ disks "pc, virtio 1.x only, no event index, no indirect descriptors" pc "$modern
 	-device virtio-blk-pci-non-transitional,drive=d0,serial=abc123,event_idx=off,indirect_desc=off -device virtio-rng-pci-non-transitional,rng=r \
 	-object rng-random,id=r
 
-# What was trimmed is free again: of the 20 MiB that were written nothing is left beside the file system itself.
 used=$(du -k "$work/disk" | cut -f1)
+
+# The same disk as a qcow2 image, from before the first write to after the reboot; kage img checks it.
+new_image "$work/disk"
+"$KAGE" img convert -f raw -O qcow2 "$work/disk" "$work/disk.qcow2" >"$work/log" 2>&1
+timeout -k 5 180 "$KAGE" run -machine pc -m 512M -smp 2 -accel soft -kernel "$CACHE/cloud/vmlinuz" -initrd "$work/initrd" \
+	-append "console=ttyS0 quiet panic=-1" -nographic -d guest_errors -blockdev "file,node-name=f,filename=$work/disk.qcow2" \
+	-blockdev '{"driver":"qcow2","node-name":"q","file":"f","discard":"unmap"}' -device virtio-blk,drive=q,serial=abc123,packed=on -device virtio-rng \
+	</dev/null >>"$work/log" 2>&1
+if has "$work/log" '^disks: written' && has "$work/log" '^disks: read back' && has "$work/log" '^kage: status 0$' &&
+	"$KAGE" img check -f qcow2 "$work/disk.qcow2" >>"$work/log" 2>&1 && "$KAGE" img convert -f qcow2 -O raw "$work/disk.qcow2" "$work/back" &&
+	e2fsck -fn "$work/back" >>"$work/log" 2>&1; then
+	pass "pc, a qcow2 image by -blockdev"
+else
+	fail "pc, a qcow2 image by -blockdev" "$work/log"
+fi
+
+# What was trimmed is free again: of the 20 MiB that were written nothing is left beside the file system itself.
 if [ "$used" -lt 10000 ]; then
 	pass "discards free space"
 else
