@@ -12,6 +12,7 @@
 #include "virtio/mmio.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
+#include "virtio/scsi.h"
 
 #define AT(field) offsetof(struct device_values, field)
 #define BOOL(name, field, value, help) \
@@ -97,6 +98,22 @@ static const struct property rng_properties[] = {
     TEXT("rng", rng, "id of an -object rng-random or rng-builtin (default: rng-builtin)"),
     SIZE("max-bytes", max_bytes, "0x7fffffffffffffff", "how much in a period", 1, INT64_MAX),
     NUMBER("period", period, "65536", "milliseconds", 1, NUMBER_MAX),
+    END,
+};
+
+static const struct property scsi_properties[] = {
+    NUMBER("num_queues", num_queues, "0xffff", "request queues; 0xffff: one a processor on PCI, else one", 1, 0xffff),
+    NUMBER("virtqueue_size", queue_size, "256", "descriptors of a queue, a power of 2", 2, VIRTQUEUE_SIZE_MAX),
+    END,
+};
+
+static const struct property scsi_disk_properties[] = {
+    TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
+    TEXT("serial", serial, "up to 36 characters"),
+    NUMBER("scsi-id", scsi_id, "0xffff", "the target; 0xffff: the first that is free", 0, 0xffff),
+    NUMBER("lun", lun, "0", "0: a target has one unit", 0, 0),
+    NUMBER("channel", channel, "0", "0: there is one", 0, 0),
+    SIZE("logical_block_size", logical_block_size, "512", "a power of 2; of a CD-ROM it is 2048", 512, 32768),
     END,
 };
 
@@ -394,6 +411,70 @@ static int build_rng(struct machine *machine, const struct device_spec *spec, st
     return self != NULL ? place_virtio(machine, spec, virtio_rng_device(self), self, release_rng, error) : -1;
 }
 
+/* ---- virtio-scsi and its disks ---- */
+
+static void release_scsi(void *self)
+{
+    virtio_scsi_free(self);
+}
+
+static int build_scsi(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct device_values *values = &spec->values;
+    const struct virtio_options options = virtio_options_of(values);
+    uint64_t most = VIRTIO_QUEUES_MAX - 2, automatic = spec->model->bus == DEVICE_BUS_PCI ? machine->config->smp.cpus : 1;
+    uint64_t queues = values->num_queues != 0xffff ? values->num_queues : automatic < most ? automatic : most;
+    if (!power_of_2(values->queue_size) || queues > most) {
+        return place_fail(spec, "virtqueue_size must be a power of 2, num_queues at most 62", error);
+    }
+    struct virtio_scsi *self =
+        virtio_scsi_new(&options, (uint16_t)queues, (uint16_t)values->queue_size, machine->config->loop, &machine->dma, error);
+    return self != NULL ? place_virtio(machine, spec, virtio_scsi_device(self), self, release_scsi, error) : -1;
+}
+
+/* What was made by `release`'s builder and has the bus that is named, ID.0, or was made last. */
+static void *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
+{
+    for (unsigned i = machine->device_count; i-- > 0;) {
+        const struct machine_device *device = &machine->devices[i];
+        const char *id = device->spec->values.id;
+        bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
+        if (device->release == release && named) {
+            return device->self;
+        }
+    }
+    return NULL;
+}
+
+static int build_scsi_disk(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct device_values *values = &spec->values;
+    struct virtio_scsi *scsi = find_host(machine, values->bus, release_scsi);
+    const struct drive *drive = find_drive(machine->config, values->drive);
+    struct scsi_disk disk = {.cdrom = strcmp(spec->model->name, "scsi-cd") == 0, .block_bytes = (uint32_t)values->logical_block_size};
+    if (scsi == NULL) {
+        return error_set(error, "-device %s: No 'SCSI' bus found for device '%s'", spec->model->name, spec->model->name);
+    }
+    if (drive == NULL || drive->block == NULL) {
+        return place_fail(spec, "drive property not set", error);
+    }
+    disk.block = drive->block;
+    disk.block_bytes = disk.cdrom ? 2048 : disk.block_bytes;
+    disk.read_only = disk.cdrom || block_read_only(drive->block);
+    if (!power_of_2(disk.block_bytes) || block_bytes(disk.block) < disk.block_bytes) {
+        return place_fail(spec, "logical_block_size must be a power of 2, and the image not smaller", error);
+    }
+    if (strlen(values->serial) > SCSI_SERIAL_MAX) {
+        return place_fail(spec, "a serial of more than 36 characters", error);
+    }
+    memcpy(disk.serial, values->serial, strlen(values->serial));
+    int target = values->scsi_id != 0xffff ? (int)values->scsi_id : -1;
+    int result = virtio_scsi_add(scsi, target, &disk);
+    return result == 0         ? 0
+           : result == -EEXIST ? error_set(error, "-device %s: lun already used by another device, at scsi-id %d", spec->model->name, target)
+                               : place_fail(spec, "bad scsi device id: 0 to 255 are there", error);
+}
+
 /* ---- virtio-serial and its ports ---- */
 
 static void release_console(void *self)
@@ -408,25 +489,11 @@ static int build_console(struct machine *machine, const struct device_spec *spec
     return self != NULL ? place_virtio(machine, spec, virtio_console_device(self), self, release_console, error) : -1;
 }
 
-/* On the bus that it names, ID.0, or on the one that was made last. */
-static struct virtio_console *find_console(const struct machine *machine, const char *bus)
-{
-    for (unsigned i = machine->device_count; i-- > 0;) {
-        const struct machine_device *device = &machine->devices[i];
-        const char *id = device->spec->values.id;
-        bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
-        if (device->release == release_console && named) {
-            return device->self;
-        }
-    }
-    return NULL;
-}
-
 static int build_port(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
     const struct machine_config *config = machine->config;
     const struct device_values *values = &spec->values;
-    struct virtio_console *console = find_console(machine, values->bus);
+    struct virtio_console *console = find_host(machine, values->bus, release_console);
     struct chardev *chardev = NULL;
     if (console == NULL) {
         return error_set(error, "-device %s: No 'virtio-serial-bus' bus found for device '%s'", spec->model->name, spec->model->name);
@@ -465,6 +532,11 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 
 const struct device_model device_models[] = {
     VIRTIO_MODELS("virtio-blk", STORAGE, "a disk", blk_properties, build_blk),
+    VIRTIO_MODELS("virtio-scsi", STORAGE, "a SCSI host", scsi_properties, build_scsi),
+    {"scsi-hd", NULL, DEVICE_BUS_SCSI, STORAGE, "a disk on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
+     build_scsi_disk},
+    {"scsi-cd", NULL, DEVICE_BUS_SCSI, STORAGE, "a CD-ROM drive on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
+     build_scsi_disk},
     VIRTIO_MODELS("virtio-serial", INPUT, "consoles and channels", serial_properties, build_console),
     {"virtconsole", NULL, DEVICE_BUS_SERIAL, INPUT, "a console on a virtio-serial device", {any_properties, port_properties, NULL}, false, false, false,
      NULL, build_port},
@@ -482,7 +554,7 @@ const struct device_model device_models[] = {
     {.name = NULL},
 };
 
-static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus"};
+static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus", "SCSI"};
 
 const struct device_model *device_find(const char *name, bool has_pci)
 {

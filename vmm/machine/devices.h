@@ -19,7 +19,7 @@ struct chardev;
 #define OBJECTS_MAX 16u
 #define CHARDEVS_MAX 8u
 
-enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL };
+enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL, DEVICE_BUS_SCSI };
 
 /* What can be said of devices; of each, only what its table names. */
 struct device_values {
@@ -39,6 +39,8 @@ struct device_values {
     uint64_t max_bytes, period;
     /* serial */
     uint64_t max_ports, number;
+    /* SCSI */
+    uint64_t scsi_id, lun, channel;
 };
 
 struct device_spec;
