@@ -4,7 +4,7 @@
 # MSI-X), with split and packed rings and two processors; what it wrote, and verified, before a reboot it reads back after it, and the
 # host finds the file system whole. Discards free the host's space. Then what is refused.
 . "$(dirname "$0")/lib.sh"
-need_guest cloud/vmlinuz cloud/modules/virtio-rng.ko
+need_guest cloud/vmlinuz cloud/modules/virtio-rng.ko cloud/modules/virtio_scsi.ko
 command -v mke2fs >/dev/null || { skip disks "no mke2fs"; summary; }
 
 modules=
@@ -103,6 +103,53 @@ if has "$work/log" '^disks: written' && has "$work/log" '^disks: read back' && h
 else
 	fail "pc, a qcow2 image by -blockdev" "$work/log"
 fi
+
+# The same by SCSI, with a CD-ROM beside the disk.
+cat >"$work/scsi" <<'S'
+set -e
+for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio scsi_common scsi_mod sd_mod cdrom sr_mod virtio_scsi; do
+	insmod /lib/modules/$m.ko
+done
+n=0
+until [ -b /dev/sda ] && [ -b /dev/sr0 ]; do n=$((n + 1)); [ $n -lt 100 ]; sleep 0.1; done
+mount -t ext4 /dev/sda /mnt
+if [ ! -e /mnt/sum ]; then
+	[ "$(cat /mnt/hello)" = "from the host" ]
+	dd if=/dev/urandom of=/mnt/data bs=64k count=160 2>/dev/null
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	md5sum </mnt/data >/mnt/sum
+	umount /mnt
+	echo "scsi: written"
+	reboot -f
+fi
+[ "$(md5sum </mnt/data)" = "$(cat /mnt/sum)" ]
+rm /mnt/data
+sync
+fstrim /mnt
+umount /mnt
+mount -t iso9660 /dev/sr0 /mnt 2>/dev/null || [ "$(head -c 12 /dev/sr0)" = "hello CD-ROM" ]
+! head -c 12 /dev/zero >/dev/sr0 2>/dev/null
+! dmesg | grep -E 'BUG:|Oops|Call Trace|WARNING:|I/O error|EXT4-fs error'
+echo "scsi: read back"
+S
+modules=
+for module in "$CACHE"/cloud/modules/*.ko; do modules="$modules $module:lib/modules/$(basename "$module")"; done
+guest_initrd "$work/initrd-scsi" cloud "$(cat "$work/scsi")" $modules
+truncate -s 1M "$work/cd" && printf 'hello CD-ROM' | dd of="$work/cd" conv=notrunc status=none
+for machine in microvm pc; do
+	new_image "$work/disk"
+	timeout -k 5 180 "$KAGE" run -machine $machine -m 512M -smp 2 -accel soft -kernel "$CACHE/cloud/vmlinuz" -initrd "$work/initrd-scsi" \
+		-append "console=ttyS0 quiet panic=-1" -nographic -d guest_errors -drive "file=$work/disk,format=raw,if=none,id=d0,discard=unmap" \
+		-drive "file=$work/cd,format=raw,if=none,id=d1,media=cdrom" -device virtio-scsi,id=s -device scsi-hd,drive=d0,bus=s.0,scsi-id=3 \
+		-device scsi-cd,drive=d1 </dev/null >"$work/log" 2>&1
+	if has "$work/log" '^scsi: written' && has "$work/log" '^scsi: read back' && has "$work/log" '^kage: status 0$' &&
+		e2fsck -fn "$work/disk" >>"$work/log" 2>&1 && [ "$(du -k "$work/disk" | cut -f1)" -lt 10000 ]; then
+		pass "$machine, SCSI disk and CD-ROM"
+	else
+		fail "$machine, SCSI disk and CD-ROM" "$work/log"
+	fi
+done
 
 # What was trimmed is free again: of the 20 MiB that were written nothing is left beside the file system itself.
 if [ "$used" -lt 10000 ]; then
