@@ -21,6 +21,7 @@
 #include "virtio/blk.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
+#include "virtio/scsi_disk.h"
 
 #define MEMORY_BYTES 0x10000u
 #define GUARD 4096u
@@ -347,6 +348,20 @@ static void fuzz_step(struct input *input)
     case 18:
         fuzz_request(device, input);
         break;
+    case 20: { /* a SCSI command */
+        const struct scsi_disk disk = {.block = block, .block_bytes = device ? 512 : 2048, .cdrom = !device, .read_only = !device, .serial = "fuzz"};
+        struct scsi_command command;
+        uint8_t cdb[SCSI_CDB_BYTES] = {0};
+        for (unsigned i = 0; i < 16; i++) {
+            cdb[i] = (uint8_t)take(input, 1);
+        }
+        uint64_t where = take(input, 2) % (MEMORY_BYTES - 64);
+        scsi_disk_execute(&disk, cdb, memory + where, size * 8, &command);
+        if (command.reply_bytes > SCSI_REPLY_MAX || (command.io && (command.offset > DISK_BYTES || command.bytes > DISK_BYTES - command.offset))) {
+            abort();
+        }
+        break;
+    }
     case 19: /* two vectors with a message each, and MSI-X on */
         for (unsigned i = 0; i < 2; i++) {
             bus_write(&mmio, MODERN_GPA + 0x8000 + device * 0x10000 + i * 16, 8, 0xfee00000);
