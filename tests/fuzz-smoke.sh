@@ -92,7 +92,7 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	mkdir -p "$fuzz/corpus-virtio"
 	: >"$work/log"
 	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
-		tests/fuzz/fuzz_virtio.c vmm/virtio/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/util/*.c \
+		tests/fuzz/fuzz_virtio.c vmm/virtio/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/chardev/*.c vmm/util/*.c \
 		-luring -lz -lzstd -lpthread -o "$fuzz/fuzz_virtio" &&
 		"$fuzz/fuzz_virtio" -max_len=512 -timeout=10 -max_total_time="$FUZZ_VIRTIO_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus-virtio" \
 			>"$work/log" 2>&1; then
