@@ -508,9 +508,10 @@ static void test_reset_in_flight(void **state)
             assert_int_equal(held_count, 2);
             queue_interrupts[0] = 0;
             assert_int_equal(pthread_create(&thread, NULL, whole ? reset_device : reset_queue, driver.queue), 0);
-            usleep(2000);
-            while (!__atomic_load_n(&driver.queue->resetting, __ATOMIC_ACQUIRE)) {
-                usleep(100);
+            for (bool waits = false; !waits; usleep(100)) {
+                virtio_lock(&device);
+                waits = driver.queue->resetting;
+                virtio_unlock(&device);
             }
             assert_int_not_equal(virtio_status(&device), 0);
             driver_add(&driver, &piece, 1, false); /* not taken any more */
