@@ -410,7 +410,8 @@ int qcow2_apply_freed(struct qcow2 *s)
             status = one; /* the rest leaks no more than it must */
             continue;
         }
-        for (uint64_t at = freed->offset; freed->discard && at < freed->offset + freed->bytes;) {
+        /* Compressed ones begin anywhere; what goes is whole clusters that nobody uses any more. */
+        for (uint64_t at = freed->offset & ~(s->cluster_bytes - 1); freed->discard && at < freed->offset + freed->bytes;) {
             uint64_t value, end = at;
             while (end < freed->offset + freed->bytes && qcow2_refcount_get(s, end >> s->cluster_bits, &value) == 0 && value == 0) {
                 end += s->cluster_bytes;
