@@ -183,6 +183,9 @@ static int refcount_grow(struct qcow2 *s, uint64_t extra, uint64_t *extra_offset
         return -EFBIG;
     }
     uint64_t first = region << s->refblock_bits;
+    if (qcow2_overlaps_metadata(s, first << s->cluster_bits, (blocks + extra + table_clusters) << s->cluster_bits)) {
+        return qcow2_corrupt(s, "metadata lies where no cluster is counted", first << s->cluster_bits);
+    }
     uint64_t *table = s->reftable;
     if (table_clusters > 0) {
         table = calloc(table_size, sizeof(*table));

@@ -146,7 +146,7 @@ int qcow2_resize(struct block_node *node, uint64_t bytes, int prealloc, struct e
         error_set(error, "The new size must be a multiple of 512");
         return -EINVAL;
     }
-    if (s->snapshot_count > 0 && (s->version < 3 || bytes < node->bytes)) {
+    if (s->snapshot_count > 0 && s->version < 3) { /* it does not say how large a disk its snapshots have */
         error_set(error, "Can't resize an image which has snapshots");
         return -ENOTSUP;
     }
