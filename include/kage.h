@@ -137,6 +137,26 @@ void kage_set_log(kage_log_fn *fn, void *opaque, enum kage_log_level max);
 /* KVM_CHECK_EXTENSION(KAGE_CAP_EXTENSIONS) returns the version of what follows (1), 0 on the kernel. */
 #define KAGE_CAP_EXTENSIONS 0x6b616765 /* "kage" */
 
+/*
+ * KVM_ENABLE_CAP of a VM before its first vCPU (EBUSY after): args[0] is the MMU that its guest gets. EINVAL: not on this
+ * back end. KVM_CHECK_EXTENSION returns what there is, 1 << KAGE_MMU_* for each.
+ */
+#define KVM_CAP_KAGE_MMU 0x6b616766
+#define KAGE_MMU_EPT 0    /* two levels of tables, the guest's and EPT: the default */
+#define KAGE_MMU_SHADOW 1 /* shadow page tables, made of the guest's */
+
+/*
+ * KVM_CHECK_EXTENSION returns 1 where KVM_SET_CPUID2 may give a guest LA57 (7.0:ECX bit 16, 57 linear-address bits) even though
+ * KVM_GET_SUPPORTED_CPUID does not show it, which tells what the host has: page walks are the engine's own.
+ */
+#define KVM_CAP_KAGE_LA57 0x6b616768
+
+/* KAGE_MMU_* by name ("ept", "shadow"), or -1. */
+int kage_mmu_find(const char *name);
+const char *kage_mmu_name(int mmu); /* NULL: no such */
+/* Gives a VM this MMU. 0, or -1 and errno; EOPNOTSUPP: the back end lets nobody choose, or has no such MMU. */
+int kage_vm_set_mmu(const struct kvm_backend *backend, int vm, int mmu);
+
 #define KAGE_IO 0xCA
 
 /*

@@ -18,6 +18,28 @@ static bool is_handle(int fd)
     return fd >= 0 && kage_handle_kind(fd) != KAGE_HANDLE_NONE;
 }
 
+static const char *wanted_mmu; /* NULL: the engine's default */
+
+void preload_handles_init(void)
+{
+    wanted_mmu = getenv("KAGE_MMU");
+}
+
+/* A VM for a client that knows nothing of MMUs gets the one that the environment names. */
+static int new_vm(int vm)
+{
+    if (wanted_mmu && kage_vm_set_mmu(&kage_backend_soft, vm, kage_mmu_find(wanted_mmu)) < 0) {
+        int err = errno;
+        preload_say("no VM: there is no MMU '%s'", wanted_mmu);
+        kage_backend_soft.close(vm);
+        errno = err;
+        return -1;
+    }
+    atomic_store(&preload_has_vm, true);
+    preload_inspect_start();
+    return vm;
+}
+
 int preload_ioctl(int fd, unsigned long request, void *arg)
 {
     /* The hot one is not worth a look at the descriptor: nobody runs what is none. */
@@ -29,9 +51,7 @@ int preload_ioctl(int fd, unsigned long request, void *arg)
     if (!is_handle(fd))
         return REAL(ioctl)(fd, request, arg);
     int result = kage_backend_soft.ioctl(fd, request, arg);
-    if (result >= 0 && (uint32_t)request == KVM_CREATE_VM)
-        atomic_store(&preload_has_vm, true);
-    return result;
+    return result >= 0 && (uint32_t)request == KVM_CREATE_VM ? new_vm(result) : result;
 }
 
 PRELOAD_EXPORT int ioctl(int fd, unsigned long request, ...)

@@ -48,6 +48,7 @@ __attribute__((constructor(101))) static void preload_init(void)
 {
     (void)preload_real();
     preload_device_init();
+    preload_handles_init();
     init_log();
     /* A handler of the client's that it sets in a forked child must find that this was the parent. */
     (void)kage_sigaction(SIGSEGV, NULL, NULL);

@@ -76,6 +76,9 @@ void preload_device_stat(struct stat *st);
 
 /* ---- handles.c ---- */
 
+/* What the environment says of VMs; once, by the constructor. */
+void preload_handles_init(void);
+
 /* A VM has been made in this process: guest memory is told of from now on. */
 extern atomic_bool preload_has_vm;
 int preload_ioctl(int fd, unsigned long request, void *arg);
@@ -88,6 +91,11 @@ int preload_duplicated(int from, int fd);
 
 void *preload_mmap(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset);
 int preload_changed(int result, const void *addr, size_t bytes);
+
+/* ---- inspect.c ---- */
+
+/* Has a thread of this process answer `kage inspect`, from the first VM on. */
+void preload_inspect_start(void);
 
 /* ---- show_vmx.c ---- */
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Proves that includes point one way:
 #   engine: kvm -> vmx -> cpu <-> mmu, kvm -> apic, all -> arch
-#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, block -> util, and of the engine only include/kage.h
+#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, block -> util, cli -> inspect -> util, and of the engine only include/kage.h
 # Prints each include that goes another way; status 1 if there is one.
 set -eu
 cd "$(dirname "$0")/.."
@@ -45,7 +45,8 @@ bus:dev util kage.h
 dev:chardev util kage.h
 vcpu:bus util kage.h
 machine:vcpu bus dev chardev block mem util kage.h
-cli:machine vcpu bus dev chardev block mem util kage.h"
+inspect:util kage.h
+cli:machine vcpu bus dev chardev block mem inspect util kage.h"
 )
 # The VMM must not reach the engine by its include path either.
 bad="$bad$(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<](engine|arch|cpu|mmu|vmx|apic|kvm)/' --include='*.[ch]' vmm include || :)"

@@ -208,5 +208,9 @@ enum {
 #define VMX_EPT_QUAL_ALLOWS_X (1u << 5)
 #define VMX_EPT_QUAL_GLA_VALID (1u << 7)
 #define VMX_EPT_QUAL_GLA_FINAL (1u << 8)
+/* Of the linear address, with both bits above: user mode, read/write, execute-disable. 1, 1, 0 without paging. */
+#define VMX_EPT_QUAL_GLA_USER (1u << 9)
+#define VMX_EPT_QUAL_GLA_WRITE (1u << 10)
+#define VMX_EPT_QUAL_GLA_NX (1u << 11)
 
 #endif

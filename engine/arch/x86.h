@@ -179,10 +179,14 @@ enum { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_LDTR, X86_TR, X86_SEG
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define MSR_TSC_AUX 0xc0000103u
 
-/* True if `va` is canonical for 48-bit linear addresses (SDM 1 3.3.7.1). */
-static inline bool x86_is_canonical(gva_t va)
+#define X86_LA48_BITS 48u
+#define X86_LA57_BITS 57u
+
+/* True if `va` is canonical for linear addresses of so many bits (SDM 1 3.3.7.1). */
+static inline bool x86_is_canonical(gva_t va, unsigned bits)
 {
-    return (gva_t)((int64_t)(va << 16) >> 16) == va;
+    unsigned rest = 64 - bits;
+    return (gva_t)((int64_t)(va << rest) >> rest) == va;
 }
 
 #endif

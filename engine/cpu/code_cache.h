@@ -19,7 +19,7 @@
 
 #include "cpu/cpu.h"
 
-#define BLOCK_MAX_INSNS 48u
+#define BLOCK_MAX_INSNS 48u /* of 15 bytes each at most: BLOCK_BYTES_MAX of mmu/tlb.c */
 #define BLOCK_MAX_EXITS 8u
 
 /* Where a guest instruction's host code begins; sorted by host offset within a block. */

@@ -111,6 +111,7 @@ struct cpu_event {
     uint8_t vector;
     uint8_t type;
     bool raised;      /* by cpu_raise…: subject to the exception bitmap; injected events are not */
+    bool guests_own;  /* #PF: CPU_PF_GUEST */
     bool address;     /* #GP: of an operand's address that is not canonical; it is #SS if that is the stack's */
     uint8_t insn_len; /* of INT n, INT3, INTO, INT1: the pushed RIP is rip + insn_len */
     uint32_t error;
@@ -137,10 +138,28 @@ struct ept;
 struct tlb2;
 struct code_cache;
 
+enum cpu_page_fault {
+    CPU_PF_MENDED, /* something was done: look again */
+    CPU_PF_EXITS,  /* it is to be raised, and to exit */
+    CPU_PF_GUEST,  /* the guest's own tables refuse the access: it is raised, and does not exit */
+    CPU_PF_GONE,   /* a VM exit was recorded */
+};
+
 /* What the processor asks of its hypervisor without leaving guest mode. */
 struct cpu_ops {
     /* EPT violation at gpa. 0: the EPT was filled, walk again; -ENOENT: nothing there (MMIO); -EFAULT: the slot's host memory is gone. qualification: VMX_EPT_QUAL_*. */
     int (*ept_violation)(struct cpu *cpu, gpa_t gpa, uint64_t qualification);
+    /* EPT off: the guest page that is at host page `page`, which `entry` of the tables maps. False: the entry is on its way out. */
+    bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
+    /*
+     * EPT off: the tables refuse an access, and the hypervisor may see to that on the spot, as it does to an EPT violation, before it becomes
+     * a #PF that exits. May be NULL. enum cpu_page_fault; CPU_PF_GUEST: the guest gets it, with *error.
+     */
+    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
+    /* EPT off: a task switch loads CR3. False: it is #GP(0). */
+    bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
+    /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */
+    void (*phys_written)(struct cpu *cpu, gpa_t gpa, size_t len);
 };
 
 struct cpu {
@@ -155,6 +174,7 @@ struct cpu {
     uint8_t sti_slow; /* somebody waits for the end of STI's interrupt shadow */
     _Atomic uint8_t in_guest; /* inside cpu_run(), or in guest memory: whoever wants the VM to himself waits */
     _Atomic uint32_t pending; /* CPU_REQ_* */
+    _Atomic uint64_t flush_asked, flush_done; /* tickets of cpu_ask_flush() */
     uint32_t mode;            /* CPU_MODE_*, always current: see cpu_update_mode() */
     uint64_t ea;              /* operand address for helpers: linear in 64-bit code, else an offset: cpu_operand() */
     uint64_t imm;             /* immediate for helpers that need more than 8 bits */
@@ -179,12 +199,14 @@ struct cpu {
 
     /* ---- the rest of the processor's state ---- */
     uint64_t cr2, cr8, xcr0;
+    uint64_t guest_cr3, guest_efer; /* with EPT off what the guest has there: see cpu_guest_cr3() */
     uint64_t dr[4], dr6;
     uint64_t msr_star, msr_lstar, msr_cstar, msr_syscall_mask, msr_kernel_gs_base, msr_xss;
     uint32_t msr_tsc_aux;
     uint64_t maxphyaddr_mask; /* reserved physical-address bits of page-table entries */
-    bool has_1g_pages, has_nx;
+    bool has_1g_pages, has_nx, has_la57;
     uint64_t efer_valid;      /* bits of EFER that the guest may set */
+    bool no_pml4e_bit8; /* AMD: bit 8 of PML4Es and PML5Es is reserved */
     bool no_sysenter64; /* AMD: SYSENTER and SYSEXIT are #UD in IA-32e mode */
     uint8_t data_breaks; /* DR6 bits of the data and I/O breakpoints that this instruction has met */
     uint8_t exit_breaks; /* those of a port access that has exited: due when kvm/ has completed it */
@@ -200,6 +222,8 @@ struct cpu {
     uint32_t bounce_len, bounce_state;
     bool holds_code_lock; /* of the VM, while it reads guest memory */
     void *escape[5];      /* __builtin_setjmp: where the thread goes when guest memory turns out to be gone */
+    const void *gone;     /* where it was, of an EPT violation that such memory made; else NULL */
+    bool gone_write;
     bool bounce_alone; /* the other vCPUs stand still until its commit */
     struct cpu_piece { uint8_t *host; gpa_t gpa; uint32_t len; bool has_code; } bounce_piece[2]; /* host NULL: MMIO */
     uint8_t *pio_buf; /* data of port I/O, see cpu/sys.h */
@@ -293,6 +317,49 @@ extern const size_t cpu_helper_table_len;
 
 /* ---- state access for kvm/, vmx/ and the helpers ---- */
 
+/*
+ * With EPT off the processor runs by tables of the hypervisor's, and by control registers that go with these: what the
+ * guest has in its own is found in the read shadows, and for CR3 and EFER, which have none, in struct cpu. These
+ * functions say what the guest sees in either case. vmcs.guest_pdpte[] is the guest's own in both.
+ */
+static inline bool cpu_uses_ept(const struct cpu *cpu)
+{
+    return (cpu->vmcs.proc_based_ctls2 & VMX_PROC2_EPT) != 0;
+}
+
+static inline uint64_t cpu_guest_cr0(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr0 & ~v->cr0_mask) | (v->cr0_read_shadow & v->cr0_mask);
+}
+
+static inline uint64_t cpu_guest_cr4(const struct cpu *cpu)
+{
+    const struct vmcs *v = &cpu->vmcs;
+    return (v->guest_cr4 & ~v->cr4_mask) | (v->cr4_read_shadow & v->cr4_mask);
+}
+
+static inline uint64_t cpu_guest_cr3(const struct cpu *cpu)
+{
+    return cpu_uses_ept(cpu) ? cpu->vmcs.guest_cr3 : cpu->guest_cr3;
+}
+
+static inline uint64_t cpu_guest_efer(const struct cpu *cpu)
+{
+    return cpu_uses_ept(cpu) ? cpu->vmcs.guest_ia32_efer : cpu->guest_efer;
+}
+
+/* Gives the guest these values, unchecked, and the processor what goes with them; with EPT off the root stays the hypervisor's. */
+void cpu_set_paging(struct cpu *cpu, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer);
+/*
+ * All that MOV to a control register, or WRMSR of EFER, does to what the guest sees, for a hypervisor that took the exit;
+ * flushes and the root are its business with EPT off. False: #GP(0), and nothing has changed. CR3: without bit 63.
+ */
+KAGE_MUST_CHECK bool cpu_load_cr0(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_cr3(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_cr4(struct cpu *cpu, uint64_t value);
+KAGE_MUST_CHECK bool cpu_load_efer(struct cpu *cpu, uint64_t value);
+
 /* RFLAGS as the guest sees it. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
@@ -348,6 +415,21 @@ static inline bool cpu_in_64bit_code(const struct cpu *cpu)
     return (cpu->mode & CPU_MODE_LONG) != 0;
 }
 
+/*
+ * Canonical where memory is reached, RIP and RSP are loaded: by the paging mode. Outside IA-32e mode addresses have 32 bits, and nobody asks.
+ * CR4.LA57 changes only there (SDM 3A 4.5).
+ */
+static inline bool cpu_is_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, (cpu->vmcs.guest_cr4 & X86_CR4_LA57) != 0 ? X86_LA57_BITS : X86_LA48_BITS);
+}
+
+/* Canonical for what only holds an address: MSRs, bases of segments and tables, INVLPG, INVPCID, VM entry. By what the processor could do. */
+static inline bool cpu_is_cpu_canonical(const struct cpu *cpu, gva_t va)
+{
+    return x86_is_canonical(va, cpu->has_la57 ? X86_LA57_BITS : X86_LA48_BITS);
+}
+
 /* Linear address of the instruction at cpu->rip, which is an offset in CS. */
 static inline gva_t cpu_code_va(const struct cpu *cpu)
 {
@@ -367,6 +449,9 @@ enum cpu_result cpu_raise_page_fault(struct cpu *cpu, gva_t va, uint32_t error);
  * exit_instruction_len is set to len, so that the handler can step over it.
  */
 enum cpu_result cpu_vmexit(struct cpu *cpu, uint32_t reason, uint64_t qualification, uint32_t len);
+
+/* The event will exit rather than be delivered (SDM 3C 26.2). */
+bool cpu_event_intercepted(const struct cpu *cpu, const struct cpu_event *ev);
 
 /* Delivers cpu->event through the IDT (sys_event.c): CPU_JUMP, or CPU_EXIT (triple fault, intercepted exception, …). */
 enum cpu_result cpu_deliver_event(struct cpu *cpu);
@@ -411,6 +496,13 @@ static inline void cpu_request(struct cpu *cpu, uint32_t bits)
 {
     atomic_fetch_or_explicit(&cpu->pending, bits, memory_order_seq_cst);
 }
+
+/*
+ * Asks a vCPU to flush its TLB before it runs on, and nobody waits: cpu_has_flushed() tells whether no translation from before can be used any
+ * more. Tickets of a VM grow; one lock of the caller's is held over both.
+ */
+void cpu_ask_flush(struct cpu *cpu, uint64_t ticket);
+bool cpu_has_flushed(struct cpu *cpu, uint64_t ticket);
 
 /*
  * Stops every vCPU of the VM but `self` (may be NULL) at a safe point outside translated code,

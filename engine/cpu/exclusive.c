@@ -12,8 +12,30 @@ void cpu_flush_if_asked(struct cpu *cpu)
 {
     if (atomic_load_explicit(&cpu->pending, memory_order_acquire) & CPU_REQ_TLB_FLUSH) {
         atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
+        uint64_t asked = atomic_load(&cpu->flush_asked); /* one that comes now sets the bit again */
         mmu_flush_all(cpu);
+        atomic_store(&cpu->flush_done, asked);
     }
+}
+
+void cpu_ask_flush(struct cpu *cpu, uint64_t ticket)
+{
+    atomic_store(&cpu->flush_asked, ticket);
+    cpu_request(cpu, CPU_REQ_TLB_FLUSH);
+}
+
+/* Outside of guest mode it has the flush before it; who has the VM to himself is in the middle of an instruction all the same. */
+bool cpu_has_flushed(struct cpu *cpu, uint64_t ticket)
+{
+    struct cpu_vm *vm = cpu->vm;
+
+    if (atomic_load(&cpu->flush_done) >= ticket) {
+        return true;
+    }
+    pthread_mutex_lock(&vm->sync_lock);
+    bool outside = !cpu->in_guest && vm->exclusive_owner != cpu;
+    pthread_mutex_unlock(&vm->sync_lock);
+    return outside;
 }
 
 void cpu_vm_exclusive_begin(struct cpu_vm *vm, struct cpu *self)

@@ -351,8 +351,32 @@ __attribute__((constructor)) static void watch_forks(void)
 
 /* ---- what the client tells ---- */
 
+/* A frozen page of the bucket in the range; 0: none. */
+static uintptr_t frozen_in(unsigned bucket, uintptr_t first, uintptr_t end)
+{
+    uintptr_t found = 0;
+
+    pthread_mutex_lock(&pages_lock);
+    for (const struct code_page *p = frozen[bucket]; p != NULL && found == 0; p = p->next_frozen) {
+        if (page_of(p) + KAGE_PAGE_SIZE > first && page_of(p) < end) {
+            found = page_of(p);
+        }
+    }
+    pthread_mutex_unlock(&pages_lock);
+    return found;
+}
+
 static void drop_range(uintptr_t first, uintptr_t end)
 {
+    if ((end - first) >> KAGE_PAGE_SHIFT > BUCKETS) { /* gigabytes: what is frozen is less */
+        for (unsigned bucket = 0; bucket < BUCKETS; bucket++) {
+            uintptr_t page;
+            while ((page = frozen_in(bucket, first, end)) != 0) {
+                drop_page(page);
+            }
+        }
+        return;
+    }
     for (uintptr_t page = first & KAGE_PAGE_MASK; page < end; page += KAGE_PAGE_SIZE) {
         while (drop_page(page)) {
         }

@@ -140,6 +140,8 @@ int cpu_new(struct cpu_vm *vm, unsigned index, const struct cpu_ops *ops, void *
         mmu_fini(cpu);
         goto out_sys;
     }
+    cpu->vmcs.proc_based_ctls = VMX_PROC_SECONDARY;
+    cpu->vmcs.proc_based_ctls2 = VMX_PROC2_EPT; /* until the hypervisor says what it wants */
     cpu_reset(cpu, false);
     mmu_set_test_tiny_tlb(cpu, (vm->test_flags & CODE_TEST_TINY_TLB) != 0);
     *out = cpu;
@@ -186,7 +188,7 @@ static struct vmcs_segment reset_segment(uint16_t selector, uint64_t base, uint3
 void cpu_reset(struct cpu *cpu, bool init)
 {
     struct vmcs *v = &cpu->vmcs;
-    uint64_t cr0_kept = v->guest_cr0 & (X86_CR0_CD | X86_CR0_NW);
+    uint64_t cr0_kept = cpu_guest_cr0(cpu) & (X86_CR0_CD | X86_CR0_NW);
 
     memset(cpu->gpr, 0, sizeof(cpu->gpr));
     cpu->gpr[X86_RDX] = 0x600; /* family 6; the VMM may set the model's own */
@@ -200,11 +202,8 @@ void cpu_reset(struct cpu *cpu, bool init)
     v->guest_seg[X86_TR] = reset_segment(0, 0, X86_AR_P | 0xb);
     v->guest_gdtr_base = v->guest_idtr_base = 0;
     v->guest_gdtr_limit = v->guest_idtr_limit = 0xffff;
-    v->guest_cr0 = X86_CR0_ET | (init ? cr0_kept : X86_CR0_CD | X86_CR0_NW);
-    v->guest_cr3 = v->guest_cr4 = 0;
     v->guest_dr7 = 0x400;
     v->guest_interruptibility = v->guest_activity_state = 0;
-    v->guest_ia32_efer = 0;
     v->guest_ia32_debugctl = 0;
     cpu->cr2 = 0;
     memset(cpu->dr, 0, sizeof(cpu->dr));
@@ -227,6 +226,6 @@ void cpu_reset(struct cpu *cpu, bool init)
     v->guest_rip = cpu->rip;
     v->guest_rsp = 0;
     v->guest_rflags = X86_FLAGS_FIXED;
+    cpu_set_paging(cpu, X86_CR0_ET | (init ? cr0_kept : X86_CR0_CD | X86_CR0_NW), 0, 0, 0);
     mmu_flush_all(cpu);
-    cpu_update_mode(cpu);
 }

@@ -324,7 +324,7 @@ struct mem_operand lower_access_at(struct trans *t, unsigned i, uint32_t access,
         c->info |= t->mode & CPU_MODE_AC ? ACCESS_ALIGNED : 0;
         c->restore_rcx = false;
         c->from = emit_jmp(&t->e);
-    } else if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va)) {
+    } else if (constant && (va & 4095) + bytes <= 4096 && x86_is_canonical(va, X86_LA57_BITS)) {
         uint32_t entry = tlb_off + ((uint32_t)(va >> KAGE_PAGE_SHIFT) & (TLB_SIZE - 1)) * 8u;
         c->from = emit_probe_constant(t, entry, va & KAGE_PAGE_MASK, flags_live);
         m.disp = (int32_t)(va & 4095);

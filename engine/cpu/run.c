@@ -205,8 +205,8 @@ const void *cpu_slow_access(struct cpu *cpu, const struct slow_desc *d)
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return NULL;
     }
-    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && x86_is_canonical(cpu->ea) &&
-        x86_is_canonical(cpu->ea + len - 1)) {
+    if ((d->info & ACCESS_ALIGNED) != 0 && (cpu->ea & (alignment_of(len) - 1)) != 0 && cpu_is_canonical(cpu, cpu->ea) &&
+        cpu_is_canonical(cpu, cpu->ea + len - 1)) {
         cpu_raise_error(cpu, X86_EXC_AC, 0);
         return NULL;
     }
@@ -440,7 +440,7 @@ const void *cpu_jump_miss(struct cpu *cpu, const struct jump_site *s)
 
     cpu->stats[CPU_STAT_JUMP_MISSES]++;
     bool legacy = !cpu_in_64bit_code(cpu);
-    if (legacy ? cpu->rip > cpu->vmcs.guest_seg[X86_CS].limit : !x86_is_canonical(cpu->rip)) {
+    if (legacy ? cpu->rip > cpu->vmcs.guest_seg[X86_CS].limit : !cpu_is_canonical(cpu, cpu->rip)) {
         cpu->rip = s->rip;
         cpu_set_sp(cpu, cpu_sp(cpu) + (uint64_t)s->rsp_undo);
         cpu_raise_error(cpu, X86_EXC_GP, 0);
@@ -587,7 +587,9 @@ static void run_one(struct cpu *cpu)
         cpu->intr_shadow = 0;
         enter_block(cpu, b);
     }
-    if (cpu->again || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION || cpu->vmcs.exit_reason == VMX_EXIT_EPT_MISCONFIG) {
+    bool page_fault_exits = cpu->event.valid && cpu->event.vector == X86_EXC_PF && cpu_event_intercepted(cpu, &cpu->event);
+    if (cpu->again || page_fault_exits || cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION ||
+        cpu->vmcs.exit_reason == VMX_EXIT_EPT_MISCONFIG) {
         cpu->intr_shadow = shadow; /* it has not happened yet */
         cpu->rflags |= rf;
     }
@@ -686,6 +688,7 @@ void cpu_run(struct cpu *cpu)
     uint64_t host_gs;
 
     cpu->vmcs.exit_reason = NO_EXIT;
+    cpu->gone = NULL;
     cpu->sti_slow = cpu_window_wanted(cpu);
     enter_guest(cpu);
     cpu_flush_if_asked(cpu); /* memory may have changed on the way here, and the event below is delivered first */
@@ -699,7 +702,7 @@ void cpu_run(struct cpu *cpu)
             cpu->holds_code_lock = false;
             pthread_mutex_unlock(&cpu->vm->lock);
         }
-        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, 0, 0);
+        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, cpu->gone_write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ, 0);
     }
     cpu->run_unshared = false;
     cpu_access_abandon(cpu);

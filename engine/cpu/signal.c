@@ -57,8 +57,17 @@ static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG
                                 REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 /* What the host's signal means for the guest; recorded as an event or an exit. */
-static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, greg_t trap)
+/* The client's memory behind a slot is gone: an EPT violation, at a guest address that kvm/ knows (KVM answers EFAULT). */
+static void note_gone(struct cpu *cpu, const siginfo_t *info, const greg_t *g)
 {
+    cpu->gone = info->si_addr;
+    cpu->gone_write = (g[REG_ERR] & X86_PF_W) != 0;
+}
+
+static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, const greg_t *g)
+{
+    greg_t trap = g[REG_TRAPNO];
+
     switch (sig) {
     case SIGFPE:
         if (info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF) {
@@ -79,8 +88,8 @@ static void take_fault(struct cpu *cpu, int sig, const siginfo_t *info, greg_t t
         }
         /* fall through */
     default:
-        /* The client's memory behind a slot is gone: KVM answers EFAULT. */
-        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, 0, 0);
+        note_gone(cpu, info, g);
+        cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, cpu->gone_write ? VMX_EPT_QUAL_WRITE : VMX_EPT_QUAL_READ, 0);
         break;
     }
 }
@@ -108,7 +117,7 @@ static bool recover(struct cpu *cpu, int sig, const siginfo_t *info, ucontext_t 
     cpu->stats[CPU_STAT_HOST_FAULTS]++;
     cpu->again = sig == SIGSEGV && info->si_code == SEGV_ACCERR && host_page_written(info->si_addr);
     if (!cpu->again) {
-        take_fault(cpu, sig, info, g[REG_TRAPNO]);
+        take_fault(cpu, sig, info, g);
     }
     g[REG_RSP] = (greg_t)cpu->host_rsp;
     g[REG_RIP] = (greg_t)(uintptr_t)cpu_leave_after_fault;
@@ -157,6 +166,7 @@ static bool escape(int sig, const siginfo_t *info, ucontext_t *uc)
         !host_range_has(info->si_addr)) {
         return false;
     }
+    note_gone(running, info, g);
     g[REG_RSP] = (greg_t)((((uint64_t)g[REG_RSP] - 128) & ~15ull) - 8); /* below the red zone, as after a call */
     g[REG_RIP] = (greg_t)(uintptr_t)go_to_escape;
     return true;

@@ -43,6 +43,19 @@
 
 enum cpu_result cpu_io_complete(struct cpu *cpu);
 
+/* ---- control registers (paging.c) ---- */
+
+/* Bits that the guest has in a read shadow while EPT is off: all that says how its tables are to be read. */
+#define CPU_NOEPT_CR0_MASK (X86_CR0_PG | X86_CR0_WP | X86_CR0_CD | X86_CR0_NW)
+#define CPU_NOEPT_CR4_MASK                                                                                             \
+    (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_LA57)
+
+/* A value that MOV writes without an exit: bits that the hypervisor owns stay as they are. */
+static inline uint64_t cpu_keep_masked(const struct cpu *cpu, uint64_t value, uint64_t actual, uint64_t mask)
+{
+    return cpu_uses_ept(cpu) ? (value & ~mask) | (actual & mask) : value; /* EPT off: these are its read shadow's */
+}
+
 /* ---- MSRs that live in the processor (sys_msr.c) ---- */
 
 /*
@@ -211,7 +224,7 @@ static inline gva_t cpu_va_add(const struct cpu *cpu, gva_t va, uint64_t n)
 /* What EFLAGS.AC asks of an operand at linear address va that is to be aligned to `bytes`: CPU_NEXT, or #AC(0). */
 KAGE_MUST_CHECK static inline enum cpu_result cpu_check_aligned(struct cpu *cpu, gva_t va, unsigned bytes)
 {
-    bool bad = (cpu->mode & CPU_MODE_AC) != 0 && (va & (bytes - 1)) != 0 && x86_is_canonical(va);
+    bool bad = (cpu->mode & CPU_MODE_AC) != 0 && (va & (bytes - 1)) != 0 && cpu_is_canonical(cpu, va);
     return bad ? cpu_raise_error(cpu, X86_EXC_AC, 0) : CPU_NEXT;
 }
 

@@ -6,17 +6,6 @@
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
-#define CR0_RESERVED_ABOVE 32
-#define CR4_KNOWN                                                                                                      \
-    (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |    \
-     X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE |             \
-     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
-#define CR4_FLUSHES (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_LA57 | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PCIDE)
-#define CR0_DEFINED                                                                                                    \
-    (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM |           \
-     X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
-#define CR0_LOADS_PDPTES (X86_CR0_PG | X86_CR0_CD | X86_CR0_NW) /* SDM 3A 4.4.1 */
-#define CR4_LOADS_PDPTES (X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PSE | X86_CR4_SMEP)
 #define CR0_LMSW (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS)
 #define DR6_BD (1ull << 13)
 #define DR6_FIXED_1 0xffff0ff0ull
@@ -24,6 +13,11 @@
 #define DR7_GD (1ull << 13)
 #define DR7_FIXED_1 (1ull << 10)
 #define DR7_FIXED_0 0xd800ull
+
+#define INVPCID_BYTES 16u
+/* Instruction information: the address has no base or no index register (SDM 3C 28.2.5). */
+#define VMX_INFO_NO_INDEX (1u << 22)
+#define VMX_INFO_NO_BASE (1u << 27)
 
 /* Qualification of control-register accesses (SDM 3C table 28-3). */
 enum { CR_ACCESS_TO = 0, CR_ACCESS_FROM = 1, CR_ACCESS_CLTS = 2, CR_ACCESS_LMSW = 3 };
@@ -95,75 +89,19 @@ static uint64_t cr_qualification(unsigned cr, unsigned access, unsigned reg)
     return cr | access << 4 | (uint64_t)reg << 8;
 }
 
-static uint64_t read_cr0(const struct cpu *cpu)
-{
-    const struct vmcs *v = &cpu->vmcs;
-    return (v->guest_cr0 & ~v->cr0_mask) | (v->cr0_read_shadow & v->cr0_mask);
-}
-
-static uint64_t read_cr4(const struct cpu *cpu)
-{
-    const struct vmcs *v = &cpu->vmcs;
-    return (v->guest_cr4 & ~v->cr4_mask) | (v->cr4_read_shadow & v->cr4_mask);
-}
-
 /* ---- CR0 ---- */
-
-/* Enters or leaves IA-32e mode as CR0.PG changes; false: the change raises #GP (SDM 3A 9.8.5). */
-static bool switch_paging(struct cpu *cpu, uint64_t new_cr0)
-{
-    struct vmcs *v = &cpu->vmcs;
-    bool was = (v->guest_cr0 & X86_CR0_PG) != 0, is = (new_cr0 & X86_CR0_PG) != 0;
-
-    if (was == is) {
-        return true;
-    }
-    if (is) {
-        if ((v->guest_ia32_efer & X86_EFER_LME) == 0) {
-            return true;
-        }
-        if ((v->guest_cr4 & X86_CR4_PAE) == 0 || (v->guest_seg[X86_CS].access_rights & X86_AR_L) != 0 ||
-            (v->guest_seg[X86_TR].access_rights & X86_AR_TYPE) < 8) {
-            return false;
-        }
-        v->guest_ia32_efer |= X86_EFER_LMA;
-        v->entry_ctls |= VMX_ENTRY_IA32E_MODE;
-        return true;
-    }
-    if ((v->guest_cr4 & X86_CR4_PCIDE) != 0 || (cpu->mode & CPU_MODE_LONG) != 0) {
-        return false;
-    }
-    v->guest_ia32_efer &= ~X86_EFER_LMA;
-    v->entry_ctls &= ~VMX_ENTRY_IA32E_MODE;
-    return true;
-}
 
 static enum cpu_result write_cr0(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
 {
-    struct vmcs *v = &cpu->vmcs;
+    const struct vmcs *v = &cpu->vmcs;
 
     if (((value ^ v->cr0_read_shadow) & v->cr0_mask) != 0) {
         return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
     }
-    if (value >> CR0_RESERVED_ABOVE != 0 || ((value & X86_CR0_PG) != 0 && (value & X86_CR0_PE) == 0) ||
-        ((value & X86_CR0_NW) != 0 && (value & X86_CR0_CD) == 0)) {
+    if ((value & X86_CR0_PG) != 0 && (value & X86_CR0_PE) == 0) {
         return cpu_raise_gp(cpu, 0);
     }
-    uint64_t new_cr0 = (v->guest_cr0 & v->cr0_mask) | (value & ~v->cr0_mask & CR0_DEFINED) | X86_CR0_ET;
-    if (!switch_paging(cpu, new_cr0)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    uint64_t changed = v->guest_cr0 ^ new_cr0;
-    bool load_pdptes = (changed & CR0_LOADS_PDPTES) != 0 && mmu_uses_pdptes(new_cr0, v->guest_cr4, v->guest_ia32_efer);
-    if (load_pdptes && !mmu_load_pdptes(cpu, v->guest_cr3)) {
-        return cpu_raise_gp(cpu, 0); /* not in IA-32e mode: switch_paging() has changed nothing */
-    }
-    v->guest_cr0 = new_cr0;
-    if (load_pdptes || (changed & (X86_CR0_PG | X86_CR0_WP | X86_CR0_PE)) != 0) {
-        mmu_flush_all(cpu);
-    }
-    cpu_update_mode(cpu);
-    return CPU_NEXT;
+    return cpu_load_cr0(cpu, cpu_keep_masked(cpu, value, v->guest_cr0, v->cr0_mask)) ? CPU_NEXT : cpu_raise_gp(cpu, 0);
 }
 
 enum cpu_result sys_clts(struct cpu *cpu, uint32_t arg, uint32_t len)
@@ -222,7 +160,7 @@ enum cpu_result sys_lmsw(struct cpu *cpu, uint32_t arg, uint32_t len)
 
 enum cpu_result sys_smsw(struct cpu *cpu, uint32_t arg, uint32_t len)
 {
-    uint64_t value = read_cr0(cpu);
+    uint64_t value = cpu_guest_cr0(cpu);
 
     if (cpu_cpl(cpu) != 0 && (cpu->vmcs.guest_cr4 & X86_CR4_UMIP) != 0) {
         return cpu_raise_gp(cpu, 0);
@@ -254,51 +192,27 @@ static enum cpu_result write_cr3(struct cpu *cpu, uint64_t value, uint64_t quali
             return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
         }
     }
-    bool pcide = (v->guest_cr4 & X86_CR4_PCIDE) != 0;
-    bool noflush = pcide && (value & X86_CR3_NOFLUSH) != 0;
-    if (noflush) {
-        value &= ~X86_CR3_NOFLUSH;
+    bool noflush = (v->guest_cr4 & X86_CR4_PCIDE) != 0 && (value & X86_CR3_NOFLUSH) != 0;
+    if (!cpu_uses_ept(cpu)) { /* one of the CR3-target values, roots of the hypervisor's */
+        v->guest_cr3 = value & ~X86_CR3_NOFLUSH;
+        mmu_switch_cr3(cpu, noflush);
+        return CPU_NEXT;
     }
-    if ((value & cpu->maxphyaddr_mask) != 0 || value >> 52 != 0) {
+    if (!cpu_load_cr3(cpu, noflush ? value & ~X86_CR3_NOFLUSH : value)) {
         return cpu_raise_gp(cpu, 0);
     }
-    if (mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer) && !mmu_load_pdptes(cpu, value)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    v->guest_cr3 = value;
     mmu_switch_cr3(cpu, noflush);
     return CPU_NEXT;
 }
 
 static enum cpu_result write_cr4(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
 {
-    struct vmcs *v = &cpu->vmcs;
+    const struct vmcs *v = &cpu->vmcs;
 
     if (((value ^ v->cr4_read_shadow) & v->cr4_mask) != 0) {
         return cpu_vmexit(cpu, VMX_EXIT_CR_ACCESS, qualification, len);
     }
-    uint64_t new_cr4 = (v->guest_cr4 & v->cr4_mask) | (value & ~v->cr4_mask);
-    uint64_t changed = v->guest_cr4 ^ new_cr4;
-    bool bad = (new_cr4 & ~v->cr4_mask & ~CR4_KNOWN) != 0;
-    if (cpu_in_long_mode(cpu)) {
-        bad |= (new_cr4 & X86_CR4_PAE) == 0 || (changed & X86_CR4_LA57) != 0;
-    }
-    if ((changed & new_cr4 & X86_CR4_PCIDE) != 0) {
-        bad |= !cpu_in_long_mode(cpu) || (v->guest_cr3 & X86_CR3_PCID_MASK) != 0;
-    }
-    if (bad) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    if ((changed & CR4_LOADS_PDPTES) != 0 && mmu_uses_pdptes(v->guest_cr0, new_cr4, v->guest_ia32_efer) &&
-        !mmu_load_pdptes(cpu, v->guest_cr3)) {
-        return cpu_raise_gp(cpu, 0);
-    }
-    v->guest_cr4 = new_cr4;
-    if ((changed & CR4_FLUSHES) != 0) { /* with PCIDs the TLB keeps global pages of user addresses another way */
-        mmu_flush_all(cpu);
-    }
-    cpu_update_mode(cpu);
-    return CPU_NEXT;
+    return cpu_load_cr4(cpu, cpu_keep_masked(cpu, value, v->guest_cr4, v->cr4_mask)) ? CPU_NEXT : cpu_raise_gp(cpu, 0);
 }
 
 static enum cpu_result write_cr8(struct cpu *cpu, uint64_t value, uint64_t qualification, uint32_t len)
@@ -369,16 +283,16 @@ enum cpu_result sys_mov_from_cr(struct cpu *cpu, uint32_t arg, uint32_t len)
     }
     switch (cr) {
     case 0:
-        value = read_cr0(cpu);
+        value = cpu_guest_cr0(cpu);
         break;
     case 2:
         value = cpu->cr2;
         break;
     case 3:
-        value = cpu->vmcs.guest_cr3;
+        value = cpu_guest_cr3(cpu);
         break;
     case 4:
-        value = read_cr4(cpu);
+        value = cpu_guest_cr4(cpu);
         break;
     default:
         value = cpu->cr8;
@@ -490,10 +404,31 @@ enum cpu_result sys_invlpg(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
         return cpu_vmexit(cpu, VMX_EXIT_INVLPG, cpu->ea, len);
     }
-    if (x86_is_canonical(cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
+    if (cpu_is_cpu_canonical(cpu, cpu->ea)) { /* otherwise nothing happens, not even #GP (SDM 2A) */
         mmu_flush_page(cpu, cpu->ea);
     }
     return CPU_NEXT;
+}
+
+/*
+ * SDM 3C table 28-14. The registers of the address are not known any more: it is told as a displacement without them, and,
+ * with all that a segment adds, as the guest-linear address.
+ */
+static enum cpu_result exit_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
+{
+    uint32_t size = HELPER_ARG_ADDRSIZE(arg) == 8 ? 2 : HELPER_ARG_ADDRSIZE(arg) == 4 ? 1 : 0;
+    uint32_t seg = cpu_in_64bit_code(cpu) ? X86_DS : HELPER_ARG_SEG(arg); /* 64-bit code: cpu->ea is linear */
+    gva_t offset = cpu->ea;
+    enum cpu_result r = cpu_operand(cpu, arg, INVPCID_BYTES, MMU_READ);
+
+    if (r != CPU_NEXT) {
+        return r;
+    }
+    cpu_vmexit(cpu, VMX_EXIT_INVPCID, offset, len);
+    cpu->vmcs.exit_instruction_info =
+        HELPER_ARG_REG(arg) << 28 | VMX_INFO_NO_BASE | VMX_INFO_NO_INDEX | seg << 15 | size << 7;
+    cpu->vmcs.guest_linear_address = cpu->ea;
+    return CPU_EXIT;
 }
 
 enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
@@ -508,11 +443,7 @@ enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
         return cpu_raise_gp(cpu, 0);
     }
     if (cpu_proc_ctl(cpu, VMX_PROC_INVLPG_EXITING)) {
-        enum cpu_result r = cpu_vmexit(cpu, VMX_EXIT_INVPCID, 0, len);
-        uint32_t size = HELPER_ARG_ADDRSIZE(arg) == 8 ? 2 : HELPER_ARG_ADDRSIZE(arg) == 4 ? 1 : 0;
-        cpu->vmcs.exit_instruction_info = HELPER_ARG_REG(arg) << 28 | HELPER_ARG_SEG(arg) << 15 | size << 7;
-        cpu->vmcs.guest_linear_address = cpu->ea;
-        return r;
+        return exit_invpcid(cpu, arg, len);
     }
     enum cpu_result r = cpu_operand(cpu, arg, sizeof(descriptor), MMU_READ);
     if (r != CPU_NEXT) {
@@ -527,7 +458,7 @@ enum cpu_result sys_invpcid(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (type < 2) {
         bad |= !pcide && descriptor[0] != 0;
     }
-    if (bad || (type == 0 && !x86_is_canonical(descriptor[1]))) {
+    if (bad || (type == 0 && !cpu_is_cpu_canonical(cpu, descriptor[1]))) {
         return cpu_raise_gp(cpu, 0);
     }
     switch (type) {

@@ -18,7 +18,10 @@
 static enum cpu_result record(struct cpu *cpu, const struct cpu_event *ev)
 {
     cpu->event = *ev;
-    cpu_mmio_consume(cpu); /* the instruction that asked for the bytes will ask again */
+    /* The instruction that asked for the bytes will ask again; unless it only waits for the hypervisor's tables. */
+    if (cpu_uses_ept(cpu) || ev->vector != X86_EXC_PF || !cpu_event_intercepted(cpu, ev)) {
+        cpu_mmio_consume(cpu);
+    }
     return CPU_FAULT;
 }
 
@@ -102,11 +105,11 @@ static bool event_is_exception(const struct cpu_event *ev)
            ev->type == VMX_EVENT_PRIV_SW_EXCEPTION;
 }
 
-static bool event_intercepted(const struct cpu *cpu, const struct cpu_event *ev)
+bool cpu_event_intercepted(const struct cpu *cpu, const struct cpu_event *ev)
 {
     const struct vmcs *v = &cpu->vmcs;
 
-    if (!ev->raised || !event_is_exception(ev) || ev->vector > 31) {
+    if (!ev->raised || ev->guests_own || !event_is_exception(ev) || ev->vector > 31) {
         return false;
     }
     bool bit = (v->exception_bitmap >> ev->vector & 1) != 0;
@@ -204,10 +207,10 @@ static enum cpu_result deliver_64(struct cpu *cpu, const struct cpu_event *ev)
         if (r != CPU_NEXT) {
             return r;
         }
-    } else if (!x86_is_canonical(rsp)) {
+    } else if (!cpu_is_canonical(cpu, rsp)) {
         return cpu_raise_error(cpu, X86_EXC_SS, ext);
     }
-    if (!x86_is_canonical(gate.offset)) {
+    if (!cpu_is_canonical(cpu, gate.offset)) {
         return cpu_raise_gp(cpu, ext);
     }
     r = cpu_descriptor_set_accessed(cpu, &cs);
@@ -313,7 +316,7 @@ enum cpu_result cpu_deliver_event(struct cpu *cpu)
     /* Each turn delivers ev or replaces it by what its delivery raised; #DF bounds the chain. */
     for (;;) {
         cpu->event.valid = false;
-        if (event_intercepted(cpu, &ev)) {
+        if (cpu_event_intercepted(cpu, &ev)) {
             enum cpu_result r = event_exit(cpu, &ev);
             if (original.valid) {
                 set_vectoring(cpu, &original);
@@ -336,7 +339,7 @@ enum cpu_result cpu_deliver_event(struct cpu *cpu)
             ev = second;
             continue;
         }
-        if (event_intercepted(cpu, &second)) {
+        if (cpu_event_intercepted(cpu, &second)) {
             cpu->event.valid = false;
             r = event_exit(cpu, &second);
             set_vectoring(cpu, &ev);

@@ -48,7 +48,7 @@ static enum cpu_result stack_linear(struct cpu *cpu, const struct cpu_stack *st,
     bool good;
 
     if (st->bytes == 8) {
-        good = x86_is_canonical(offset) && x86_is_canonical(last);
+        good = cpu_is_canonical(cpu, offset) && cpu_is_canonical(cpu, last);
         *va = offset;
     } else {
         uint64_t top = (ss->access_rights & X86_AR_DB) != 0 ? UINT32_MAX : UINT16_MAX;

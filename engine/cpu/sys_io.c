@@ -107,6 +107,9 @@ static enum cpu_result complete_string(struct cpu *cpu, const struct io_op *op)
         }
         r = cpu_write(cpu, run_low(cpu, va, op), cpu->pio_buf, (unsigned)(op->count * op->bytes), cpu_mmu_idx(cpu));
         if (r != CPU_NEXT && !(r == CPU_EXIT && cpu_mmio_posted(cpu))) {
+            if (direction_down(cpu)) { /* it may be completed anew */
+                reverse_elements(cpu->pio_buf, op->count, op->bytes);
+            }
             return r;
         }
     }
@@ -138,6 +141,19 @@ static enum cpu_result complete(struct cpu *cpu, const struct io_op *op)
     return CPU_NEXT;
 }
 
+struct io_call {
+    struct cpu *cpu;
+    const struct io_op *op;
+    enum cpu_result result;
+};
+
+static void call_complete(void *arg)
+{
+    struct io_call *call = arg;
+    call->result = complete(call->cpu, call->op);
+}
+
+/* Outside cpu_run(): the memory may be gone, which is an EPT violation here too. */
 enum cpu_result cpu_io_complete(struct cpu *cpu)
 {
     const struct vmcs *v = &cpu->vmcs;
@@ -153,9 +169,16 @@ enum cpu_result cpu_io_complete(struct cpu *cpu)
         .count = cpu->imm,
     };
     cpu->rip = v->guest_rip;
-    enum cpu_result r = complete(cpu, &op);
+    struct io_call call = {.cpu = cpu, .op = &op};
+    cpu->gone = NULL;
+    if (!cpu_guarded_call(cpu, call_complete, &call)) {
+        if (op.in && op.string && direction_down(cpu)) {
+            reverse_elements(cpu->pio_buf, op.count, op.bytes);
+        }
+        call.result = cpu_vmexit(cpu, VMX_EXIT_EPT_VIOLATION, VMX_EPT_QUAL_WRITE, 0);
+    }
     cpu->vmcs.guest_rip = cpu->rip;
-    return r;
+    return call.result;
 }
 
 /* Exits, or answers for the empty bus. */

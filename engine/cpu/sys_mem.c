@@ -121,7 +121,7 @@ static enum cpu_result pieces_translate(struct cpu *cpu, gva_t va, unsigned len,
         first = len;
     }
     *n = first == len ? 1 : 2;
-    if (*n == 2 && x86_is_canonical(va) && !x86_is_canonical(va + len - 1) && cpu_in_long_mode(cpu)) {
+    if (*n == 2 && cpu_is_canonical(cpu, va) && !cpu_is_canonical(cpu, va + len - 1) && cpu_in_long_mode(cpu)) {
         enum cpu_result gp = cpu_raise_gp(cpu, 0); /* of the whole operand, before its first page is looked at */
         cpu->event.address = true;
         return gp;

@@ -25,25 +25,6 @@ static bool pat_is_valid(uint64_t pat)
     return true;
 }
 
-static int set_efer(struct cpu *cpu, uint64_t value)
-{
-    struct vmcs *v = &cpu->vmcs;
-    uint64_t old = v->guest_ia32_efer;
-
-    if ((value & ~cpu->efer_valid) != 0) {
-        return -EINVAL;
-    }
-    if (((value ^ old) & X86_EFER_LME) != 0 && (v->guest_cr0 & X86_CR0_PG) != 0) {
-        return -EINVAL;
-    }
-    v->guest_ia32_efer = (value & ~X86_EFER_LMA) | (old & X86_EFER_LMA); /* LMA is read-only */
-    if (((value ^ old) & X86_EFER_NX) != 0) {
-        mmu_flush_all(cpu);
-    }
-    cpu_update_mode(cpu);
-    return 0;
-}
-
 /* MSRs that are one field of struct cpu and need at most a check for a canonical address. */
 struct msr_row {
     uint32_t msr;
@@ -94,7 +75,7 @@ int cpu_get_msr(struct cpu *cpu, uint32_t msr, uint64_t *value)
         *value = cpu->vmcs.guest_ia32_pat;
         return 0;
     case MSR_EFER:
-        *value = cpu->vmcs.guest_ia32_efer;
+        *value = cpu_guest_efer(cpu);
         return 0;
     case MSR_SYSCALL_MASK:
         *value = cpu->msr_syscall_mask;
@@ -113,7 +94,7 @@ int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
 
     if (row != NULL) {
         uint8_t *field = (uint8_t *)cpu + row->offset;
-        if (row->canonical && !x86_is_canonical(value)) {
+        if (row->canonical && !cpu_is_cpu_canonical(cpu, value)) {
             return -EINVAL;
         }
         if (row->bytes == 4) {
@@ -135,7 +116,7 @@ int cpu_set_msr(struct cpu *cpu, uint32_t msr, uint64_t value)
         cpu->vmcs.guest_ia32_pat = value;
         return 0;
     case MSR_EFER:
-        return set_efer(cpu, value);
+        return cpu_load_efer(cpu, value) ? 0 : -EINVAL;
     case MSR_SYSCALL_MASK:
         if (value >> 32 != 0) {
             return -EINVAL;
@@ -321,7 +302,7 @@ static enum cpu_result write_base(struct cpu *cpu, uint32_t arg, unsigned seg)
     if (HELPER_ARG_OPSIZE(arg) != 8) {
         value = (uint32_t)value;
     }
-    if (!x86_is_canonical(value)) {
+    if (!cpu_is_cpu_canonical(cpu, value)) {
         return cpu_raise_gp(cpu, 0);
     }
     cpu->vmcs.guest_seg[seg].base = value;

@@ -190,7 +190,7 @@ enum cpu_result cpu_check_rip(struct cpu *cpu, uint64_t rip, const struct cpu_de
 {
     bool is_64 = cpu_in_long_mode(cpu) && (cs->access_rights & X86_AR_L) != 0;
 
-    return (is_64 ? x86_is_canonical(rip) : rip <= cs->limit) ? CPU_NEXT : cpu_raise_gp(cpu, ext);
+    return (is_64 ? cpu_is_canonical(cpu, rip) : rip <= cs->limit) ? CPU_NEXT : cpu_raise_gp(cpu, ext);
 }
 
 enum cpu_result cpu_stack_descriptor(struct cpu *cpu, uint16_t selector, unsigned cpl, unsigned vector, uint32_t ext,

@@ -59,7 +59,7 @@ enum cpu_result sys_sysret(struct cpu *cpu, uint32_t arg, uint32_t len)
     if (!syscall_exists(cpu)) {
         return cpu_raise(cpu, X86_EXC_UD);
     }
-    if (cpu_cpl(cpu) != 0 || (to_64 && !x86_is_canonical(rip))) {
+    if (cpu_cpl(cpu) != 0 || (to_64 && !cpu_is_canonical(cpu, rip))) {
         return cpu_raise_gp(cpu, 0);
     }
     cpu->rip = to_64 ? rip : (uint32_t)rip;
@@ -112,7 +112,7 @@ enum cpu_result sys_sysexit(struct cpu *cpu, uint32_t arg, uint32_t len)
         return cpu_raise(cpu, X86_EXC_UD);
     }
     if ((base & 0xfffcu) == 0 || (v->guest_cr0 & X86_CR0_PE) == 0 ||
-        (to_64 && (!x86_is_canonical(rip) || !x86_is_canonical(rsp)))) {
+        (to_64 && (!cpu_is_canonical(cpu, rip) || !cpu_is_canonical(cpu, rsp)))) {
         return cpu_raise_gp(cpu, 0);
     }
     cpu->rip = to_64 ? rip : (uint32_t)rip;

@@ -161,7 +161,7 @@ static enum cpu_result load_table(struct cpu *cpu, uint32_t arg, uint32_t len, u
     if (bytes == 6 && HELPER_ARG_OPSIZE(arg) == 2) {
         new_base &= 0xffffff;
     }
-    if (!x86_is_canonical(new_base)) {
+    if (!cpu_is_cpu_canonical(cpu, new_base)) {
         return cpu_raise_gp(cpu, 0);
     }
     *base = new_base;
@@ -239,7 +239,7 @@ static enum cpu_result system_descriptor(struct cpu *cpu, uint16_t selector, uin
     if ((d->access_rights & X86_AR_P) == 0) {
         return cpu_raise_error(cpu, X86_EXC_NP, error);
     }
-    if (!x86_is_canonical(d->base)) {
+    if (!cpu_is_cpu_canonical(cpu, d->base)) {
         return cpu_raise_gp(cpu, error);
     }
     return CPU_NEXT;

@@ -65,7 +65,7 @@ enum cpu_result cpu_tss_stack(struct cpu *cpu, unsigned cpl, unsigned ist, uint6
         return cpu_raise_error(cpu, X86_EXC_TS, selector_error(tr->selector, ext));
     }
     enum cpu_result r = cpu_read(cpu, tr->base + offset, rsp, 8, cpu_implicit_idx(cpu));
-    if (r == CPU_NEXT && !x86_is_canonical(*rsp)) {
+    if (r == CPU_NEXT && !cpu_is_canonical(cpu, *rsp)) {
         return cpu_raise_error(cpu, X86_EXC_SS, ext);
     }
     return r;
@@ -235,17 +235,18 @@ static void load_selectors(struct cpu *cpu, const struct task *t)
 /* CR3, and with PAE what it points to; false: there are reserved bits, which is #GP in the new task. */
 static bool load_cr3(struct cpu *cpu, const struct task *t)
 {
-    struct vmcs *v = &cpu->vmcs;
     uint32_t cr3;
 
-    if (t->f->cr3 == 0 || (v->guest_cr0 & X86_CR0_PG) == 0) {
+    if (t->f->cr3 == 0 || (cpu_guest_cr0(cpu) & X86_CR0_PG) == 0) {
         return true;
     }
     __builtin_memcpy(&cr3, t->raw + t->f->cr3, 4);
-    if (mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer) && !mmu_load_pdptes(cpu, cr3)) {
+    if (!cpu_uses_ept(cpu)) {
+        return cpu->ops->load_cr3 != NULL && cpu->ops->load_cr3(cpu, cr3);
+    }
+    if (!cpu_load_cr3(cpu, cr3)) {
         return false;
     }
-    v->guest_cr3 = cr3;
     mmu_switch_cr3(cpu, false);
     return true;
 }

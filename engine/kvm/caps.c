@@ -130,6 +130,24 @@ static int cap_halt_poll(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
     return cap->args[0] > UINT32_MAX ? -EINVAL : 0;
 }
 
+/* Before the first vCPU, whose VMCS has the controls that go with it. */
+static int cap_kage_mmu(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+    if (cap->args[0] >= 32 || !(KVM_OFFERED_MMUS & 1u << cap->args[0]))
+        return -EINVAL;
+    if (atomic_load(&vm->vcpu_count))
+        return -EBUSY;
+    if (cap->args[0] == KAGE_MMU_SHADOW && !vm->shadow) {
+        int err = kvm_shadow_new(vm);
+        if (err)
+            return err;
+    } else if (cap->args[0] != KAGE_MMU_SHADOW) {
+        kvm_shadow_free(vm);
+    }
+    vm->mmu = (uint32_t)cap->args[0];
+    return 0;
+}
+
 static const struct {
     uint32_t cap;
     int (*enable)(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
@@ -151,6 +169,7 @@ static const struct {
     { KVM_CAP_EXIT_HYPERCALL, cap_exit_hypercall },
     { KVM_CAP_PMU_CAPABILITY, cap_pmu_capability },
     { KVM_CAP_HALT_POLL, cap_halt_poll },
+    { KVM_CAP_KAGE_MMU, cap_kage_mmu },
 };
 
 int kvm_vm_enable_cap(struct kvm_vm *vm, const struct kvm_enable_cap *cap)

@@ -8,6 +8,8 @@
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
 
+#include "kage.h"
+
 #define KVM_VALID_QUIRKS                                                                                               \
     (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |                     \
      KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
@@ -16,5 +18,6 @@
 #define KVM_VALID_MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 /* MWAIT is a NOP and there are no C-states; the client may ask for all, as of the kernel, and gets these. */
 #define KVM_OFFERED_DISABLE_EXITS (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE)
+#define KVM_OFFERED_MMUS (1u << KAGE_MMU_EPT | 1u << KAGE_MMU_SHADOW)
 
 #endif

@@ -252,9 +252,10 @@ static void build_kvm_leaves(struct cpuid_build *b)
 static void build_extended(struct cpuid_build *b)
 {
     struct kvm_cpuid_entry2 *e = build_add(b, 0x80000000u, 0, 0);
-    uint32_t leaf1[4];
+    uint32_t leaf1[4], leaf7[4];
 
     host_cpuid(1, 0, leaf1);
+    host_cpuid(7, 0, leaf7);
     e->eax = b->amd ? 0x80000021u : 0x80000008u;
     e = build_add(b, 0x80000001u, 0, 0);
     e->ecx &= CPUID_81_ECX_HOST;
@@ -270,7 +271,7 @@ static void build_extended(struct cpuid_build *b)
     e->edx &= CPUID_87_EDX_HOST;
     e = build_add(b, 0x80000008u, 0, 0);
     uint32_t phys = e->eax & 0xff;
-    e->eax = (phys > CPUID_PHYS_BITS_MAX || phys < 36 ? CPUID_PHYS_BITS_MAX : phys) | 48u << 8;
+    e->eax = (phys > CPUID_PHYS_BITS_MAX || phys < 36 ? CPUID_PHYS_BITS_MAX : phys) | (leaf7[CPUID_ECX] & CPUID_7_ECX_LA57 ? 57u : 48u) << 8;
     e->ebx = (e->ebx & CPUID_88_EBX_HOST) | (b->amd ? CPUID_88_EBX_AMD_ALWAYS : 0);
     e->ecx = e->edx = 0;
     if (!b->amd)
@@ -353,7 +354,10 @@ static void cpuid_apply(struct kvm_vcpu *vcpu)
     vcpu->cpu->efer_valid = kvm_limits_efer_valid(vcpu, false);
     vcpu->cpu->has_nx = (ext & CPUID_BIT(20)) != 0;
     vcpu->cpu->has_1g_pages = (ext & CPUID_BIT(26)) != 0;
-    vcpu->cpu->no_sysenter64 = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX) == 0x444d4163u; /* AuthenticAMD */
+    vcpu->cpu->has_la57 = (kvm_cpuid_register(vcpu, 7, 0, CPUID_ECX) & CPUID_7_ECX_LA57) != 0;
+    uint32_t vendor = kvm_cpuid_register(vcpu, 0, 0, CPUID_ECX);
+    vcpu->cpu->no_sysenter64 = vendor == 0x444d4163u;                                   /* AuthenticAMD */
+    vcpu->cpu->no_pml4e_bit8 = vcpu->cpu->no_sysenter64 || vendor == 0x656e6975u; /* HygonGenuine */
     vcpu->guest_xcr0_supported = xcr0 & kvm_cpuid_xcr0_supported();
     kvm_vcpu_setup_vmcs(vcpu);
 }

@@ -54,7 +54,9 @@ enum { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
     (CPUID_BIT(1) /* VBMI */ | CPUID_BIT(6) /* VBMI2 */ | CPUID_BIT(11) /* VNNI */ | CPUID_BIT(12) /* BITALG */ |      \
      CPUID_BIT(14) /* VPOPCNTDQ */)
 #define CPUID_7_ECX_HOST                                                                                               \
-    (CPUID_BIT(8) /* GFNI */ | CPUID_BIT(9) /* VAES */ | CPUID_BIT(10) /* VPCLMULQDQ */ | CPUID_7_ECX_AVX512)
+    (CPUID_BIT(8) /* GFNI */ | CPUID_BIT(9) /* VAES */ | CPUID_BIT(10) /* VPCLMULQDQ */ | CPUID_BIT(16) /* LA57 */ |   \
+     CPUID_7_ECX_AVX512)
+#define CPUID_7_ECX_LA57 CPUID_BIT(16)
 #define CPUID_7_ECX_ALWAYS (CPUID_BIT(2) /* UMIP */ | CPUID_BIT(22) /* RDPID */)
 
 /* 7.0.EDX */

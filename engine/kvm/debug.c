@@ -26,6 +26,8 @@ void kvm_debug_update(struct kvm_vcpu *vcpu)
         bitmap |= 1u << X86_EXC_DB;
     if (debug_on(vcpu, KVM_GUESTDBG_USE_SW_BP))
         bitmap |= 1u << X86_EXC_BP;
+    if (!cpu_uses_ept(cpu))
+        bitmap |= 1u << X86_EXC_PF; /* the shadow MMU's */
     cpu->vmcs.exception_bitmap = bitmap;
     cpu->guest_debug_step = debug_on(vcpu, KVM_GUESTDBG_SINGLESTEP);
     cpu->guest_debug_break = hardware && (vcpu->debug_dr[7] & 0xff) != 0;

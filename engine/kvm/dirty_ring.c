@@ -84,18 +84,19 @@ bool kvm_dirty_ring_is_full(const struct kvm_vcpu *vcpu)
 
 struct ring_reset {
     struct kvm_vm *vm;
-    int taken, err;
+    int taken;
 };
 
 /* The entry's words are the client's by now: a slot or page that is not there is passed over. */
-static int reset_page(struct kvm_vm *vm, uint32_t id, uint64_t page)
+static void reset_page(struct kvm_vm *vm, uint32_t id, uint64_t page)
 {
     struct kvm_memslot *slot = kvm_memslot_by_id(&vm->memslots, id);
 
     if (!slot || !slot->dirty_bitmap || page >= slot->bytes >> KAGE_PAGE_SHIFT)
-        return 0;
+        return;
     slot->dirty_bitmap[page / 64] &= ~(1ull << (page % 64));
-    return ept_write_protect(vm->ept, slot->gpa + (page << KAGE_PAGE_SHIFT), KAGE_PAGE_SIZE);
+    ept_write_protect_pages(vm->ept, slot->gpa + (page << KAGE_PAGE_SHIFT), 1);
+    kvm_shadow_protect(vm, slot->gpa + (page << KAGE_PAGE_SHIFT), 1);
 }
 
 static void reset_rings(void *arg)
@@ -104,16 +105,13 @@ static void reset_rings(void *arg)
     struct kvm_vm *vm = reset->vm;
 
     pthread_mutex_lock(&vm->memslots.mmu_lock);
-    for (unsigned i = 0; i < atomic_load(&vm->vcpu_count) && !reset->err; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->vcpu_count); i++) {
         struct kvm_dirty_ring *ring = &kvm_vm_vcpu(vm, i)->dirty_ring;
         while (ring->reset_index != ring->dirty_index) {
             struct kvm_dirty_gfn *entry = &ring->gfns[ring->reset_index & (ring->entries - 1)];
             if (!(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET))
                 break;
-            reset->err = reset_page(vm, __atomic_load_n(&entry->slot, __ATOMIC_RELAXED),
-                                    __atomic_load_n(&entry->offset, __ATOMIC_RELAXED));
-            if (reset->err)
-                break; /* no memory to split a large page: the entry stays */
+            reset_page(vm, __atomic_load_n(&entry->slot, __ATOMIC_RELAXED), __atomic_load_n(&entry->offset, __ATOMIC_RELAXED));
             __atomic_store_n(&entry->flags, 0, __ATOMIC_RELEASE);
             ring->reset_index++;
             reset->taken++;
@@ -134,5 +132,5 @@ int kvm_vm_reset_dirty_rings(struct kvm_object *object, void *arg)
     pthread_mutex_lock(&reset.vm->lock);
     cpu_vm_exclusive(reset.vm->cpu_vm, NULL, reset_rings, &reset);
     pthread_mutex_unlock(&reset.vm->lock);
-    return reset.err ? reset.err : reset.taken;
+    return reset.taken;
 }

@@ -76,7 +76,7 @@ int kvm_exit_emulation_failure(struct kvm_vcpu *vcpu)
     vcpu->counters->insn_emulation_fail++;
     kvm_error_set(&vcpu->error, "vCPU %u: %s (cs:rip %04x:%llx, cr0 0x%llx, efer 0x%llx)", vcpu->id, failure_text(vcpu),
                   vmcs->guest_seg[X86_CS].selector, (unsigned long long)vmcs->guest_rip,
-                  (unsigned long long)vmcs->guest_cr0, (unsigned long long)vmcs->guest_ia32_efer);
+                  (unsigned long long)cpu_guest_cr0(vcpu->cpu), (unsigned long long)cpu_guest_efer(vcpu->cpu));
     if (cpu_cpl(vcpu->cpu) && !vcpu->vm->exit_on_emulation_failure) {
         kvm_event_queue_exception(vcpu, X86_EXC_UD, false, 0);
         return KVM_RUN_ENTER;

@@ -16,6 +16,27 @@ void kvm_event_queue_exception(struct kvm_vcpu *vcpu, unsigned vector, bool has_
                                                    .error = error };
 }
 
+/* SDM 3A table 6-5: a page fault in the delivery of one is a double fault, in a double fault's the end. */
+void kvm_event_queue_page_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t error)
+{
+    bool delivering = vcpu->exception.injected;
+    unsigned first = vcpu->exception.nr;
+
+    if (delivering && first == X86_EXC_DF) {
+        vcpu->exception = (struct kvm_vcpu_exception){ 0 };
+        vcpu->triple_fault_pending = true;
+        return;
+    }
+    if (delivering && first == X86_EXC_PF) {
+        vcpu->cpu->cr2 = va;
+        kvm_event_queue_exception(vcpu, X86_EXC_DF, true, 0);
+        return;
+    }
+    kvm_event_queue_exception(vcpu, X86_EXC_PF, true, error);
+    vcpu->exception.has_payload = true;
+    vcpu->exception.payload = va;
+}
+
 void kvm_event_take_fault(struct kvm_vcpu *vcpu)
 {
     struct cpu_event *event = &vcpu->cpu->event;
@@ -187,8 +208,8 @@ void kvm_event_inject(struct kvm_vcpu *vcpu)
     }
     take_queued_nmis(vcpu);
 
-    /* What an exit cut short goes first; a new exception would have made it double, and is worked out at delivery. */
-    if (vcpu->exception.injected) {
+    /* What an exit cut short goes first, but for an exception that was met in its delivery: that has taken its place. */
+    if (vcpu->exception.injected || (vcpu->exception.pending && (vcpu->nmi.injected || vcpu->interrupt.injected))) {
         inject_exception(vcpu);
         busy = true;
     } else if (vcpu->nmi.injected) {

@@ -72,6 +72,8 @@ static int exit_exception(struct kvm_vcpu *vcpu)
 
     if ((info & VMX_INFO_TYPE) >> VMX_INFO_TYPE_SHIFT == VMX_EVENT_NMI)
         return KVM_RUN_ENTER; /* the host's, in VT-x terms: a kick */
+    if (vcpu->vm->shadow && (info & VMX_INFO_VECTOR) == X86_EXC_PF)
+        return kvm_shadow_page_fault(vcpu);
     return kvm_debug_exit(vcpu, info & VMX_INFO_VECTOR);
 }
 
@@ -152,6 +154,8 @@ static int exit_cr_access(struct kvm_vcpu *vcpu)
     unsigned cr = qualification & 0xf, type = (qualification >> 4) & 3;
     uint64_t *gpr = &vcpu->cpu->gpr[(qualification >> 8) & 0xf];
 
+    if (cr != 8 && vcpu->vm->shadow)
+        return kvm_shadow_cr_access(vcpu);
     if (cr != 8)
         return exit_gp(vcpu); /* bits of CR4 that this processor does not have: see cr4_mask */
     if (type == 1) {
@@ -271,6 +275,8 @@ static int exit_ept_violation(struct kvm_vcpu *vcpu)
 {
     if (kvm_dirty_ring_is_full(vcpu))
         return KVM_RUN_ENTER;
+    if (vcpu->cpu->gone)
+        vcpu->cpu->vmcs.guest_physical_address = kvm_memslot_gpa(vcpu->vm, (hva_t)(uintptr_t)vcpu->cpu->gone);
     kvm_error_set(&vcpu->error, "vCPU %u: the memory behind guest address 0x%llx is gone (rip 0x%llx)", vcpu->id,
                   (unsigned long long)vcpu->cpu->vmcs.guest_physical_address,
                   (unsigned long long)vcpu->cpu->vmcs.guest_rip);
@@ -311,6 +317,7 @@ static kvm_exit_fn *const exit_handlers[] = {
     [VMX_EXIT_CPUID] = exit_cpuid,
     [VMX_EXIT_HLT] = exit_hlt,
     [VMX_EXIT_INVD] = exit_skip, /* nothing is cached that is not in memory */
+    [VMX_EXIT_INVLPG] = kvm_shadow_invlpg, /* this and INVPCID exit in shadow mode only */
     [VMX_EXIT_RDPMC] = exit_gp,  /* no performance counters */
     [VMX_EXIT_VMCALL] = exit_vmcall,
     [VMX_EXIT_VMXOFF] = exit_ud,
@@ -327,6 +334,7 @@ static kvm_exit_fn *const exit_handlers[] = {
     [VMX_EXIT_EPT_MISCONFIG] = kvm_mmio_exit,
     [VMX_EXIT_WBINVD] = exit_skip,
     [VMX_EXIT_XSETBV] = exit_xsetbv,
+    [VMX_EXIT_INVPCID] = kvm_shadow_invpcid,
     [VMX_EXIT_XSAVES] = exit_ud,
     [VMX_EXIT_XRSTORS] = exit_ud,
     [VMX_EXIT_KAGE_UNSUPPORTED] = kvm_exit_emulation_failure,

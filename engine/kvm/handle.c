@@ -57,7 +57,10 @@ pid_t kvm_process(void)
 
 void kvm_object_init(struct kvm_object *object, enum kvm_kind kind)
 {
+    static _Atomic uint64_t last_serial;
+
     object->kind = kind;
+    object->serial = atomic_fetch_add(&last_serial, 1) + 1;
     atomic_init(&object->refs, 1u);
     object->pid = kvm_process();
 }
@@ -177,6 +180,15 @@ int kvm_handle_close(int fd)
     if (object)
         kvm_object_put(object);
     return 0;
+}
+
+void kvm_handle_each(void (*fn)(struct kvm_object *object, void *arg), void *arg)
+{
+    pthread_mutex_lock(&handle_lock);
+    for (size_t i = 0; i < handle_count; i++)
+        if (handle_table[i] && handle_table[i]->pid == kvm_process())
+            fn(handle_table[i], arg);
+    pthread_mutex_unlock(&handle_lock);
 }
 
 static bool handle_is_object(int fd, const struct kvm_object *object)

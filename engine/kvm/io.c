@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "cpu/run.h"
 #include "cpu/sys.h"
 #include "kvm/vcpu.h"
 
@@ -24,18 +25,52 @@ static bool pio_engine(struct kvm_vcpu *vcpu, bool in, uint16_t port, uint8_t *d
            kvm_coalesced_write(vcpu->vm, true, port, size, data);
 }
 
+/* What is left of the instruction when every element has been read, to be done by kvm_pio_complete(). */
+static struct kvm_pending_pio pio_to_finish(const struct kvm_vcpu *vcpu)
+{
+    const struct vmcs *vmcs = &vcpu->cpu->vmcs;
+
+    return (struct kvm_pending_pio){ .active = true, .in = true, .qualification = vmcs->exit_qualification,
+                                     .instruction_info = vmcs->exit_instruction_info, .instruction_len = vmcs->exit_instruction_len };
+}
+
 /* Ends the instruction (one round of a REP): registers or memory, and RIP. */
 static int pio_finish(struct kvm_vcpu *vcpu)
 {
     uint64_t rip = vcpu->cpu->rip;
-    enum cpu_result result = cpu_io_complete(vcpu->cpu);
+    struct kvm_pending_pio again = pio_to_finish(vcpu);
+    enum cpu_result result;
 
+    for (;;) {
+        /* Not past a flush that is asked for: the TLB may let it write what must not be written any more. */
+        bool held = cpu_hold_memory(vcpu->cpu);
+        cpu_flush_if_asked(vcpu->cpu);
+        result = cpu_io_complete(vcpu->cpu);
+        cpu_release_memory(vcpu->cpu, held);
+        if (result != CPU_FAULT || !vcpu->vm->shadow || vcpu->cpu->event.vector != X86_EXC_PF)
+            break;
+        int fault = kvm_shadow_fault(vcpu, vcpu->cpu->event.payload, &vcpu->cpu->event.error);
+        if (fault < 0)
+            return fault;
+        if (fault == KVM_SHADOW_GUEST)
+            break;
+        vcpu->cpu->event.valid = false;
+        if (fault == KVM_SHADOW_NO_ROOM) {
+            vcpu->pio = again; /* when the ring has some */
+            return KVM_RUN_ENTER;
+        }
+        int err = kvm_shadow_enter(vcpu);
+        if (err)
+            return err;
+    }
     if (result == CPU_FAULT) {
         vcpu->cpu->exit_breaks = 0;
         kvm_event_take_fault(vcpu);
     } else if (vcpu->cpu->rip != rip || vcpu->cpu->exit_breaks) {
         kvm_debug_note_step(vcpu);
     }
+    if (result == CPU_EXIT && vcpu->cpu->vmcs.exit_reason == VMX_EXIT_EPT_VIOLATION)
+        vcpu->pio = again; /* the port was read, and is not read twice: when the ring has room, when the memory is there again */
     if (result == CPU_EXIT)
         return kvm_exit_handle(vcpu, vcpu->cpu->vmcs.exit_reason);
     return KVM_RUN_ENTER;
@@ -78,7 +113,11 @@ int kvm_pio_complete(struct kvm_vcpu *vcpu)
     struct kvm_pending_pio *pio = &vcpu->pio;
 
     pio->active = false;
-    if (pio->in)
+    if (!pio->count) { /* only to be finished: another exit has come between */
+        vcpu->cpu->vmcs.exit_qualification = pio->qualification;
+        vcpu->cpu->vmcs.exit_instruction_info = pio->instruction_info;
+        vcpu->cpu->vmcs.exit_instruction_len = pio->instruction_len;
+    } else if (pio->in)
         memcpy(vcpu->cpu->pio_buf + (size_t)pio->done * pio->size, vcpu->pio_data, (size_t)pio->count * pio->size);
     return pio_finish(vcpu);
 }

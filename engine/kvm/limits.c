@@ -34,11 +34,12 @@ static const struct {
     { { 7, CPUID_EBX, CPUID_BIT(7) }, X86_CR4_SMEP },
     { { 7, CPUID_EBX, CPUID_BIT(20) }, X86_CR4_SMAP },
     { { 7, CPUID_ECX, CPUID_BIT(2) }, X86_CR4_UMIP },
+    { { 7, CPUID_ECX, CPUID_7_ECX_LA57 }, X86_CR4_LA57 },
 };
 
 uint64_t kvm_limits_cr4_reserved(const struct kvm_vcpu *vcpu)
 {
-    uint64_t reserved = X86_CR4_LA57 | X86_CR4_VMXE | X86_CR4_PKE | (1ull << 14) /* SMXE */ | (1ull << 23) /* CET */ |
+    uint64_t reserved = (vcpu->cpuid_count ? 0 : X86_CR4_LA57) | X86_CR4_VMXE | X86_CR4_PKE | (1ull << 14) /* SMXE */ | (1ull << 23) /* CET */ |
                         (1ull << 24) /* PKS */;
 
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(limits_cr4_bits) && vcpu->cpuid_count; i++)

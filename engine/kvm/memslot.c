@@ -15,7 +15,7 @@
 #include "mmu/ept.h"
 
 #define MEMSLOT_MAX_PAGES ((1ull << 31) - 1)
-#define MEMSLOT_GPA_LIMIT (1ull << 48) /* what a four-level EPT reaches */
+#define MEMSLOT_GPA_LIMIT (1ull << EPT_GPA_BITS)
 #define MEMSLOT_HVA_LIMIT ((1ull << 47) - KAGE_PAGE_SIZE) /* TASK_SIZE_MAX */
 #define MEMSLOT_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
 
@@ -50,6 +50,19 @@ struct kvm_memslot *kvm_memslot_find(struct kvm_memslots *memslots, gpa_t gpa)
             return slot;
     }
     return NULL;
+}
+
+gpa_t kvm_memslot_gpa(struct kvm_vm *vm, hva_t hva)
+{
+    struct kvm_memslots *memslots = &vm->memslots;
+    gpa_t gpa = UINT64_MAX;
+
+    pthread_mutex_lock(&memslots->mmu_lock);
+    for (size_t i = 0; i < memslots->count && gpa == UINT64_MAX; i++)
+        if (hva >= memslots->slots[i].hva && hva - memslots->slots[i].hva < memslots->slots[i].bytes)
+            gpa = memslots->slots[i].gpa + (hva - memslots->slots[i].hva);
+    pthread_mutex_unlock(&memslots->mmu_lock);
+    return gpa;
 }
 
 unsigned kvm_memslot_level(const struct kvm_memslot *slot, gpa_t gpa)
@@ -87,6 +100,95 @@ static bool note_dirty(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, uint64_t
     return true;
 }
 
+bool kvm_memslot_is_dirty(const struct kvm_memslot *slot, gpa_t gpa)
+{
+    uint64_t page = (gpa - slot->gpa) >> KAGE_PAGE_SHIFT;
+
+    return !slot->dirty_bitmap || (slot->dirty_bitmap[page / 64] >> (page % 64) & 1);
+}
+
+bool kvm_memslot_note_write(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, gpa_t gpa)
+{
+    return kvm_memslot_is_dirty(slot, gpa) || note_dirty(vcpu, slot, (gpa - slot->gpa) >> KAGE_PAGE_SHIFT, VMX_EPT_QUAL_GLA_VALID);
+}
+
+static void count_ept_pages(struct kvm_vm *vm)
+{
+    struct ept_stats ept;
+
+    ept_get_stats(vm->ept, &ept);
+    vm->counters->pages_4k = ept.pages_4k;
+    vm->counters->pages_2m = ept.pages_2m;
+    vm->counters->pages_1g = ept.pages_1g;
+    vm->counters->ept_table_pages = ept.table_pages;
+    vm->counters->ept_mmio_entries = ept.mmio;
+}
+
+/*
+ * gpa is in no slot: the largest range around it without one gets a misconfigured entry, at which the next walk ends without asking. As large
+ * as can be, so that a guest that touches everything makes no more tables than there are edges of slots.
+ */
+static void map_mmio(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+    struct kvm_memslots *memslots = &vcpu->vm->memslots;
+    gpa_t first = 0, end = 1ull << EPT_GPA_BITS;
+
+    if (gpa >= end)
+        return;
+    for (size_t low = 0, high = memslots->count; low < high;) { /* the gap's slots on both sides */
+        size_t mid = low + (high - low) / 2;
+        const struct kvm_memslot *slot = &memslots->slots[mid];
+        if (gpa < slot->gpa) {
+            end = slot->gpa;
+            high = mid;
+        } else {
+            first = slot->gpa + slot->bytes;
+            low = mid + 1;
+        }
+    }
+    for (unsigned level = EPT_LEVELS; level-- > 0;) {
+        uint64_t size = KAGE_PAGE_SIZE << (9 * level);
+        gpa_t start = gpa & ~(size - 1);
+        if (start < first || end - start < size)
+            continue;
+        int err = ept_map_mmio(vcpu->vm->ept, gpa, level);
+        if (!err)
+            vcpu->counters->pf_mmio_spte_created++;
+        if (err != -EEXIST)
+            return; /* without memory for it there is only more to ask */
+    }
+}
+
+/* The page gets the rights that its slot and the dirty log give now. */
+static int map_page(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, gpa_t gpa, uint64_t qualification)
+{
+    uint64_t page = (gpa - slot->gpa) >> KAGE_PAGE_SHIFT;
+    uint64_t bit = 1ull << (page % 64), prot = EPT_R | EPT_X;
+    bool write = (qualification & VMX_EPT_QUAL_WRITE) != 0;
+
+    if (slot->dirty_bitmap) {
+        if (write && !(slot->dirty_bitmap[page / 64] & bit) && !note_dirty(vcpu, slot, page, qualification))
+            return -ENOSPC;
+        if (slot->dirty_bitmap[page / 64] & bit)
+            prot |= EPT_W;
+    } else {
+        prot |= EPT_W;
+    }
+    if (slot->flags & KVM_MEM_READONLY)
+        prot &= ~EPT_W;
+    unsigned level = kvm_memslot_level(slot, gpa);
+    gpa_t start = gpa & ~((KAGE_PAGE_SIZE << (9 * level)) - 1);
+    return ept_map(vcpu->vm->ept, start, slot->hva + (start - slot->gpa), level, prot) ? -EFAULT : 0;
+}
+
+static bool is_mapped(const struct kvm_vm *vm, gpa_t gpa, uint64_t qualification)
+{
+    unsigned level;
+    uint64_t needed = qualification & (VMX_EPT_QUAL_READ | VMX_EPT_QUAL_WRITE | VMX_EPT_QUAL_FETCH); /* as EPT_R, EPT_W, EPT_X */
+
+    return (ept_walk(vm->ept, gpa, &level) & needed) == needed;
+}
+
 int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification)
 {
     struct kvm_vcpu *vcpu = cpu->owner;
@@ -94,31 +196,23 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
     bool write = (qualification & VMX_EPT_QUAL_WRITE) != 0;
     int result = -ENOENT;
 
+    vcpu->counters->pf_taken++;
     pthread_mutex_lock(&vm->memslots.mmu_lock);
     vm->counters->ept_violations++;
     struct kvm_memslot *slot = kvm_memslot_find(&vm->memslots, gpa);
-    if (slot && !(write && (slot->flags & KVM_MEM_READONLY))) {
-        uint64_t prot = EPT_R | EPT_X;
-        uint64_t page = (gpa - slot->gpa) >> KAGE_PAGE_SHIFT;
-        uint64_t bit = 1ull << (page % 64);
-        if (slot->dirty_bitmap) {
-            if (write && !(slot->dirty_bitmap[page / 64] & bit) && !note_dirty(vcpu, slot, page, qualification)) {
-                pthread_mutex_unlock(&vm->memslots.mmu_lock);
-                return -ENOSPC;
-            }
-            if (slot->dirty_bitmap[page / 64] & bit)
-                prot |= EPT_W;
-        } else {
-            prot |= EPT_W;
-        }
-        if (slot->flags & KVM_MEM_READONLY)
-            prot &= ~EPT_W;
-        unsigned level = kvm_memslot_level(slot, gpa);
-        gpa_t start = gpa & ~((KAGE_PAGE_SIZE << (9 * level)) - 1);
-        result = ept_map(vm->ept, start, slot->hva + (start - slot->gpa), level, prot) ? -EFAULT : 0;
-    }
+    if (!slot)
+        map_mmio(vcpu, gpa);
+    else if (is_mapped(vm, gpa, qualification)) /* another vCPU was here first */
+        result = 1;
+    else if (!(write && (slot->flags & KVM_MEM_READONLY)))
+        result = map_page(vcpu, slot, gpa, qualification);
+    count_ept_pages(vm);
     pthread_mutex_unlock(&vm->memslots.mmu_lock);
-    return result;
+    if (result == -ENOENT)
+        vcpu->counters->pf_emulate++;
+    else if (result >= 0)
+        ++*(result ? &vcpu->counters->pf_spurious : &vcpu->counters->pf_fixed);
+    return result < 0 ? result : 0;
 }
 
 void kvm_memslot_flush_tlbs(struct kvm_vm *vm)
@@ -131,13 +225,13 @@ void kvm_memslot_flush_tlbs(struct kvm_vm *vm)
     vm->counters->remote_tlb_flush++;
 }
 
-/* A prepared change: the new array, and what leaves the EPT. */
+/* A prepared change: the new array, and what leaves the EPT: the old slot's pages, and the new one's range, which was MMIO. */
 struct memslot_change {
     struct kvm_vm *vm;
     struct kvm_memslot *slots;
     size_t count;
-    gpa_t unmap_gpa;
-    uint64_t unmap_bytes;
+    gpa_t unmap_gpa, new_gpa;
+    uint64_t unmap_bytes, new_bytes;
     struct kvm_memslot *old_slots;
 };
 
@@ -152,10 +246,14 @@ static void memslot_commit(void *arg)
     memslots->count = change->count;
     change->vm->counters->memory_slots = change->count;
     change->vm->counters->memory_slot_changes++;
-    if (change->unmap_bytes)
-        ept_unmap(change->vm->ept, change->unmap_gpa, change->unmap_bytes);
+    ept_unmap(change->vm->ept, change->unmap_gpa, change->unmap_bytes);
+    ept_unmap(change->vm->ept, change->new_gpa, change->new_bytes);
+    kvm_shadow_slot_gone(change->vm, change->unmap_gpa, change->unmap_bytes);
+    kvm_shadow_slot_new(change->vm);
+    kvm_shadow_set_pages(change->vm);
+    count_ept_pages(change->vm);
     pthread_mutex_unlock(&memslots->mmu_lock);
-    if (change->unmap_bytes)
+    if (change->unmap_bytes || change->vm->shadow) /* that there is no memory is in no TLB; shadow pages may be walked still */
         kvm_memslot_flush_tlbs(change->vm);
 }
 
@@ -267,6 +365,8 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
             if (!now.dirty_bitmap)
                 return -ENOMEM;
         }
+        change.new_gpa = now.gpa;
+        change.new_bytes = now.bytes;
         change.slots = memslot_array(memslots, now.id, &now, &change.count);
         if (!change.slots && now.dirty_bitmap != old_bitmap)
             free(now.dirty_bitmap);
@@ -285,10 +385,7 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
 
     gpa_t code_gpa = change.unmap_gpa;
     uint64_t code_bytes = change.unmap_bytes;
-    if (change.unmap_bytes)
-        cpu_vm_exclusive(vm->cpu_vm, NULL, memslot_commit, &change);
-    else
-        memslot_commit(&change);
+    cpu_vm_exclusive(vm->cpu_vm, NULL, memslot_commit, &change);
     /* The ioctl is not over before the last code made from the old contents is gone. */
     if (code_bytes) {
         cpu_vm_code_invalidate(vm->cpu_vm, code_gpa, code_bytes);
@@ -299,20 +396,20 @@ int kvm_memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region 
     return 0;
 }
 
-/* Taking dirty bits: the words, and the pages to write-protect again. */
+/* Taking dirty bits: the words, whose pages are write-protected again. */
 struct dirty_take {
     struct kvm_vm *vm;
     struct kvm_memslot *slot;
     size_t first_word, words;
     uint64_t *out;         /* get: where the bits go */
     const uint64_t *clear; /* clear: which bits to take; NULL: all */
-    int err;
 };
 
 static void dirty_take_bits(void *arg)
 {
     struct dirty_take *take = arg;
     struct kvm_memslots *memslots = &take->vm->memslots;
+    bool any = false;
 
     pthread_mutex_lock(&memslots->mmu_lock);
     for (size_t i = 0; i < take->words; i++) {
@@ -323,16 +420,14 @@ static void dirty_take_bits(void *arg)
         if (!bits)
             continue;
         *word &= ~bits;
+        any = true;
         gpa_t gpa = take->slot->gpa + (((take->first_word + i) * 64) << KAGE_PAGE_SHIFT);
-        uint64_t bytes = 64 * KAGE_PAGE_SIZE;
-        if (bytes > take->slot->gpa + take->slot->bytes - gpa)
-            bytes = take->slot->gpa + take->slot->bytes - gpa;
-        int err = ept_write_protect(take->vm->ept, gpa, bytes);
-        if (err && !take->err)
-            take->err = err;
+        ept_write_protect_pages(take->vm->ept, gpa, bits);
+        kvm_shadow_protect(take->vm, gpa, bits);
     }
     pthread_mutex_unlock(&memslots->mmu_lock);
-    kvm_memslot_flush_tlbs(take->vm);
+    if (any)
+        kvm_memslot_flush_tlbs(take->vm);
 }
 
 int kvm_memslot_get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
@@ -348,7 +443,6 @@ int kvm_memslot_get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
     uint64_t *bits = malloc(words * sizeof(*bits));
     if (!bits)
         return -ENOMEM;
-    int err = 0;
     if (vm->memslots.manual_dirty_protect) {
         pthread_mutex_lock(&vm->memslots.mmu_lock);
         memcpy(bits, slot->dirty_bitmap, words * sizeof(uint64_t));
@@ -356,10 +450,9 @@ int kvm_memslot_get_dirty(struct kvm_vm *vm, const struct kvm_dirty_log *log)
     } else {
         struct dirty_take take = { .vm = vm, .slot = slot, .words = words, .out = bits };
         cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
-        err = take.err;
     }
-    if (!err && kvm_copy_out(log->dirty_bitmap, bits, words * sizeof(*bits))) {
-        err = -EFAULT;
+    int err = kvm_copy_out(log->dirty_bitmap, bits, words * sizeof(*bits));
+    if (err) {
         pthread_mutex_lock(&vm->memslots.mmu_lock);
         for (size_t i = 0; i < words; i++) /* nobody has seen them */
             slot->dirty_bitmap[i] |= bits[i];
@@ -394,5 +487,5 @@ int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_clear_dirty_log 
                                .clear = wanted };
     cpu_vm_exclusive(vm->cpu_vm, NULL, dirty_take_bits, &take);
     free(wanted);
-    return take.err;
+    return 0;
 }

@@ -17,6 +17,7 @@
 
 struct cpu;
 struct kvm_vm;
+struct kvm_vcpu;
 
 #define KVM_MEMSLOT_MAX 32764u /* ids, as the kernel's KVM_USER_MEM_SLOTS */
 
@@ -47,6 +48,11 @@ KAGE_MUST_CHECK int kvm_memslot_clear_dirty(struct kvm_vm *vm, const struct kvm_
 /* The slot that holds gpa, or NULL; MMU mutex held. */
 struct kvm_memslot *kvm_memslot_find(struct kvm_memslots *memslots, gpa_t gpa);
 struct kvm_memslot *kvm_memslot_by_id(struct kvm_memslots *memslots, uint32_t id);
+/* A guest page of a slot with a dirty log is about to be written; false: there is no room to note it. MMU mutex held, as of the next. */
+KAGE_MUST_CHECK bool kvm_memslot_note_write(struct kvm_vcpu *vcpu, struct kvm_memslot *slot, gpa_t gpa);
+bool kvm_memslot_is_dirty(const struct kvm_memslot *slot, gpa_t gpa); /* and so writable; true without a log */
+/* The guest address of a byte of the client's memory, in the first slot that has it; all ones if none has. */
+gpa_t kvm_memslot_gpa(struct kvm_vm *vm, hva_t hva);
 /* Every vCPU forgets its translations before it runs guest code again; VM mutex held. */
 void kvm_memslot_flush_tlbs(struct kvm_vm *vm);
 /* The largest EPT level (0 to 2) that one leaf may map gpa with inside its slot. */

@@ -127,8 +127,8 @@ static int set_efer(struct kvm_vcpu *vcpu, const struct msr_desc *desc, uint32_t
     if (host) {
         if (value & ~kvm_limits_efer_valid(vcpu, true))
             return MSR_GP;
-        vcpu->cpu->vmcs.guest_ia32_efer = value;
-        cpu_update_mode(vcpu->cpu);
+        struct cpu *cpu = vcpu->cpu;
+        cpu_set_paging(cpu, cpu_guest_cr0(cpu), cpu_guest_cr3(cpu), cpu_guest_cr4(cpu), value);
         return 0;
     }
     return set_processor(vcpu, desc, index, value, host);

@@ -24,6 +24,7 @@ struct kvm_object {
     enum kvm_kind kind;
     atomic_uint refs;
     pid_t pid; /* the process that made it: inert in any other */
+    uint64_t serial; /* in the order in which they were made, from 1 */
     dev_t dev; /* of its descriptors */
     ino_t ino;
 };
@@ -76,6 +77,8 @@ int kvm_handle_new_fd(const char *name);
 KAGE_MUST_CHECK int kvm_handle_install(int fd, struct kvm_object *object);
 /* The object of a handle with a reference for the caller, or NULL. */
 struct kvm_object *kvm_handle_lookup(int fd);
+/* Calls fn for the object of every handle of this process, with the table locked: it may take references, not drop the last. */
+void kvm_handle_each(void (*fn)(struct kvm_object *object, void *arg), void *arg);
 /* Closes a handle: 0 or -EBADF. */
 int kvm_handle_close(int fd);
 

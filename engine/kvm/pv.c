@@ -229,7 +229,7 @@ void kvm_pv_enter(struct kvm_vcpu *vcpu)
         vcpu->preempted_told = false;
         if (mmu_phys_exchange_byte(vcpu->cpu, steal_gpa(vcpu) + offsetof(struct kvm_steal_time, preempted), &preempted) &&
             (preempted & KVM_VCPU_FLUSH_TLB))
-            mmu_flush_all(vcpu->cpu);
+            kvm_shadow_flush(vcpu);
     }
     steal_update(vcpu);
 }

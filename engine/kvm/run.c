@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "cpu/signal.h"
-#include "kvm/vcpu.h"
+#include "kvm/inspect.h"
 #include "vmx/vmx.h"
 
 #define RUN_INTERRUPTED (-EINTR)
@@ -34,7 +34,7 @@ static void run_block(struct kvm_vcpu *vcpu)
     atomic_store(&vcpu->in_halt, true);
     vcpu->counters->blocking = 1;
     uint32_t seen = atomic_fetch_and(&cpu->pending, ~CPU_REQ_KICK) & ~CPU_REQ_KICK;
-    if (!run_signal(vcpu) && !kvm_event_has_wakeup(vcpu))
+    if (!run_signal(vcpu) && !kvm_event_has_wakeup(vcpu) && !(atomic_load(&vcpu->requests) & KVM_REQ_INSPECT))
         syscall(SYS_futex, &cpu->pending, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_store(&vcpu->in_halt, false);
     vcpu->counters->blocking = 0;
@@ -98,6 +98,11 @@ static int run_enter(struct kvm_vcpu *vcpu)
     vcpu->cpu->vmcs.entry_ctls =
         VMX_ENTRY_LOAD_EFER | (cpu_in_long_mode(vcpu->cpu) ? VMX_ENTRY_IA32E_MODE : 0);
     kvm_pv_enter(vcpu);
+    if (vcpu->vm->shadow) {
+        result = kvm_shadow_enter(vcpu);
+        if (result)
+            return result;
+    }
     kvm_event_inject(vcpu);
     kvm_event_pv_eoi_before_entry(vcpu);
     kvm_clock_update(vcpu);
@@ -156,6 +161,7 @@ static int run_loop(struct kvm_vcpu *vcpu)
             vcpu->counters->signal_exits++;
             return RUN_INTERRUPTED;
         }
+        kvm_inspect_serve(vcpu);
         result = vcpu->mp_state == KVM_MP_STATE_RUNNABLE ? run_enter(vcpu) : run_halted(vcpu);
         if (vcpu->stepped && result == KVM_RUN_ENTER)
             result = kvm_debug_stepped(vcpu);
@@ -199,7 +205,9 @@ int kvm_vcpu_run(struct kvm_object *object, void *arg)
         kvm_vcpu_set_cr8(vcpu, (uint8_t)(vcpu->run->cr8 & 0xf));
 
     cpu_signal_begin_run();
+    vcpu->in_run = true;
     int result = run_loop(vcpu);
+    vcpu->in_run = false;
     cpu_signal_end_run();
 
     if (result == RUN_INTERRUPTED)

@@ -12,7 +12,7 @@
 #define CR4_SUPPORTED                                                                                                  \
     (X86_CR4_VME | X86_CR4_PVI | X86_CR4_TSD | X86_CR4_DE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_MCE | X86_CR4_PGE |    \
      X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_UMIP | X86_CR4_FSGSBASE | X86_CR4_PCIDE |            \
-     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP)
+     X86_CR4_OSXSAVE | X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_LA57)
 #define DR6_FIXED 0xffff0ff0ull
 #define DR7_FIXED 0x400ull
 
@@ -110,12 +110,12 @@ static void sregs_get(struct kvm_vcpu *vcpu, struct kvm_sregs2 *sregs)
     sregs->gdt.limit = (uint16_t)vmcs->guest_gdtr_limit;
     sregs->idt.base = vmcs->guest_idtr_base;
     sregs->idt.limit = (uint16_t)vmcs->guest_idtr_limit;
-    sregs->cr0 = vmcs->guest_cr0;
+    sregs->cr0 = cpu_guest_cr0(vcpu->cpu);
     sregs->cr2 = vcpu->cpu->cr2;
-    sregs->cr3 = vmcs->guest_cr3;
-    sregs->cr4 = vmcs->guest_cr4;
+    sregs->cr3 = cpu_guest_cr3(vcpu->cpu);
+    sregs->cr4 = cpu_guest_cr4(vcpu->cpu);
     sregs->cr8 = kvm_vcpu_cr8(vcpu);
-    sregs->efer = vmcs->guest_ia32_efer;
+    sregs->efer = cpu_guest_efer(vcpu->cpu);
     sregs->apic_base = kvm_vcpu_apic_base(vcpu);
 }
 
@@ -133,9 +133,9 @@ static bool sregs_valid(const struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sr
     return !(sregs->efer & X86_EFER_LMA) && !sregs->cs.l;
 }
 
-static bool has_pdptrs(const struct vmcs *vmcs)
+static bool has_pdptrs(const struct cpu *cpu)
 {
-    return mmu_uses_pdptes(vmcs->guest_cr0, vmcs->guest_cr4, vmcs->guest_ia32_efer);
+    return mmu_uses_pdptes(cpu_guest_cr0(cpu), cpu_guest_cr4(cpu), cpu_guest_efer(cpu));
 }
 
 /* pdptrs_given: sregs->pdptrs are what PAE paging starts at, else they are loaded from memory, as by MOV to CR3. */
@@ -163,16 +163,13 @@ static int sregs_set(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs, bool
     vmcs->guest_idtr_base = sregs->idt.base;
     vmcs->guest_idtr_limit = sregs->idt.limit;
     vcpu->cpu->cr2 = sregs->cr2;
-    vmcs->guest_cr0 = sregs->cr0;
-    vmcs->guest_cr3 = sregs->cr3;
-    vmcs->guest_cr4 = sregs->cr4;
-    vmcs->guest_ia32_efer = sregs->efer;
+    cpu_set_paging(vcpu->cpu, sregs->cr0, sregs->cr3, sregs->cr4, sregs->efer);
     kvm_vcpu_set_cr8(vcpu, (uint8_t)(sregs->cr8 & 0xf));
-    cpu_update_mode(vcpu->cpu);
+    kvm_shadow_restored(vcpu);
     mmu_flush_all(vcpu->cpu);
     if (pdptrs_given)
         memcpy(vmcs->guest_pdpte, sregs->pdptrs, sizeof(sregs->pdptrs));
-    else if (has_pdptrs(vmcs) && !mmu_load_pdptes(vcpu->cpu, vmcs->guest_cr3))
+    else if (has_pdptrs(vcpu->cpu) && !mmu_load_pdptes(vcpu->cpu, sregs->cr3))
         memset(vmcs->guest_pdpte, 0, sizeof(vmcs->guest_pdpte)); /* bad, or the memory is not there yet: none are present */
 
     /* Old clients set a BSP's reset state without its MP state. */
@@ -226,7 +223,7 @@ int kvm_vcpu_get_sregs2(struct kvm_object *object, void *arg)
     struct kvm_sregs2 *sregs = arg;
 
     sregs_get(vcpu, sregs);
-    if (has_pdptrs(&vcpu->cpu->vmcs)) {
+    if (has_pdptrs(vcpu->cpu)) {
         memcpy(sregs->pdptrs, vcpu->cpu->vmcs.guest_pdpte, sizeof(sregs->pdptrs));
         sregs->flags |= KVM_SREGS2_FLAGS_PDPTRS_VALID;
     }

@@ -40,11 +40,23 @@ struct stat_row {
 };
 
 #define VM_STAT(name, type) { #name, offsetof(struct kvm_vm_counters, name), type }
+#define SHADOW_STAT(name, type) { #name, offsetof(struct kvm_vm_counters, shadow.name), type }
 static const struct stat_row vm_rows[] = {
     VM_STAT(remote_tlb_flush, COUNT), VM_STAT(remote_tlb_flush_requests, COUNT),
+    VM_STAT(pages_4k, LEVEL),         VM_STAT(pages_2m, LEVEL),
+    VM_STAT(pages_1g, LEVEL),
     VM_STAT(memory_slots, LEVEL),     VM_STAT(memory_slot_changes, COUNT),
     VM_STAT(vcpus, LEVEL),            VM_STAT(ept_violations, COUNT),
-    VM_STAT(dirty_pages, COUNT),
+    VM_STAT(dirty_pages, COUNT),      VM_STAT(ept_table_pages, LEVEL),
+    VM_STAT(ept_mmio_entries, LEVEL),
+    SHADOW_STAT(mmu_shadow_zapped, COUNT), SHADOW_STAT(mmu_pte_write, COUNT),
+    SHADOW_STAT(mmu_pde_zapped, COUNT),    SHADOW_STAT(mmu_flooded, COUNT),
+    SHADOW_STAT(mmu_recycled, COUNT),      SHADOW_STAT(mmu_cache_miss, COUNT),
+    SHADOW_STAT(mmu_unsync, LEVEL),        SHADOW_STAT(mmu_closed, COUNT),
+    SHADOW_STAT(mmu_compared, COUNT),      SHADOW_STAT(mmu_dropped, COUNT),
+    { "shadow_pages", offsetof(struct kvm_vm_counters, shadow.pages), LEVEL },
+    { "shadow_pages_max", offsetof(struct kvm_vm_counters, shadow.max_pages), LEVEL },
+    { "shadow_pages_mmio", offsetof(struct kvm_vm_counters, shadow.pages_mmio), LEVEL },
 };
 
 #define VCPU_STAT(name, type) { #name, offsetof(struct kvm_vcpu_counters, name), type }
@@ -52,6 +64,12 @@ static const struct stat_row vm_rows[] = {
 #define EXIT_STAT(name, reason) { name, offsetof(struct kvm_vcpu_counters, exit) + 8 * (reason), COUNT }
 #define CPU_STAT(name, index, type) { name, offsetof(struct kvm_vcpu_counters, cpu) + 8 * (index), type }
 static const struct stat_row vcpu_rows[] = {
+    VCPU_STAT(pf_taken, COUNT),
+    VCPU_STAT(pf_fixed, COUNT),
+    VCPU_STAT(pf_emulate, COUNT),
+    VCPU_STAT(pf_spurious, COUNT),
+    VCPU_STAT(pf_guest, COUNT),
+    VCPU_STAT(pf_mmio_spte_created, COUNT),
     VCPU_STAT(exits, COUNT),
     EXIT_STAT("io_exits", VMX_EXIT_IO),
     VCPU_STAT(mmio_exits, COUNT),
@@ -318,7 +336,6 @@ int kvm_vm_get_stats(struct kvm_object *object, void *arg)
     pthread_mutex_unlock(&vm->memslots.mmu_lock);
     pthread_mutex_unlock(&vm->lock);
     stat_add_rows(&w, vm_rows, KAGE_ARRAY_SIZE(vm_rows), &counters);
-    stat_add(&w, "ept_table_pages", ept.table_pages);
     stat_add(&w, "ept_pages_4k", ept.pages_4k);
     stat_add(&w, "ept_pages_2m", ept.pages_2m);
     stat_add(&w, "ept_pages_1g", ept.pages_1g);

@@ -6,9 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "kage.h"
 #include "kvm/caps.h"
-#include "kvm/vcpu.h"
+#include "kvm/inspect.h"
 
 #define KVM_CAP_LIST_MAX_ROUTES IRQCHIP_MAX_GSI
 
@@ -101,6 +100,9 @@ static const struct capability capabilities[] = {
     { KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1 },
     { KVM_CAP_DISABLE_QUIRKS2, KVM_VALID_QUIRKS },
     { KAGE_CAP_EXTENSIONS, 1 },
+    { KAGE_CAP_INSPECT, 1 },
+    { KVM_CAP_KAGE_MMU, KVM_OFFERED_MMUS },
+    { KVM_CAP_KAGE_LA57, 1 },
 };
 
 /* How many vCPUs are recommended: one for each of the host's processors, as the kernel has it. */

@@ -17,6 +17,7 @@
 #include "cpu/signal.h"
 #include "mmu/ept.h"
 #include "mmu/mmu.h"
+#include "vmx/vmx.h"
 
 #define VCPU_BITMAP_BYTES (3 * KAGE_PAGE_SIZE) /* I/O A, I/O B, MSR */
 
@@ -24,7 +25,18 @@
 #define VCPU_PLE_GAP 2048u
 #define VCPU_PLE_WINDOW 16384u
 
-static const struct cpu_ops vcpu_cpu_ops = { .ept_violation = kvm_memslot_ept_violation };
+static void vcpu_phys_written(struct cpu *cpu, gpa_t gpa, size_t len)
+{
+    kvm_shadow_written(cpu->owner, gpa, len);
+}
+
+static const struct cpu_ops vcpu_cpu_ops = {
+    .ept_violation = kvm_memslot_ept_violation,
+    .guest_page = kvm_shadow_guest_page,
+    .page_fault = kvm_shadow_mend,
+    .load_cr3 = kvm_shadow_load_cr3,
+    .phys_written = vcpu_phys_written,
+};
 
 /* MSRs that the processor serves without an exit: SDM 3C 25.6.9 has a bit for each, set to exit. */
 static const struct {
@@ -66,8 +78,10 @@ static void vcpu_fill_msr_bitmap(struct kvm_vcpu *vcpu)
 
 void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
 {
-    struct vmcs *vmcs = &vcpu->cpu->vmcs;
+    struct cpu *cpu = vcpu->cpu;
+    struct vmcs *vmcs = &cpu->vmcs;
     uint8_t *bitmaps = vcpu->bitmaps;
+    uint64_t cr0 = cpu_guest_cr0(cpu), cr3 = cpu_guest_cr3(cpu), cr4 = cpu_guest_cr4(cpu), efer = cpu_guest_efer(cpu);
 
     vcpu_fill_msr_bitmap(vcpu);
     memset(bitmaps, 0xff, 2 * KAGE_PAGE_SIZE); /* every port exits */
@@ -79,7 +93,7 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
                             VMX_PROC_MONITOR_EXITING | VMX_PROC_RDPMC_EXITING | VMX_PROC_CR8_LOAD_EXITING |
                             VMX_PROC_CR8_STORE_EXITING | VMX_PROC_UNCOND_IO_EXITING | VMX_PROC_USE_MSR_BITMAPS |
                             VMX_PROC_SECONDARY;
-    vmcs->proc_based_ctls2 = VMX_PROC2_EPT | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_PAUSE_LOOP_EXITING |
+    vmcs->proc_based_ctls2 = (vmcs->proc_based_ctls2 & VMX_PROC2_EPT) | VMX_PROC2_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_PAUSE_LOOP_EXITING |
                              kvm_limits_proc2(vcpu);
     if (vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE)
         vmcs->proc_based_ctls2 &= ~VMX_PROC2_PAUSE_LOOP_EXITING;
@@ -93,6 +107,10 @@ void kvm_vcpu_setup_vmcs(struct kvm_vcpu *vcpu)
     vmcs->cr4_mask = kvm_limits_cr4_reserved(vcpu); /* setting one of them exits, and raises #GP */
     vmcs->cr4_read_shadow = 0;
     kvm_debug_update(vcpu);
+    if (vcpu->vm->mmu == KAGE_MMU_SHADOW) {
+        vmx_disable_ept(cpu);
+        cpu_set_paging(cpu, cr0, cr3, cr4, efer);
+    }
 }
 
 bool kvm_vcpu_is_bsp(const struct kvm_vcpu *vcpu)
@@ -265,6 +283,7 @@ void kvm_vcpu_free(struct kvm_object *object)
 void kvm_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
     kvm_pv_thread_changed(vcpu);
+    kvm_shadow_vcpu_fini(vcpu);
     cpu_free(vcpu->cpu);
     kvm_stats_file_fini(&vcpu->stats_file);
     kvm_dirty_ring_unmap(vcpu);

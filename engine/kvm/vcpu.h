@@ -11,6 +11,7 @@
 #include <signal.h>
 
 #include "kvm/dirty_ring.h"
+#include "kvm/shadow_mmu.h"
 #include "kvm/vm.h"
 
 #define KVM_VCPU_PAGES 3u /* struct kvm_run, PIO data, coalesced ring */
@@ -28,6 +29,7 @@
 #define KVM_REQ_UNHALT (1u << 5)     /* KVM_HC_KICK_CPU */
 #define KVM_REQ_CLOCK (1u << 6)      /* renew the kvm-clock page */
 #define KVM_REQ_MSR_FILTER (1u << 7)  /* which MSRs exit has changed */
+#define KVM_REQ_INSPECT (1u << 8)     /* somebody waits for a look at its state */
 
 /* What an exit handler tells the run loop. Negative: KVM_RUN fails with that errno. */
 enum kvm_run_result { KVM_RUN_USER = 0, KVM_RUN_ENTER = 1 };
@@ -37,7 +39,9 @@ struct kvm_pending_pio {
     bool active, in;
     uint8_t size;
     uint16_t port;
-    uint32_t count, done; /* elements at the client, and those before them */
+    uint32_t count, done; /* elements at the client, and those before them; count 0: all are there, what is left is to store them */
+    uint64_t qualification; /* then, of its exit */
+    uint32_t instruction_info, instruction_len;
 };
 
 struct kvm_vcpu_exception {
@@ -64,6 +68,7 @@ struct kvm_vcpu {
     atomic_uint sipi_vector;
     atomic_uint ioapic_eoi_vector;
     _Atomic bool in_halt; /* asleep on cpu->pending, or about to be */
+    struct kvm_inspect_call *_Atomic inspect_call; /* with KVM_REQ_INSPECT (inspect_call.c) */
 
     /* events (event.c) */
     uint32_t mp_state; /* KVM_MP_STATE_* */
@@ -113,6 +118,11 @@ struct kvm_vcpu {
 
     struct kvm_dirty_ring dirty_ring;
 
+    /* without EPT (shadow_mmu.c) */
+    struct shadow_vcpu shadow;
+    uint64_t shadow_spurious_va, shadow_spurious_rip;
+    unsigned shadow_spurious_count;
+
     /* KVM_SET_GUEST_DEBUG */
     uint32_t guest_debug;
     uint64_t debug_dr[8];
@@ -124,6 +134,7 @@ struct kvm_vcpu {
 
     void *bitmaps; /* VMCS: I/O bitmap A and B, MSR bitmap */
     pthread_t thread;
+    bool in_run; /* in KVM_RUN */
     bool attached; /* cpu_signal_attach_thread() was called for `thread` */
 
     struct kvm_vcpu_counters *counters; /* own_counters, or in the file */
@@ -195,6 +206,8 @@ int kvm_mmio_complete(struct kvm_vcpu *vcpu);
 
 /* event.c */
 void kvm_event_queue_exception(struct kvm_vcpu *vcpu, unsigned vector, bool has_error, uint32_t error);
+/* A page fault that a walk of the guest's tables came to; double or worse if it was met while an exception was delivered. */
+void kvm_event_queue_page_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t error);
 /* An exception that the processor recorded outside of VM entry (cpu_io_complete) is KVM's to inject. */
 void kvm_event_take_fault(struct kvm_vcpu *vcpu);
 /* After a VM exit: what the exit interrupted on its way in. */

@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include "kage.h"
+#include "kvm/inspect.h"
 #include "kvm/vcpu.h"
 #include "mmu/ept.h"
 
-#define VM_MIN_MMU_PAGES 64u /* KVM_MIN_ALLOC_MMU_PAGES */
 #define VM_MAX_PMU_EVENTS 300u /* KVM_PMU_EVENT_FILTER_MAX_EVENTS */
 
 static int vm_init(struct kvm_vm *vm)
@@ -32,13 +32,14 @@ static int vm_init(struct kvm_vm *vm)
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->error.lock, NULL);
     pthread_mutex_init(&vm->ring_lock, NULL);
+    pthread_mutex_init(&vm->inspect_lock, NULL);
     pthread_rwlock_init(&vm->zones_lock, NULL);
     kvm_memslots_init(&vm->memslots);
     kvm_clock_init(&vm->clock);
     vm->counters = &vm->own_counters;
     kvm_stats_file_init(&vm->stats_file);
     vm->identity_map_addr = 0xfffbc000u;
-    vm->mmu_pages = VM_MIN_MMU_PAGES;
+    vm->mmu_pages = SHADOW_MIN_PAGES;
     return 0;
 
 out_cpu_vm:
@@ -77,10 +78,12 @@ void kvm_vm_free(struct kvm_object *object)
     struct kvm_vm *vm = kvm_vm_of(object);
     unsigned count = atomic_load(&vm->vcpu_count);
 
+    kvm_inspect_leave(vm);
     if (kvm_vm_irqchip(vm))
         irqchip_free(kvm_vm_irqchip(vm)); /* first: its threads call into the vCPUs */
     for (unsigned i = 0; i < count; i++)
         kvm_vcpu_destroy(kvm_vm_vcpu(vm, i));
+    kvm_shadow_free(vm);
     ioeventfd_free(vm->ioeventfds);
     kvm_memslots_fini(&vm->memslots);
     kvm_clock_fini(&vm->clock);
@@ -90,6 +93,7 @@ void kvm_vm_free(struct kvm_object *object)
     ept_free(vm->ept);
     pthread_rwlock_destroy(&vm->zones_lock);
     pthread_mutex_destroy(&vm->ring_lock);
+    pthread_mutex_destroy(&vm->inspect_lock);
     pthread_mutex_destroy(&vm->error.lock);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
@@ -243,14 +247,20 @@ static int vm_enable_cap(struct kvm_object *object, void *arg)
     return VM_LOCKED(vm, kvm_vm_enable_cap(vm, arg));
 }
 
-/* A bound on shadow pages, of which there are none: kept, and answered with. */
 static int vm_set_nr_mmu_pages(struct kvm_object *object, void *arg)
 {
+    struct kvm_vm *vm = kvm_vm_of(object);
     uintptr_t pages = (uint32_t)(uintptr_t)arg;
 
-    if (pages < VM_MIN_MMU_PAGES)
+    if (pages < SHADOW_MIN_PAGES)
         return -EINVAL;
-    kvm_vm_of(object)->mmu_pages = (uint32_t)pages;
+    pthread_mutex_lock(&vm->lock);
+    pthread_mutex_lock(&vm->memslots.mmu_lock);
+    vm->mmu_pages = (uint32_t)pages;
+    vm->mmu_pages_asked = true;
+    kvm_shadow_set_pages(vm);
+    pthread_mutex_unlock(&vm->memslots.mmu_lock);
+    pthread_mutex_unlock(&vm->lock);
     return 0;
 }
 
@@ -339,5 +349,6 @@ static const struct kvm_ioctl_desc vm_rows[] = {
     { KVM_GET_STATS_FD, KVM_ARG_VALUE, kvm_vm_get_stats_fd },
     { (uint32_t)KAGE_GET_STATS, KVM_ARG_RAW, kvm_vm_get_stats },
     { (uint32_t)KAGE_GET_ERROR, KVM_ARG_RAW, kvm_vm_get_error },
+    { (uint32_t)KAGE_INSPECT, KVM_ARG_INOUT, kvm_vm_inspect },
 };
 const struct kvm_ioctl_table kvm_vm_ioctls = { vm_rows, KAGE_ARRAY_SIZE(vm_rows) };

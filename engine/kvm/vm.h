@@ -51,7 +51,12 @@ struct kvm_vm {
     uint64_t disabled_exits;   /* KVM_X86_DISABLE_EXITS_* */
     uint64_t exit_hypercalls;  /* KVM_CAP_EXIT_HYPERCALL: by number */
     bool exit_on_emulation_failure;
+    uint32_t mmu; /* KAGE_MMU_* */
+    struct shadow *shadow;        /* KAGE_MMU_SHADOW; MMU mutex held, as are the two below */
+    struct kvm_vcpu *shadow_vcpu; /* whose fault is being handled */
+    uint64_t shadow_ticket;       /* of the last TLB flush asked for */
     uint32_t mmu_pages;
+    bool mmu_pages_asked; /* KVM_SET_NR_MMU_PAGES */
     uint32_t max_vcpu_id;
     bool exception_payload, triple_fault_event, no_platform_info;
     uint32_t user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
@@ -59,6 +64,9 @@ struct kvm_vm {
     struct kvm_msr_filter_set *msr_filter_retired;
     uint64_t tss_addr, identity_map_addr;
     uint32_t dirty_ring_bytes; /* of each vCPU's ring; 0: bitmaps */
+
+    pthread_mutex_t inspect_lock; /* one looks at a vCPU at a time; taken inside nothing */
+    atomic_uint inspectors;       /* in kage_inspect(): it lives until they have left */
 
     struct kvm_vm_counters *counters; /* own_counters, or in the file */
     struct kvm_vm_counters own_counters;

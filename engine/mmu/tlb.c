@@ -9,7 +9,9 @@
 #include <sys/mman.h>
 
 #include "cpu/guarded_copy.h"
+#include "cpu/sys.h"
 #include "mmu/ept.h"
+#include "mmu/noept.h"
 #include "mmu/tlb2.h"
 
 static bool is_kernel_half(gva_t va)
@@ -139,6 +141,56 @@ static void fill_entry(struct tlb_bank *bank, unsigned i, gva_t va, uint64_t hos
     bank->host[i] = host_page;
 }
 
+/* Bytes that a block of translated code may have behind its first: it may reach into the next page. */
+#define BLOCK_BYTES_MAX 1024u
+
+/* Drops what the jump caches have of code in the page, and makes the filter anew of the rest. */
+static void flush_jumps_to_page(struct cpu *cpu, gva_t va)
+{
+    uint64_t page = va >> KAGE_PAGE_SHIFT;
+
+    memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        const struct clear_log *log = &cpu->jump_log[idx];
+        if (log->count > CLEAR_LOG_MAX) {
+            clear_code(cpu, idx);
+            continue;
+        }
+        for (unsigned n = 0; n < log->count; n++) {
+            struct jump_cache_entry *e = &cpu->jump_cache[idx][log->index[n]];
+            gva_t first = 0 - e->neg_rip, last = first + BLOCK_BYTES_MAX - 1;
+            if (e->host == 0) {
+                continue;
+            }
+            if (first >> KAGE_PAGE_SHIFT == page || last >> KAGE_PAGE_SHIFT == page) {
+                *e = (struct jump_cache_entry){.neg_rip = log->index[n] == 0, .host = 0};
+                continue;
+            }
+            mmu_note_jump_target(cpu, first);
+            mmu_note_jump_target(cpu, last);
+        }
+    }
+}
+
+static void flush_page_everywhere(struct cpu *cpu, gva_t va)
+{
+    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT), bit = i & 4095;
+    uint64_t neg_tag = 0 - (va & KAGE_PAGE_MASK);
+
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+            struct tlb_bank *bank = &cpu->tlb[idx][access];
+            if (bank->neg_tag[i & (TLB_SIZE - 1)] == neg_tag) {
+                invalidate_entry(bank, i & (TLB_SIZE - 1));
+            }
+        }
+        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
+    }
+    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
+        flush_jumps_to_page(cpu, va);
+    }
+}
+
 static void fill_first_level(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
                              const struct tlb2_entry *e, bool has_code)
 {
@@ -171,13 +223,13 @@ void mmu_note_jump_target(struct cpu *cpu, gva_t va)
 /* Rights and everything else that the second level knows; false: it takes a walk. */
 static bool serves(const struct cpu *cpu, const struct tlb2_entry *e, enum mmu_access access, enum mmu_idx idx)
 {
-    uint32_t error;
     bool paging = (cpu->vmcs.guest_cr0 & X86_CR0_PG) != 0; /* without it there are no rights */
 
-    if (access == MMU_WRITE && (e->flags & (MAP_DIRTY | MAP_EPT_WRITE)) != (MAP_DIRTY | MAP_EPT_WRITE)) {
+    if (!ept_allows(e->flags, access) || (access == MMU_WRITE && (e->flags & MAP_DIRTY) == 0)) {
         return false;
     }
-    return (e->flags & MAP_HAS_HOST) != 0 && (!paging || walk_allows(cpu, e->flags, access, idx, &error));
+    return (e->flags & MAP_HAS_HOST) != 0 &&
+           (!paging || walk_rights_allow(cpu->vmcs.guest_cr0, cpu->vmcs.guest_cr4, e->flags, access, idx));
 }
 
 static enum mmu_result finish(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx,
@@ -238,6 +290,22 @@ static bool maybe_large(const struct tlb2 *t, gva_t va)
     return (t->large_2m[a / 64] >> (a % 64) & 1) != 0 || (t->large_1g[b / 64] >> (b % 64) & 1) != 0;
 }
 
+static uint64_t *global_low_word(struct tlb2 *t, gva_t va, uint64_t *bit)
+{
+    unsigned n = (unsigned)(va >> KAGE_PAGE_SHIFT) & 4095;
+
+    *bit = 1ull << (n % 64);
+    return &t->global_low[n / 64];
+}
+
+/* Other PCIDs may have it too, as one of theirs. */
+static bool maybe_global_low(struct tlb2 *t, gva_t va)
+{
+    uint64_t bit;
+
+    return (*global_low_word(t, va, &bit) & bit) != 0 && !is_kernel_half(va);
+}
+
 /* Paging off: linear addresses are physical. */
 static void identity_walk(gva_t va, struct walk *w)
 {
@@ -246,115 +314,212 @@ static void identity_walk(gva_t va, struct walk *w)
     w->page_shift = KAGE_PAGE_SHIFT;
 }
 
+/* What the exit qualification says of the linear address (SDM 3C table 28-7, advanced information). */
+static uint64_t qualification_of(uint32_t flags)
+{
+    return ((flags & MAP_USER) != 0 ? VMX_EPT_QUAL_GLA_USER : 0) | ((flags & MAP_WRITE) != 0 ? VMX_EPT_QUAL_GLA_WRITE : 0) |
+           ((flags & MAP_NX) != 0 ? VMX_EPT_QUAL_GLA_NX : 0);
+}
+
+static void fill_second_level(struct cpu *cpu, struct tlb2_entry *e, gva_t va, gpa_t gpa, uint64_t host, uint32_t flags, unsigned page_shift)
+{
+    struct tlb2 *t = cpu->tlb2;
+    /* Global pages in the user half would have to be found under every PCID: kept as local ones, if there are PCIDs. */
+    bool pcids = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
+    bool global = (flags & MAP_GLOBAL) != 0 && (is_kernel_half(va) || !pcids);
+
+    *e = (struct tlb2_entry){
+        .va_page = va & KAGE_PAGE_MASK,
+        .stamp = global ? t->global : t->current,
+        .gpa_page = gpa & KAGE_PAGE_MASK,
+        .host = host,
+        .flags = (flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST,
+    };
+    if (flags & MAP_LARGE) {
+        note_large(t, va, page_shift);
+    }
+    if ((flags & MAP_GLOBAL) != 0 && !global) {
+        uint64_t bit, *word = global_low_word(t, va, &bit);
+        *word |= bit;
+    }
+}
+
+static enum mmu_result page_fault(struct cpu *cpu, struct tlb2_entry *e, gva_t va, uint32_t error)
+{
+    cpu_raise_page_fault(cpu, va, error);
+    /* It drops what the TLBs held of that page, of its rights for other accesses too (SDM 3A 4.10.4.1). */
+    if (e->va_page == (va & KAGE_PAGE_MASK)) {
+        e->stamp = 0;
+    }
+    flush_page_everywhere(cpu, va);
+    if (maybe_global_low(cpu->tlb2, va)) {
+        mmu_flush_all(cpu);
+    }
+    return MMU_FAULT;
+}
+
+static void no_memory(struct mmu_map *map, gpa_t gpa)
+{
+    map->gpa = gpa;
+    map->hva = NULL;
+    map->has_code = false;
+}
+
+static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
+                                        struct mmu_map *map)
+{
+    struct walk w;
+    uint8_t *host;
+    uint32_t rights;
+
+    if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
+        struct paging_regime regime = walk_actual_regime(cpu);
+        enum mmu_result r = walk_guest(cpu, &regime, va, access, idx, WALK_CACHED, &w);
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
+        if (r != MMU_OK) {
+            return r == MMU_FAULT ? page_fault(cpu, e, va, w.error) : r;
+        }
+    } else {
+        identity_walk(va, &w);
+    }
+    enum mmu_result r = phys_page(cpu, w.gpa, access, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL | qualification_of(w.flags),
+                                  &host, &rights);
+    if (r != MMU_OK) {
+        no_memory(map, w.gpa);
+        if (r == MMU_EXIT) {
+            cpu->vmcs.guest_linear_address = va;
+        }
+        return r;
+    }
+    fill_second_level(cpu, e, va, w.gpa, (uint64_t)(uintptr_t)host, w.flags | rights, w.page_shift);
+    return MMU_OK;
+}
+
+#define MENDING_ROUNDS 4u /* another vCPU may undo it meanwhile */
+
+static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
+                                        struct mmu_map *map)
+{
+    struct noept_walk w;
+    gpa_t gpa;
+
+    for (unsigned round = 0;; round++) {
+        enum mmu_result r = noept_walk(cpu, va, access, idx, &w);
+        if (r == MMU_MMIO) {
+            no_memory(map, w.gpa);
+            return MMU_MMIO;
+        }
+        if (r == MMU_OK && cpu->ops->guest_page(cpu, w.entry, w.page, &gpa)) {
+            break;
+        }
+        if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
+            uint32_t error = 0;
+            cpu_fpu_save(cpu); /* kvm/ may call anything */
+            switch (cpu->ops->page_fault(cpu, va, access, idx, &error)) {
+            case CPU_PF_MENDED:
+                continue;
+            case CPU_PF_GUEST:
+                page_fault(cpu, e, va, error);
+                cpu->event.guests_own = true;
+                cpu_mmio_consume(cpu); /* the instruction will ask again */
+                return MMU_FAULT;
+            case CPU_PF_GONE:
+                cpu->vmcs.guest_linear_address = va;
+                return MMU_EXIT;
+            default:
+                break;
+            }
+        }
+        if (r == MMU_OK) { /* the entry is on its way out */
+            struct paging_regime regime = walk_actual_regime(cpu);
+            w.error = walk_error_bits(&regime, access, idx);
+        }
+        return page_fault(cpu, e, va, w.error);
+    }
+    if (access == MMU_WRITE && (w.flags & MAP_EPT_WRITE) == 0) {
+        no_memory(map, gpa + (va & ~KAGE_PAGE_MASK));
+        return MMU_MMIO;
+    }
+    fill_second_level(cpu, e, va, gpa, w.page, w.flags, w.page_shift);
+    return MMU_OK;
+}
+
 enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct mmu_map *map)
 {
     va = cut(cpu, va);
     struct tlb2 *t = cpu->tlb2;
     struct tlb2_entry *e = slot_of(t, va);
-    struct walk w;
 
     cpu->stats[CPU_STAT_TLB_MISSES]++;
     if (e->va_page == (va & KAGE_PAGE_MASK) && (e->stamp == t->current || e->stamp == t->global) &&
         serves(cpu, e, access, idx)) {
         return finish(cpu, va, access, idx, e, map);
     }
-    if (!x86_is_canonical(va) && cpu_in_long_mode(cpu)) {
+    if (!cpu_is_canonical(cpu, va) && cpu_in_long_mode(cpu)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         cpu->event.address = true;
         return MMU_FAULT;
     }
     cpu->stats[CPU_STAT_TLB2_MISSES]++;
-    if (cpu->vmcs.guest_cr0 & X86_CR0_PG) {
-        enum mmu_result r = walk_guest(cpu, va, access, idx, false, &w);
-        if (r == MMU_FAULT) {
-            cpu_raise_page_fault(cpu, va, w.error);
-        }
-        if (r != MMU_OK) {
-            if (r == MMU_FAULT && e->va_page == (va & KAGE_PAGE_MASK)) {
-                e->stamp = 0; /* a fault drops what the TLB held of that page (SDM 3A 4.10.4.1) */
-            }
-            return r;
-        }
-    } else {
-        identity_walk(va, &w);
-    }
-
-    uint8_t *host;
-    bool writable;
-    enum mmu_result r = phys_page(cpu, w.gpa, access == MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL,
-                                  &host, &writable);
-    if (r != MMU_OK) {
-        map->gpa = w.gpa;
-        map->hva = NULL;
-        map->has_code = false;
-        if (r == MMU_EXIT) {
-            cpu->vmcs.guest_linear_address = va;
-        }
-        return r;
-    }
-    /* Global pages in the user half would have to be found under every PCID: kept as local ones, if there are PCIDs. */
-    bool pcids = (cpu->vmcs.guest_cr4 & X86_CR4_PCIDE) != 0;
-    bool global = (w.flags & MAP_GLOBAL) != 0 && (is_kernel_half(va) || !pcids);
-    *e = (struct tlb2_entry){
-        .va_page = va & KAGE_PAGE_MASK,
-        .stamp = global ? t->global : t->current,
-        .gpa_page = w.gpa & KAGE_PAGE_MASK,
-        .host = (uint64_t)(uintptr_t)host,
-        .flags = (w.flags & ~MAP_GLOBAL) | (global ? MAP_GLOBAL : 0) | MAP_HAS_HOST | (writable ? MAP_EPT_WRITE : 0),
-    };
-    if (w.flags & MAP_LARGE) {
-        note_large(t, va, w.page_shift);
-    }
-    return finish(cpu, va, access, idx, e, map);
-}
-
-struct probe {
-    struct cpu *cpu;
-    gva_t va;
-    struct walk walk;
-    enum mmu_result result;
-};
-
-static void probe_walk(void *arg)
-{
-    struct probe *p = arg;
-    p->result = walk_guest(p->cpu, p->va, MMU_READ, MMU_IDX_KERNEL_USER, true, &p->walk);
+    enum mmu_result r = cpu_uses_ept(cpu) ? fill_through_ept(cpu, va, access, idx, e, map)
+                                          : fill_without_ept(cpu, va, access, idx, e, map);
+    return r == MMU_OK ? finish(cpu, va, access, idx, e, map) : r;
 }
 
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
 {
+    struct paging_regime regime = walk_guest_regime(cpu);
+    struct walk w;
 
     va = cut(cpu, va);
-    if ((cpu->vmcs.guest_cr0 & X86_CR0_PG) == 0) {
-        *gpa = va;
-        *writable = *user = true;
-        return true;
-    }
-    if (cpu_in_long_mode(cpu) && !x86_is_canonical(va)) {
+    if (cpu_in_long_mode(cpu) && !cpu_is_canonical(cpu, va)) {
         return false;
     }
     /* A supervisor read with SMAP set aside reaches every present page. */
-    bool held = cpu_hold_memory(cpu);
-    struct probe p = {.cpu = cpu, .va = va, .result = MMU_FAULT};
-    bool there = cpu_guarded_call(cpu, probe_walk, &p);
-    cpu_release_memory(cpu, held);
-    if (!there || p.result != MMU_OK) {
+    if (mmu_walk(cpu, &regime, va, MMU_READ, MMU_IDX_KERNEL_USER, WALK_QUIET, &w) != MMU_OK) {
         return false;
     }
-    *gpa = p.walk.gpa;
-    *writable = (p.walk.flags & MAP_WRITE) != 0;
-    *user = (p.walk.flags & MAP_USER) != 0;
+    *gpa = w.gpa;
+    *writable = (w.flags & MAP_WRITE) != 0;
+    *user = (w.flags & MAP_USER) != 0;
     return true;
+}
+
+enum mmu_result mmu_read_virt(struct cpu *cpu, gva_t va, void *buf, size_t len, enum mmu_idx idx, struct walk *w)
+{
+    struct paging_regime regime = walk_guest_regime(cpu);
+    uint8_t *to = buf;
+
+    while (len > 0) {
+        gva_t at = cut(cpu, va);
+        size_t room = (size_t)(KAGE_PAGE_SIZE - (at & ~KAGE_PAGE_MASK)), n = room < len ? room : len;
+        enum mmu_result r = mmu_walk(cpu, &regime, at, MMU_READ, idx, 0, w);
+        if (r == MMU_OK && !mmu_phys_read(cpu, w->gpa, to, n)) {
+            r = MMU_MMIO;
+        }
+        if (r != MMU_OK) {
+            return r;
+        }
+        va += n;
+        to += n;
+        len -= n;
+    }
+    return MMU_OK;
 }
 
 static bool phys_copy_held(struct cpu *cpu, gpa_t gpa, uint8_t *buf, size_t len, bool write)
 {
     while (len > 0) {
         uint8_t *host;
-        bool writable;
+        uint32_t rights;
         size_t off = (size_t)(gpa & ~KAGE_PAGE_MASK);
         size_t n = KAGE_PAGE_SIZE - off < len ? KAGE_PAGE_SIZE - off : len;
-        if (phys_page_uncached(cpu, gpa, write, 0, &host, &writable) != MMU_OK) {
+        if (write && cpu->ops->phys_written != NULL) {
+            cpu->ops->phys_written(cpu, gpa, n);
+        }
+        if (phys_page_uncached(cpu, gpa, write ? MMU_WRITE : MMU_READ, 0, &host, &rights) != MMU_OK) {
             return false;
         }
         if (cpu_guarded_copy(write ? host + off : buf, write ? buf : host + off, n) != 0) { /* the client took it away */
@@ -402,8 +567,12 @@ static void exchange_byte(void *arg)
 bool mmu_phys_exchange_byte(struct cpu *cpu, gpa_t gpa, uint8_t *value)
 {
     uint8_t *host;
-    bool writable, held = cpu_hold_memory(cpu);
-    bool ok = phys_page_uncached(cpu, gpa, true, 0, &host, &writable) == MMU_OK;
+    uint32_t rights;
+    bool held = cpu_hold_memory(cpu);
+    if (cpu->ops->phys_written != NULL) {
+        cpu->ops->phys_written(cpu, gpa, 1);
+    }
+    bool ok = phys_page_uncached(cpu, gpa, MMU_WRITE, 0, &host, &rights) == MMU_OK;
 
     if (ok) {
         struct exchange x = {.at = host + (gpa & ~KAGE_PAGE_MASK), .value = *value};
@@ -446,6 +615,7 @@ void mmu_flush_all(struct cpu *cpu)
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
     memset(t->large_1g, 0, sizeof(t->large_1g));
+    memset(t->global_low, 0, sizeof(t->global_low));
     memset(t->phys_cache, 0, sizeof(t->phys_cache));
     mmu_flush_non_global(cpu);
     clear_first_level(cpu, false);
@@ -488,24 +658,6 @@ void mmu_switch_cr3(struct cpu *cpu, bool noflush)
     clear_first_level(cpu, true);
 }
 
-static void flush_page_everywhere(struct cpu *cpu, gva_t va)
-{
-    unsigned i = (unsigned)(va >> KAGE_PAGE_SHIFT);
-    unsigned bit = i & 4095;
-
-    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        invalidate_entry(&cpu->tlb[idx][MMU_READ], i & (TLB_SIZE - 1));
-        invalidate_entry(&cpu->tlb[idx][MMU_WRITE], i & (TLB_SIZE - 1));
-        cpu->code_tlb[idx][i & (CODE_TLB_SIZE - 1)] = 0;
-    }
-    if (cpu->jump_filter[bit / 64] >> (bit % 64) & 1) {
-        for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-            clear_code(cpu, idx);
-        }
-        memset(cpu->jump_filter, 0, sizeof(cpu->jump_filter));
-    }
-}
-
 void mmu_flush_page(struct cpu *cpu, gva_t va)
 {
     struct tlb2 *t = cpu->tlb2;
@@ -513,8 +665,8 @@ void mmu_flush_page(struct cpu *cpu, gva_t va)
 
     cpu->stats[CPU_STAT_TLB_FLUSH_PAGES]++;
     t->pde = new_stamp(t);
-    if (maybe_large(t, va)) {
-        mmu_flush_all(cpu); /* its pieces are anywhere */
+    if (maybe_large(t, va) || maybe_global_low(t, va)) {
+        mmu_flush_all(cpu); /* its pieces, or copies, are anywhere */
         return;
     }
     if (e->va_page == (va & KAGE_PAGE_MASK)) {

@@ -8,23 +8,14 @@
 #ifndef KAGE_MMU_TLB2_H
 #define KAGE_MMU_TLB2_H
 
-#include "mmu/mmu.h"
+#include "mmu/walk.h"
 
 #define TLB2_BITS 13
 #define TLB2_SIZE (1u << TLB2_BITS)
 #define PDE_CACHE_SIZE 256u
+#define PDPTE_CACHE_SIZE 32u
 #define PHYS_CACHE_SIZE 512u
 #define PCID_COUNT 4096u
-
-/* Effective rights of a guest mapping. */
-#define MAP_USER (1u << 0)
-#define MAP_WRITE (1u << 1)
-#define MAP_NX (1u << 2)
-#define MAP_DIRTY (1u << 3)
-#define MAP_GLOBAL (1u << 4)
-#define MAP_EPT_WRITE (1u << 5)
-#define MAP_HAS_HOST (1u << 6)
-#define MAP_LARGE (1u << 7)
 
 struct tlb2_entry {
     gva_t va_page;
@@ -34,17 +25,18 @@ struct tlb2_entry {
     uint32_t flags; /* MAP_* */
 };
 
-struct pde_cache_entry {
-    uint64_t region; /* va >> 21 */
+/* An entry of the paging-structure caches (SDM 3A 4.10.3): of PDEs and of PDPTEs that lead to a table. */
+struct walk_cache_entry {
+    uint64_t region; /* va >> 21, va >> 30 */
     uint64_t stamp;
-    gpa_t table;     /* of the page table */
+    gpa_t table;     /* the page table, the page directory */
     uint32_t flags;  /* MAP_USER, MAP_WRITE, MAP_NX accumulated above it */
 };
 
 struct phys_cache_entry {
     uint64_t gfn_plus_1; /* 0: empty */
     uint8_t *host;
-    bool writable;
+    uint32_t rights; /* MAP_EPT_* */
 };
 
 struct tlb2 {
@@ -57,31 +49,25 @@ struct tlb2 {
     struct clear_log bank_log[MMU_IDX_COUNT];
     uint64_t pcid_stamp[PCID_COUNT];
     uint64_t large_2m[64], large_1g[64]; /* regions with large pages: INVLPG of one must reach all its pieces */
+    uint64_t global_low[64]; /* pages of the user half that are global, and were kept under the PCIDs that used them */
     struct tlb2_entry entries[TLB2_SIZE];
-    struct pde_cache_entry pde_cache[PDE_CACHE_SIZE];
+    struct walk_cache_entry pde_cache[PDE_CACHE_SIZE], pdpte_cache[PDPTE_CACHE_SIZE];
     struct phys_cache_entry phys_cache[PHYS_CACHE_SIZE];
 };
 
-/* What a walk of the guest's tables found. */
-struct walk {
-    gpa_t gpa;
-    uint32_t flags;      /* MAP_USER, WRITE, NX, DIRTY, GLOBAL, LARGE */
-    unsigned page_shift; /* 12, 21, 22 or 30 */
-    uint32_t error;      /* page-fault error code, if refused */
-};
-
-/* MMU_OK, MMU_FAULT (w->error; nothing recorded), MMU_EXIT. Sets accessed and dirty bits unless `quiet`. */
-enum mmu_result walk_guest(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool quiet,
-                           struct walk *w);
-/* Would a mapping with these rights allow the access? Fills the error code if not. */
-bool walk_allows(const struct cpu *cpu, uint32_t flags, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
-uint32_t walk_error_bits(const struct cpu *cpu, enum mmu_access access, enum mmu_idx idx);
-
-/* Host address of the guest-physical page that holds gpa, through EPT; fills the EPT on demand. MMU_OK, MMU_MMIO, MMU_EXIT. */
-enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                          bool *writable);
+/*
+ * Host address of the guest-physical page that holds gpa, through EPT, and what else may be done there (MAP_EPT_*); fills the EPT on demand.
+ * MMU_OK, MMU_MMIO, MMU_EXIT. gla_qualification: VMX_EPT_QUAL_GLA_*; without GLA_FINAL an access to the guest's own tables.
+ */
+enum mmu_result phys_page(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                          uint32_t *rights);
 /* The same without the walker's cache, which is stale between a change of memory slots and the vCPU's flush. */
-enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, bool write, uint64_t gla_qualification, uint8_t **host,
-                                   bool *writable);
+enum mmu_result phys_page_uncached(struct cpu *cpu, gpa_t gpa, enum mmu_access access, uint64_t gla_qualification, uint8_t **host,
+                                   uint32_t *rights);
+/* Do these MAP_EPT_* rights serve the access? */
+static inline bool ept_allows(uint32_t rights, enum mmu_access access)
+{
+    return (rights & (access == MMU_FETCH ? MAP_EPT_EXEC : access == MMU_WRITE ? MAP_EPT_WRITE : MAP_EPT_READ)) != 0;
+}
 
 #endif

@@ -6,7 +6,7 @@
  */
 #include "vmx/vmx.h"
 
-#include "mmu/mmu.h"
+#include "mmu/noept.h"
 
 #define AR_TYPE_ACCESSED 1u
 #define AR_TYPE_RW 2u /* writable data, readable code */
@@ -53,17 +53,21 @@ static bool control_registers_are_good(const struct cpu *cpu)
     uint64_t cr0 = v->guest_cr0, cr4 = v->guest_cr4, efer = v->guest_ia32_efer;
     bool lma = in_ia32e(v), paging = (cr0 & X86_CR0_PG) != 0;
 
-    if ((paging && (cr0 & X86_CR0_PE) == 0) || (cr0 >> 32) != 0 || (cr4 & X86_CR4_VMXE) != 0) {
+    if (!cpu_uses_ept(cpu)) { /* PG stands for the hypervisor's tables, and CR3 has one's host address */
+        if (!paging || (cr0 & X86_CR0_WP) == 0 || v->guest_cr3 >> 52 != 0 || (v->guest_cr3 & NOEPT_MMIO) != 0) {
+            return false;
+        }
+    } else if ((paging && (cr0 & X86_CR0_PE) == 0) || (v->guest_cr3 & (cpu->maxphyaddr_mask | 0xfff0000000000000ull)) != 0) {
+        return false;
+    }
+    if ((cr0 >> 32) != 0 || (cr4 & X86_CR4_VMXE) != 0) {
         return false;
     }
     if ((cr0 & X86_CR0_NW) != 0 && (cr0 & X86_CR0_CD) == 0) {
         return false;
     }
-    if (lma != (paging && (efer & X86_EFER_LME) != 0) || (lma && (cr4 & X86_CR4_PAE) == 0) ||
-        (!lma && (cr4 & X86_CR4_PCIDE) != 0)) {
-        return false;
-    }
-    return (v->guest_cr3 & (cpu->maxphyaddr_mask | 0xfff0000000000000ull)) == 0;
+    return !(lma != (paging && (efer & X86_EFER_LME) != 0) || (lma && (cr4 & X86_CR4_PAE) == 0) ||
+             (!lma && (cr4 & X86_CR4_PCIDE) != 0));
 }
 
 /* ---- segment registers (27.3.1.2) ---- */
@@ -102,13 +106,14 @@ static bool code_segment_is_good(const struct vmcs *v)
     }
 }
 
-static bool segment_is_good(const struct vmcs *v, unsigned seg)
+static bool segment_is_good(const struct cpu *cpu, unsigned seg)
 {
+    const struct vmcs *v = &cpu->vmcs;
     const struct vmcs_segment *s = &v->guest_seg[seg];
     unsigned type = type_of(s);
     bool wide_base = seg == X86_FS || seg == X86_GS;
 
-    if (wide_base && !x86_is_canonical(s->base)) {
+    if (wide_base && !cpu_is_cpu_canonical(cpu, s->base)) {
         return false;
     }
     if (seg == X86_SS && (type_of(&v->guest_seg[X86_CS]) == (AR_TYPE_RW | AR_TYPE_ACCESSED) ||
@@ -134,13 +139,14 @@ static bool segment_is_good(const struct vmcs *v, unsigned seg)
     return (type & AR_TYPE_ACCESSED) != 0 && ((type & AR_TYPE_CODE) == 0 || (type & AR_TYPE_RW) != 0);
 }
 
-static bool system_segments_are_good(const struct vmcs *v)
+static bool system_segments_are_good(const struct cpu *cpu)
 {
+    const struct vmcs *v = &cpu->vmcs;
     const struct vmcs_segment *tr = &v->guest_seg[X86_TR], *ldtr = &v->guest_seg[X86_LDTR];
 
     if (!is_usable(tr) || (tr->access_rights & (X86_AR_P | X86_AR_S)) != X86_AR_P ||
         (tr->access_rights & AR_RESERVED) != 0 || (tr->selector & SELECTOR_TI) != 0 || !granularity_is_good(tr) ||
-        !x86_is_canonical(tr->base)) {
+        !cpu_is_cpu_canonical(cpu, tr->base)) {
         return false;
     }
     if (type_of(tr) != SYS_TSS_BUSY && (in_ia32e(v) || type_of(tr) != SYS_TSS_16_BUSY)) {
@@ -149,27 +155,30 @@ static bool system_segments_are_good(const struct vmcs *v)
     return !is_usable(ldtr) ||
            ((ldtr->access_rights & (X86_AR_TYPE | X86_AR_P | X86_AR_S)) == (SYS_LDT | X86_AR_P) &&
             (ldtr->access_rights & AR_RESERVED) == 0 && (ldtr->selector & SELECTOR_TI) == 0 &&
-            granularity_is_good(ldtr) && x86_is_canonical(ldtr->base));
+            granularity_is_good(ldtr) && cpu_is_cpu_canonical(cpu, ldtr->base));
 }
 
-static bool segments_are_good(const struct vmcs *v)
+static bool segments_are_good(const struct cpu *cpu)
 {
+    const struct vmcs *v = &cpu->vmcs;
+
     for (unsigned seg = X86_ES; seg <= X86_GS; seg++) {
-        if (in_v86(v) ? !v86_segment_is_good(&v->guest_seg[seg]) : !segment_is_good(v, seg)) {
+        if (in_v86(v) ? !v86_segment_is_good(&v->guest_seg[seg]) : !segment_is_good(cpu, seg)) {
             return false;
         }
     }
-    return system_segments_are_good(v);
+    return system_segments_are_good(cpu);
 }
 
 /* ---- descriptor tables, RIP and RFLAGS, the rest (27.3.1.3 to 27.3.1.6) ---- */
 
-static bool rip_and_rflags_are_good(const struct vmcs *v)
+static bool rip_and_rflags_are_good(const struct cpu *cpu)
 {
+    const struct vmcs *v = &cpu->vmcs;
     bool wide = in_ia32e(v) && (v->guest_seg[X86_CS].access_rights & X86_AR_L) != 0;
     uint32_t info = v->entry_intr_info;
 
-    if (wide ? !x86_is_canonical(v->guest_rip) : v->guest_rip >> 32 != 0) {
+    if (wide ? !cpu_is_cpu_canonical(cpu, v->guest_rip) : v->guest_rip >> 32 != 0) {
         return false;
     }
     if ((v->guest_rflags & (X86_FLAGS_FIXED | RFLAGS_RESERVED)) != X86_FLAGS_FIXED) {
@@ -205,7 +214,7 @@ static bool pdptes_are_good(const struct cpu *cpu)
 {
     const struct vmcs *v = &cpu->vmcs;
 
-    if (!mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer)) {
+    if (!cpu_uses_ept(cpu) || !mmu_uses_pdptes(v->guest_cr0, v->guest_cr4, v->guest_ia32_efer)) {
         return true;
     }
     for (unsigned i = 0; i < KAGE_ARRAY_SIZE(v->guest_pdpte); i++) {
@@ -220,7 +229,7 @@ bool vmx_guest_state_is_good(const struct cpu *cpu)
 {
     const struct vmcs *v = &cpu->vmcs;
 
-    return control_registers_are_good(cpu) && segments_are_good(v) && x86_is_canonical(v->guest_gdtr_base) &&
-           x86_is_canonical(v->guest_idtr_base) && v->guest_gdtr_limit <= 0xffff && v->guest_idtr_limit <= 0xffff &&
-           rip_and_rflags_are_good(v) && activity_is_good(v) && pdptes_are_good(cpu);
+    return control_registers_are_good(cpu) && segments_are_good(cpu) && cpu_is_cpu_canonical(cpu, v->guest_gdtr_base) &&
+           cpu_is_cpu_canonical(cpu, v->guest_idtr_base) && v->guest_gdtr_limit <= 0xffff && v->guest_idtr_limit <= 0xffff &&
+           rip_and_rflags_are_good(cpu) && activity_is_good(v) && pdptes_are_good(cpu);
 }

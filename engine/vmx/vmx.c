@@ -6,6 +6,7 @@
  */
 #include "vmx/vmx.h"
 
+#include "cpu/sys.h"
 #include "mmu/mmu.h"
 
 /* VM-instruction errors (SDM 3C 31.4) */
@@ -27,7 +28,7 @@ static const struct control_rule control_rules[] = {
          VMX_PROC_NMI_WINDOW_EXITING | VMX_PROC_MOV_DR_EXITING | VMX_PROC_UNCOND_IO_EXITING |
          VMX_PROC_USE_IO_BITMAPS | VMX_PROC_USE_MSR_BITMAPS | VMX_PROC_MONITOR_EXITING | VMX_PROC_PAUSE_EXITING |
          VMX_PROC_SECONDARY},
-    {offsetof(struct vmcs, proc_based_ctls2), VMX_PROC2_EPT,
+    {offsetof(struct vmcs, proc_based_ctls2), 0,
      VMX_PROC2_EPT | VMX_PROC2_DESC_TABLE_EXITING | VMX_PROC2_RDTSCP | VMX_PROC2_VPID | VMX_PROC2_WBINVD_EXITING |
          VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_RDRAND_EXITING | VMX_PROC2_INVPCID | VMX_PROC2_RDSEED_EXITING |
          VMX_PROC2_PAUSE_LOOP_EXITING},
@@ -52,6 +53,31 @@ void vmx_init_controls(struct cpu *cpu)
     v->cr0_mask = v->cr4_mask = 0;
 }
 
+/*
+ * With EPT off, guest "physical" memory is all of the client's address space: no root but the hypervisor's, and no write that
+ * passes over its rights, may be in the guest's hands. (A processor of Intel's takes any of this, and no unrestricted guest.)
+ */
+static bool noept_is_good(const struct vmcs *v)
+{
+    return (v->proc_based_ctls & VMX_PROC_CR3_LOAD_EXITING) != 0 &&
+           (v->cr0_mask & CPU_NOEPT_CR0_MASK) == CPU_NOEPT_CR0_MASK && (v->cr4_mask & CPU_NOEPT_CR4_MASK) == CPU_NOEPT_CR4_MASK;
+}
+
+void vmx_disable_ept(struct cpu *cpu)
+{
+    struct vmcs *v = &cpu->vmcs;
+
+    if (cpu_uses_ept(cpu)) {
+        v->guest_cr3 = 0; /* no root yet */
+    }
+    v->proc_based_ctls2 &= ~VMX_PROC2_EPT;
+    v->proc_based_ctls |= VMX_PROC_CR3_LOAD_EXITING | VMX_PROC_CR3_STORE_EXITING | VMX_PROC_INVLPG_EXITING;
+    v->exception_bitmap |= 1u << X86_EXC_PF;
+    v->pf_error_code_mask = v->pf_error_code_match = 0;
+    v->cr0_mask |= CPU_NOEPT_CR0_MASK;
+    v->cr4_mask |= CPU_NOEPT_CR4_MASK;
+}
+
 static bool controls_are_good(const struct vmcs *v)
 {
     for (size_t i = 0; i < KAGE_ARRAY_SIZE(control_rules); i++) {
@@ -65,6 +91,9 @@ static bool controls_are_good(const struct vmcs *v)
         return false;
     }
     if ((v->proc_based_ctls & VMX_PROC_USE_IO_BITMAPS) != 0 && (v->io_bitmap_a == 0 || v->io_bitmap_b == 0)) {
+        return false;
+    }
+    if ((v->proc_based_ctls2 & VMX_PROC2_EPT) == 0 && !noept_is_good(v)) {
         return false;
     }
     uint32_t info = v->entry_intr_info;
@@ -104,6 +133,9 @@ static void inject(struct cpu *cpu)
     }
     if (type == VMX_EVENT_EXT_INTR) {
         cpu->stats[CPU_STAT_INTERRUPTS]++;
+    }
+    if (!cpu_uses_ept(cpu) && type == VMX_EVENT_HW_EXCEPTION && cpu->event.vector == X86_EXC_PF) {
+        cpu_mmio_consume(cpu); /* the instruction that asked for the bytes is refused: it will ask again */
     }
 }
 

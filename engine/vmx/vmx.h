@@ -22,6 +22,11 @@ bool vmx_guest_state_is_good(const struct cpu *cpu);
 
 /* The controls that KVM wants, in a new VMCS. The MSR bitmap and the EPT pointer are the caller's to set. */
 void vmx_init_controls(struct cpu *cpu);
+/*
+ * Adds to the controls and masks what a guest without EPT needs (cpu.h, mmu/noept.h). What the guest sees is to be taken
+ * before, and given back with cpu_set_paging() behind it. There is no root at first.
+ */
+void vmx_disable_ept(struct cpu *cpu);
 
 /* A row for each VMCS field: encoding (SDM 3C appendix B), name as in the SDM, place in struct vmcs. */
 struct vmcs_field {

@@ -47,6 +47,9 @@ struct diff_arch {
 extern const struct diff_arch *diff_arch;
 extern const struct diff_arch diff_archs[3];
 
+/* KAGE_MMU_* of the guests of libkage; 0: its default. */
+extern int diff_mmu;
+
 /* Selectors, the same as Linux uses on x86-64. */
 #define DIFF_SEL_KERNEL_CS 0x10
 #define DIFF_SEL_KERNEL_DS 0x18

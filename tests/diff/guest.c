@@ -164,6 +164,8 @@ static int set_registers(struct guest *g)
                : 0;
 }
 
+int diff_mmu;
+
 /* Returns NULL, or what failed. */
 static const char *guest_init(struct guest *g)
 {
@@ -176,6 +178,8 @@ static const char *guest_init(struct guest *g)
     g->vm = g->kvm->ioctl(g->sys, KVM_CREATE_VM, NULL);
     if (g->vm < 0)
         return "KVM_CREATE_VM";
+    if (diff_mmu && !g->mode->kernel && kage_vm_set_mmu(g->kvm, g->vm, diff_mmu))
+        return "KVM_CAP_KAGE_MMU";
     if (g->mode->kernel) /* Intel's processors of the first years need it; others may refuse it */
         (void)g->kvm->ioctl(g->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
     if (g->mode->flags && g->kvm->ioctl(g->vm, KVM_KAGE_SET_TEST_FLAGS, (void *)(uintptr_t)g->mode->flags))

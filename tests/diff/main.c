@@ -313,7 +313,7 @@ static int parse(int argc, char **argv)
         {"seed", required_argument, NULL, 's'},   {"cases", required_argument, NULL, 'n'}, {"time", required_argument, NULL, 't'},
         {"filter", required_argument, NULL, 'f'}, {"mode", required_argument, NULL, 'm'},  {"verbose", no_argument, NULL, 'v'},
         {"hand", no_argument, NULL, 'h'},         {"case", required_argument, NULL, 'c'},  {"bits", required_argument, NULL, 'b'},
-        {"sequences", no_argument, NULL, 'q'},
+        {"sequences", no_argument, NULL, 'q'},    {"mmu", required_argument, NULL, 'u'},
         {NULL, 0, NULL, 0},
     };
     int opt;
@@ -334,8 +334,12 @@ static int parse(int argc, char **argv)
                 if (!strcmp(diff_archs[i].name, optarg))
                     diff_arch = &diff_archs[i];
             break;
+        case 'u':
+            if ((diff_mmu = kage_mmu_find(optarg)) >= 0)
+                break;
+            /* fall through */
         default:
-            fprintf(stderr, "usage: difftest [--bits 64|32|16] [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--sequences] [--case ID] [--verbose]\n");
+            fprintf(stderr, "usage: difftest [--mmu ept|shadow] [--bits 64|32|16] [--seed N] [--cases N] [--time SECONDS] [--filter MNEMONIC] [--mode NAME|all] [--hand] [--sequences] [--case ID] [--verbose]\n");
             return -1;
         }
     for (uint16_t m = 1; options.filter && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)

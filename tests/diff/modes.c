@@ -514,6 +514,8 @@ static const char *modes_init(struct modes *g)
         return "open";
     if ((g->vm = g->kvm->ioctl(g->sys, KVM_CREATE_VM, NULL)) < 0)
         return "KVM_CREATE_VM";
+    if (diff_mmu && !g->mode->kernel && kage_vm_set_mmu(g->kvm, g->vm, diff_mmu))
+        return "KVM_CAP_KAGE_MMU";
     if (g->mode->kernel)
         (void)g->kvm->ioctl(g->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
     if (g->mode->flags && g->kvm->ioctl(g->vm, KVM_KAGE_SET_TEST_FLAGS, (void *)(uintptr_t)g->mode->flags))

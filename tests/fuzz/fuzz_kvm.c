@@ -28,7 +28,7 @@
 
 enum operation {
     OP_IOCTL, OP_IOCTL_ANY_HANDLE, OP_RUN, OP_WRITE_GUEST, OP_WRITE_RUN, OP_NEW_VM, OP_NEW_VCPU, OP_CHIPS, OP_START, OP_MEMORY, OP_EVENT,
-    OP_CLOSE, OP_MAP, OP_IOCTL_RAW, OP_COUNT
+    OP_CLOSE, OP_MAP, OP_IOCTL_RAW, OP_INSPECT, OP_COUNT
 };
 
 static struct world world;
@@ -397,6 +397,25 @@ static void op_map(struct input *in)
         kage_backend_soft.munmap(map, bytes);
 }
 
+/* A look into a VM, by its handle or by number; one that must be answered fills what it says it fills. */
+static void op_inspect(struct input *in)
+{
+    static uint8_t answer[1 << 16];
+    struct vm *vm = any_vm(in);
+    struct kage_inspect ask = { .topic = take8(in) % (KAGE_INSPECT_TOPICS + 1), .vm = take8(in) % 4, .vcpu = take8(in) % 4,
+                                .flags = take8(in) % 4, .address = take_number(in), .bytes = (uint32_t)take_number(in) };
+    bool sound = take8(in) & 7;
+
+    ask.vcpu = ask.vcpu == 3 ? KAGE_INSPECT_WHOLE_VM : ask.vcpu;
+    if (sound && ask.bytes > sizeof(answer))
+        ask.bytes = sizeof(answer);
+    ask.data = sound ? (uintptr_t)answer : (uintptr_t)pointer_make(&world, in);
+    uint32_t room = ask.bytes;
+    int result = take8(in) & 1 ? kage_inspect(&ask) : vm ? call(vm->fd, KAGE_INSPECT, &ask) : -1;
+    if (result == 0 && ask.bytes > room)
+        abort();
+}
+
 static void operate(struct input *in)
 {
     struct vcpu *vcpu;
@@ -427,6 +446,7 @@ static void operate(struct input *in)
     case OP_CLOSE: op_close(in); break;
     case OP_MAP: op_map(in); break;
     case OP_IOCTL_RAW: op_ioctl_raw(in); break;
+    case OP_INSPECT: op_inspect(in); break;
     default: break;
     }
 }
@@ -460,6 +480,10 @@ static void write_seeds(const char *dir)
     SEED(dir, "exits", OP_START, 0, 0, 0, 0, 0, CODE(0xe6, 0x80, 0xe4, 0x81, 0x88, 0x07, 0x8a, 0x07, 0xf4), OP_RUN, 0, 0, OP_RUN, 0, 0,
          OP_RUN, 0, 0, OP_RUN, 0, 0);
     SEED(dir, "real", OP_START, 0, 0, 0, 2, CODE(0xb0, 0x11, 0xe6, 0x20, 0xec, 0xf3, 0x6e, 0xcd, 0x10, 0xf4), OP_RUN, 0, 0, OP_RUN, 0, 0);
+    for (uint8_t topic = 0; topic < KAGE_INSPECT_TOPICS; topic++) { /* of a guest that has run */
+        snprintf(name, sizeof(name), "inspect-%u", topic);
+        SEED(dir, name, OP_START, 0, 0, 0, 0, 0, CODE(0xe6, 0x80, 0xf4), OP_INSPECT, 0, topic, 0, 0, 0, 0, 0x80, 2, 0xff, 1, 0);
+    }
     /* a loop, with chips: MSR, CPUID, STI */
     SEED(dir, "loop", OP_CHIPS, 0, 0, OP_START, 0, 0, 0, 0, CODE(0x0f, 0xa2, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0xfb, 0xeb, 0xf6),
          OP_EVENT, 0, OP_RUN, 0, 0);

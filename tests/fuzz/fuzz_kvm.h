@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kage.h"
+#include "kage_inspect.h"
 
 #define VMS_MAX 2u
 #define VCPUS_MAX 4u

@@ -314,9 +314,42 @@ static void xsave(void)
     write_cr4(read_cr4() & ~(uint64_t)CR4_OSXSAVE);
 }
 
+/* Control registers moved to a register and back by it: any, RSP too, which is somewhere else in an exit. All keep their values. */
+uint64_t move_seen[3];
+#define MOVE(cr, reg)                                                                                                            \
+    asm(".pushsection .text\nmove_" #cr "_" #reg ": mov %" #reg ", %r11\n mov %" #cr ", %" #reg "\n mov %" #reg ", move_seen\n"   \
+        "mov %" #reg ", %" #cr "\n mov %" #reg ", move_seen+8\n mov %r11, %" #reg "\n mov %" #cr ", %rax\n mov %rax, move_seen+16\n" \
+        "ret\n.popsection");                                                                                                     \
+    void move_##cr##_##reg(void);
+#define MOVES(cr) MOVE(cr, rax) MOVE(cr, rcx) MOVE(cr, rbx) MOVE(cr, rsp) MOVE(cr, rbp) MOVE(cr, rdi) MOVE(cr, r10) MOVE(cr, r15)
+MOVES(cr0)
+MOVES(cr3)
+MOVES(cr4)
+
+static void moves(void)
+{
+#define NAMES(cr) {move_##cr##_rax, move_##cr##_rcx, move_##cr##_rbx, move_##cr##_rsp, move_##cr##_rbp, move_##cr##_rdi, move_##cr##_r10, move_##cr##_r15}
+    static void (*const fns[3][8])(void) = {NAMES(cr0), NAMES(cr3), NAMES(cr4)};
+    static const char *const names[3][2] = {{"move-cr0", "move-cr0-by-rsp"}, {"move-cr3", "move-cr3-by-rsp"}, {"move-cr4", "move-cr4-by-rsp"}};
+    const uint64_t values[3] = {read_cr0(), read_cr3(), read_cr4()};
+    for (unsigned cr = 0; cr < 3; cr++) {
+        bool good = true;
+        for (unsigned i = 0; i < 8; i++) {
+            move_seen[0] = move_seen[1] = move_seen[2] = 0;
+            asm volatile("call *%0" ::"r"(fns[cr][i]) : "rax", "rcx", "rbx", "rdi", "r10", "r11", "r15", "memory");
+            const bool ok = move_seen[0] == values[cr] && move_seen[1] == values[cr] && move_seen[2] == values[cr];
+            if (i == 3)
+                check(ok, names[cr][1]);
+            else
+                good &= ok;
+        }
+        check(good, names[cr][0]);
+    }
+}
+
 void test_main(void)
 {
-    static void (*const parts[])(void) = {control_registers, msrs, cpuid_checks, debug, xsave};
+    static void (*const parts[])(void) = {control_registers, msrs, cpuid_checks, debug, xsave, moves};
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++)
         if (!guest_arg || (guest_arg >> i & 1))
             parts[i]();

@@ -4,7 +4,7 @@
  * line. A test passes if every check it prints passes and its end is the one the index names.
  *
  *   runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]
- *          [--no-chain] [--single-insn] [--tiny-tlb]
+ *          [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]
  *
  * Exit status: 0 all passed, 1 a check failed, 2 wrong use, 77 the back end does not open here.
  */
@@ -43,7 +43,7 @@ static bool verbose;
 static bool parse_test(char *line, struct guest_test *t)
 {
     char *save = NULL, *word = strtok_r(line, " \t\n", &save);
-    *t = (struct guest_test){.time_s = 10, .on_soft = true, .on_kvm = true, .cpus = 1};
+    *t = (struct guest_test){.time_s = 10, .on_soft = true, .on_kvm = true, .cpus = 1, .ram_mib = 32};
     for (unsigned i = 0; (word = strtok_r(NULL, " \t\n", &save)); i++) {
         if (i == 0)
             snprintf(t->name, sizeof t->name, "%s", word);
@@ -55,6 +55,8 @@ static bool parse_test(char *line, struct guest_test *t)
             t->time_s = (unsigned)strtoul(word + 5, NULL, 0);
         else if (!strncmp(word, "cpus=", 5))
             t->cpus = (unsigned)strtoul(word + 5, NULL, 0);
+        else if (!strncmp(word, "ram=", 4))
+            t->ram_mib = (unsigned)strtoul(word + 4, NULL, 0);
         else if (!strcmp(word, "backends=soft"))
             t->on_kvm = false;
         else if (!strcmp(word, "backends=kvm"))
@@ -65,10 +67,12 @@ static bool parse_test(char *line, struct guest_test *t)
             t->expect_shutdown = true;
         else if (!strcmp(word, "no-irqchip"))
             t->no_irqchip = true;
+        else if (!strcmp(word, "la57"))
+            t->la57 = true;
         else
             return false;
     }
-    return t->image[0] != 0 && t->cpus >= 1 && t->cpus <= GUEST_CPUS_MAX;
+    return t->image[0] != 0 && t->cpus >= 1 && t->cpus <= GUEST_CPUS_MAX && t->ram_mib >= 32 && t->ram_mib <= 3072;
 }
 
 static int read_index(const char *path)
@@ -222,7 +226,7 @@ static void run_test(const struct guest_test *t, const struct vm_options *option
 static int usage(void)
 {
     fputs("usage: runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]\n"
-          "              [--no-chain] [--single-insn] [--tiny-tlb]\n",
+          "              [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]\n",
           stderr);
     return 2;
 }
@@ -249,6 +253,8 @@ int main(int argc, char **argv)
             return usage();
         else if (!strcmp(a, "--backend"))
             backend_name = argv[++i];
+        else if (!strcmp(a, "--mmu") && kage_mmu_find(value) >= 0)
+            options.mmu = kage_mmu_find(argv[++i]);
         else if (!strcmp(a, "--index"))
             index = argv[++i];
         else if (!strcmp(a, "--images"))

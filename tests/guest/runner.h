@@ -20,13 +20,16 @@ struct guest_test {
     bool on_soft, on_kvm;  /* back ends it runs on */
     bool expect_shutdown;  /* passes by KVM_EXIT_SHUTDOWN and in no other way */
     bool no_irqchip;
+    bool la57;             /* the processor has 5-level paging, where the back end can give it */
     unsigned cpus;         /* 1 to GUEST_CPUS_MAX; all but the first wait for INIT and SIPI */
+    unsigned ram_mib;      /* 32 to 3072: what is not touched costs nothing */
 };
 
 struct vm_options {
     const struct kvm_backend *backend;
     const char *image_dir;
     uint32_t test_flags; /* KAGE_TEST_*; 0: none */
+    int mmu;             /* KAGE_MMU_*; 0: the back end's own choice */
 };
 
 /*

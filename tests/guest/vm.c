@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One VM for one guest test: 32 MiB of RAM, a vCPU that starts in 64-bit mode at 1 MiB, others that wait
+ * One VM for one guest test: 32 MiB of RAM or more, a vCPU that starts in 64-bit mode at 1 MiB, others that wait
  * for INIT and SIPI (each a thread of its own), irqchip and PIT, and four devices: console (port 0xe9), result (0xf4), the test device (ports 0x500-0x50f and
  * the MMIO page at 0xd0000000, every access logged) and its control ports (0x510-0x51f). It speaks
  * the KVM API through struct kvm_backend and uses nothing else of the engine.
@@ -22,7 +22,7 @@
 
 #include "runner.h"
 
-enum { RAM_BYTES = 32 << 20, IMAGE_GPA = 0x100000, IMAGE_MAX = 0x100000 };
+enum { IMAGE_GPA = 0x100000, IMAGE_MAX = 0x100000 };
 enum { PML4_GPA = 0x1000, PDPT_GPA = 0x2000, PD_GPA = 0x3000 };
 enum { PORT_TEST = 0x500, PORT_LOG_CTRL = 0x510, PORT_LOG_DATA = 0x514, PORT_COMMAND = 0x518, PORT_PRESENT = 0x51c };
 enum { LOG_OUT, LOG_IN, LOG_MMIO_WRITE, LOG_MMIO_READ };
@@ -228,11 +228,12 @@ static int vm_load_image(struct vm *vm, const char *dir, const char *name)
 
 static int vm_make_memory(struct vm *vm)
 {
-    vm->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t bytes = (size_t)vm->test->ram_mib << 20;
+    vm->ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (vm->ram == MAP_FAILED)
         return vm_fail("mmap of guest RAM");
     struct kvm_userspace_memory_region slot = {
-        .slot = 0, .guest_phys_addr = 0, .memory_size = RAM_BYTES, .userspace_addr = (uintptr_t)vm->ram};
+        .slot = 0, .guest_phys_addr = 0, .memory_size = bytes, .userspace_addr = (uintptr_t)vm->ram};
     if (vm_ioctl(vm, vm->vm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
         return vm_fail("KVM_SET_USER_MEMORY_REGION");
 
@@ -254,6 +255,7 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         return vm_fail("memory");
     cpuid->nent = CPUID_MAX;
     int err = vm_ioctl(vm, vm->system, KVM_GET_SUPPORTED_CPUID, cpuid);
+    const bool la57 = vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_KAGE_LA57) > 0;
     const bool deadline =
         vm_ioctl(vm, vm->system, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     for (unsigned i = 0; err >= 0 && i < cpuid->nent; i++) {
@@ -264,6 +266,10 @@ static int vcpu_set_cpuid(struct vcpu *vcpu)
         }
         if (e->function == 0xb)
             e->edx = vcpu->index;
+        if (e->function == 7 && e->index == 0)
+            e->ecx = !vm->test->la57 ? e->ecx & ~(1u << 16) : la57 ? e->ecx | 1u << 16 : e->ecx;
+        if (e->function == 0x80000008u && (la57 || !vm->test->la57))
+            e->eax = (e->eax & ~0xff00u) | (vm->test->la57 ? 57u : 48u) << 8;
     }
     if (err >= 0)
         err = vm_ioctl(vm, vcpu->fd, KVM_SET_CPUID2, cpuid);
@@ -331,6 +337,8 @@ static int vm_make(struct vm *vm, const struct guest_test *test, const struct vm
         return vm_fail("open of the back end");
     if ((vm->vm = vm_ioctl(vm, vm->system, KVM_CREATE_VM, NULL)) < 0)
         return vm_fail("KVM_CREATE_VM");
+    if (options->mmu && kage_vm_set_mmu(vm->backend, vm->vm, options->mmu) < 0)
+        return vm_fail("KVM_CAP_KAGE_MMU");
     if (vm_ioctl(vm, vm->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
         vm_ioctl(vm, vm->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul) < 0)
         return vm_fail("KVM_SET_TSS_ADDR");

@@ -53,12 +53,16 @@ int machine_add_vcpu(struct machine *m, unsigned id)
     return m->vcpu[index];
 }
 
+int machine_mmu;
+
 struct machine machine_new(unsigned with, unsigned vcpus)
 {
     struct machine m = { .system = kvm->open() };
 
     CHECK(m.system >= 0);
     m.vm = CHECK_OK(ask(m.system, KVM_CREATE_VM, NULL));
+    if (machine_mmu)
+        CHECK_OK(kage_vm_set_mmu(kvm, m.vm, machine_mmu) < 0 ? -errno : 0);
     m.run_bytes = (size_t)CHECK_OK(ask(m.system, KVM_GET_VCPU_MMAP_SIZE, NULL));
     if (implementation & IMPL_KERNEL) /* needed by processors without unrestricted guest (api.rst 4.36) */
         CHECK_OK(ask_number(m.vm, KVM_SET_TSS_ADDR, 0xfffbd000u));

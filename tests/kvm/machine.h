@@ -51,6 +51,9 @@ _Static_assert(sizeof(struct routing_head) == sizeof(struct kvm_irq_routing) && 
 
 #define MACHINE_VCPUS 4
 
+/* KAGE_MMU_* that every machine asks for; 0: the back end's own choice. */
+extern int machine_mmu;
+
 struct machine {
     int system, vm;
     uint8_t *ram;

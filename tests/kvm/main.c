@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "conform.h"
+#include "machine.h"
 
 enum { ROW_SECONDS = 20, EXIT_ROW_SKIPPED = 77, MESSAGE_BYTES = 512, THEMES_MAX = 32 };
 
@@ -221,7 +221,7 @@ static bool cpuinfo_has_virtualization(void)
 
 static int usage(void)
 {
-    fputs("usage: PROGRAM [--backend soft|kvm|device] [--theme NAME]... [--row NAME] [--list] [--verbose]\n", stderr);
+    fputs("usage: PROGRAM [--backend soft|kvm|device] [--mmu ept|shadow] [--theme NAME]... [--row NAME] [--list] [--verbose]\n", stderr);
     return 2;
 }
 
@@ -241,6 +241,8 @@ int main(int argc, char **argv)
             return usage();
         else if (strcmp(argv[i], "--backend") == 0)
             backend = argv[++i];
+        else if (strcmp(argv[i], "--mmu") == 0 && kage_mmu_find(value) >= 0)
+            machine_mmu = kage_mmu_find(argv[++i]);
         else if (strcmp(argv[i], "--row") == 0)
             only_row = argv[++i];
         else if (strcmp(argv[i], "--theme") == 0 && only_count < COUNT_OF(only))

@@ -4,12 +4,12 @@
  */
 #include "conform.h"
 
-extern const struct theme theme_system, theme_requests, theme_errors, theme_cpuid, theme_msr, theme_state, theme_restore, theme_handles,
+extern const struct theme theme_system, theme_requests, theme_errors, theme_cpuid, theme_msr, theme_state, theme_translate, theme_restore, theme_handles,
     theme_memory, theme_gone, theme_dirty, theme_run, theme_signals, theme_io, theme_irqchip, theme_irqfd, theme_split, theme_events,
     theme_debug, theme_clock, theme_stats, theme_extras;
 
 const struct theme *const themes[] = {
-    &theme_system, &theme_requests, &theme_errors, &theme_cpuid, &theme_msr, &theme_state, &theme_restore, &theme_handles,
+    &theme_system, &theme_requests, &theme_errors, &theme_cpuid, &theme_msr, &theme_state, &theme_translate, &theme_restore, &theme_handles,
     &theme_memory, &theme_gone, &theme_dirty, &theme_run, &theme_signals, &theme_io, &theme_irqchip, &theme_irqfd, &theme_split,
     &theme_events, &theme_debug, &theme_clock, &theme_stats, &theme_extras,
 };

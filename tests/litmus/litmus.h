@@ -23,6 +23,9 @@
 
 #define ARENA_BYTES (16u << 20)
 
+/* KAGE_MMU_* of the guests; 0: the default. */
+extern int machine_mmu;
+
 struct machine_mode {
     const char *name;
     bool guest;     /* vCPUs of libkage; else threads of this process */

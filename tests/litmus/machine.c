@@ -154,6 +154,8 @@ static int vcpu_init(struct machine *m, struct processor *p, uint64_t loop)
     return kvm->ioctl(p->vcpu, KVM_SET_SREGS, &sregs) || kvm->ioctl(p->vcpu, KVM_SET_REGS, &regs) ? -1 : 0;
 }
 
+int machine_mmu;
+
 static int vm_init(struct machine *m)
 {
     struct machine_impl *impl = m->impl;
@@ -163,6 +165,8 @@ static int vm_init(struct machine *m)
     impl->kvm = &kage_backend_soft;
     if ((impl->sys = impl->kvm->open()) < 0 || (impl->vm = impl->kvm->ioctl(impl->sys, KVM_CREATE_VM, NULL)) < 0 ||
         arena_guest(m))
+        return -1;
+    if (machine_mmu && kage_vm_set_mmu(impl->kvm, impl->vm, machine_mmu))
         return -1;
     if (m->mode->flags && impl->kvm->ioctl(impl->vm, KVM_KAGE_SET_TEST_FLAGS, (void *)(uintptr_t)m->mode->flags))
         return -1;

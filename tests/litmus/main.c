@@ -61,7 +61,8 @@ int main(int argc, char **argv)
     static const struct option longs[] = {
         {"seed", required_argument, NULL, 's'},   {"time", required_argument, NULL, 't'},
         {"filter", required_argument, NULL, 'f'}, {"mode", required_argument, NULL, 'm'},
-        {"verbose", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0},
+        {"verbose", no_argument, NULL, 'v'},      {"mmu", required_argument, NULL, 'u'},
+        {NULL, 0, NULL, 0},
     };
     const char *filter = NULL, *only = NULL;
     double seconds = DEFAULT_SECONDS;
@@ -86,8 +87,12 @@ int main(int argc, char **argv)
         case 'v':
             verbose = true;
             break;
+        case 'u':
+            if ((machine_mmu = kage_mmu_find(optarg)) >= 0)
+                break;
+            /* fall through */
         default:
-            fprintf(stderr, "usage: litmus [--seed N] [--time SECONDS] [--filter TEXT] [--mode NAME] [--verbose]\n");
+            fprintf(stderr, "usage: litmus [--mmu ept|shadow] [--seed N] [--time SECONDS] [--filter TEXT] [--mode NAME] [--verbose]\n");
             return 2;
         }
     setvbuf(stdout, NULL, _IOLBF, 4096);

@@ -53,6 +53,9 @@ runs "CPUID as it is" 0 "^virtualization: $virtual\$" -- "$CLIENTS/client-vmx"
 runs "--show-vmx" 0 '^virtualization: yes$' --show-vmx -- "$CLIENTS/client-vmx"
 runs "--show-vmx keeps other bytes" 0 '^bytes: kept$' --show-vmx -- "$CLIENTS/client-vmx" bytes
 
+runs "--mmu ept" 0 '^virtualization:' --mmu ept -- "$CLIENTS/client-vmx"
+runs "--mmu of another name" 1 "ept and shadow are there" --mmu soft -- "$CLIENTS/client-vmx"
+
 # The path need not exist, and /dev/kvm is then the system's own.
 runs "--path" 0 '^crw.* 10, 232 .*/no/such/kvm$' --path /no/such/kvm -- ls -l /no/such/kvm
 runs "PATH is searched" 0 '^crw.* 10, 232 .*/dev/kvm$' ls -l /dev/kvm

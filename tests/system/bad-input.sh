@@ -39,7 +39,9 @@ plain="-machine microvm -nographic -m 512M"
 	refused "missing initrd" 'no-such-initrd' run $plain -kernel "$kernel" -initrd "$work/no-such-initrd"
 	refused "-m 0" '0|memory' run -machine microvm -nographic -m 0 -kernel "$kernel"
 	refused "-m with letters" 'lots' run -machine microvm -nographic -m lots -kernel "$kernel"
-	refused "more memory than the host has" 'memory' run -machine microvm -nographic -m 900000G -kernel "$kernel"
+	refused "a memory file that cannot be made" 'mem-path' run $plain -kernel "$kernel" -mem-path "$work/no-such-directory/file"
+	refused "a memory file that cannot be as large" 'mem-path' run $plain -kernel "$kernel" -m 1G -mem-path /dev/null
+	refused "more memory than a guest can have" 'memory' run -machine microvm -nographic -m 900000G -kernel "$kernel"
 	refused "unknown option" 'frobnicate' run $plain -kernel "$kernel" -frobnicate
 	refused "unknown device" 'flux-capacitor' run $plain -kernel "$kernel" -device flux-capacitor
 	refused "unknown machine" 'abacus' run -machine abacus -kernel "$kernel"

@@ -277,6 +277,28 @@ static void test_discard(void **state)
     munmap(g->ram, RAM_BYTES);
 }
 
+/* The same, told of as part of something much larger, as a client does that unmaps a guest of many gigabytes. */
+static void test_discard_of_all(void **state)
+{
+    const uint64_t big_bytes = UINT64_C(1) << 30;
+    struct guest guest, *g = &guest;
+
+    (void)state;
+    guest_open(g, new_ram());
+    void *big = mmap(NULL, big_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(big, MAP_FAILED);
+    assert_int_equal(set_slot(g, 9, UINT64_C(1) << 32, big_bytes, big), 0);
+    for (uint8_t value = 1; value < 20; value++) {
+        assert_int_equal(madvise(g->ram + CODE, PAGE, MADV_DONTNEED), 0);
+        kage_memory_changed((void *)(uintptr_t)PAGE, ((size_t)1 << 47) - 2 * PAGE);
+        put_mov_hlt(g->ram + CODE, value);
+        assert_int_equal(run(g, CODE), value);
+    }
+    guest_close(g);
+    munmap(g->ram, RAM_BYTES);
+    munmap(big, big_bytes);
+}
+
 /* A page that the client maps read-only is run, and stays as it is. */
 static void test_read_only(void **state)
 {
@@ -397,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_stores),   TEST(test_beside),    TEST(test_thread), TEST(test_read),     TEST(test_alias), TEST(test_two_vms),
-        TEST(test_discard),  TEST(test_read_only), TEST(test_gone),   TEST(test_file_end), TEST(test_fork),
+        TEST(test_discard),  TEST(test_discard_of_all), TEST(test_read_only), TEST(test_gone),   TEST(test_file_end), TEST(test_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -282,6 +282,29 @@ static void test_named(void **state)
     machine_close(&m);
 }
 
+/* 5-level paging is the accelerator's own: shown where the host has it, given to whoever names it. */
+static void test_la57(void **state)
+{
+    struct machine m;
+
+    (void)state;
+    machine_open(&m);
+    struct feature_set all = supported(&m);
+    assert_int_equal(set_with(&m, "host", 1, &one), 0);
+    struct feature_set set = offered(&m);
+    assert_int_equal(has(&set, "la57"), has(&all, "la57"));
+    assert_int_equal(eax(&m, 0x80000008u) >> 8 & 0xff, has(&all, "la57") ? 57 : 48);
+    assert_int_equal(set_with(&m, "host,+la57,enforce", 1, &one), 0);
+    set = offered(&m);
+    assert_true(has(&set, "la57"));
+    assert_int_equal(eax(&m, 0x80000008u) >> 8 & 0xff, 57);
+    assert_int_equal(set_with(&m, "host,-la57", 1, &one), 0);
+    set = offered(&m);
+    assert_false(has(&set, "la57"));
+    assert_int_equal(eax(&m, 0x80000008u) >> 8 & 0xff, 48);
+    machine_close(&m);
+}
+
 static void test_enforce(void **state)
 {
     struct machine m;
@@ -335,7 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tables),  cmocka_unit_test(test_models),  cmocka_unit_test(test_grammar), cmocka_unit_test(test_host),
-        cmocka_unit_test(test_named),   cmocka_unit_test(test_enforce), cmocka_unit_test(test_leaves),
+        cmocka_unit_test(test_named), cmocka_unit_test(test_la57),   cmocka_unit_test(test_enforce), cmocka_unit_test(test_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

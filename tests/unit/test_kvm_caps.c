@@ -38,7 +38,7 @@ static void test_masks(void **state)
         { KVM_CAP_EXIT_HYPERCALL, 1 << 12, 1 << 11 },          { KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1, 2 },
         { KVM_CAP_PMU_CAPABILITY, 1, 2 },                      { KVM_CAP_X86_USER_SPACE_MSR, 7, 0x100 },
         { KVM_CAP_X2APIC_API, 3, 4 },                          { KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3, 2 },
-        { KVM_CAP_HALT_POLL, 1000, 1ull << 32 },
+        { KVM_CAP_HALT_POLL, 1000, 1ull << 32 },               { KVM_CAP_KAGE_MMU, KAGE_MMU_EPT, 1ull << 32 },
     };
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -53,6 +53,28 @@ static void test_masks(void **state)
     client_new_vcpu(c);
     assert_int_equal(client_cap(c->vm, KVM_CAP_X86_DISABLE_EXITS, 2), -EINVAL); /* too late */
     assert_int_equal(client_cap(c->vm, KVM_CAP_PMU_CAPABILITY, 1), -EINVAL);
+    assert_int_equal(client_cap(c->vm, KVM_CAP_KAGE_MMU, KAGE_MMU_EPT), -EBUSY);
+}
+
+static void test_mmus(void **state)
+{
+    struct client *c = *state;
+    int offered = ask(c->vm, KVM_CHECK_EXTENSION, number(KVM_CAP_KAGE_MMU));
+
+    assert_true(offered & 1 << KAGE_MMU_EPT);
+    for (int mmu = 0; mmu < 8; mmu++) {
+        bool there = offered >> mmu & 1;
+        assert_int_equal(client_cap(c->vm, KVM_CAP_KAGE_MMU, (uint64_t)mmu), there ? 0 : -EINVAL);
+        errno = 0;
+        assert_int_equal(kage_vm_set_mmu(kvm, c->vm, mmu), there ? 0 : -1);
+        assert_int_equal(errno, there ? 0 : EOPNOTSUPP);
+        assert_true(!there || kage_mmu_find(kage_mmu_name(mmu)) == mmu);
+    }
+    assert_int_equal(kage_vm_set_mmu(kvm, c->vm, -1), -1);
+    assert_int_equal(kage_vm_set_mmu(kvm, -1, KAGE_MMU_EPT), -1);
+    assert_int_equal(errno, EBADF);
+    assert_int_equal(kage_mmu_find("eptx"), -1);
+    assert_null(kage_mmu_name(-1));
 }
 
 static void test_vcpu_limits(void **state)
@@ -310,7 +332,7 @@ static void test_mmu_pages_and_pmu(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        VM(test_masks), VM(test_vcpu_limits), VCPU(test_sync_regs), VM(test_hypercall),
+        VM(test_masks), VM(test_mmus), VM(test_vcpu_limits), VCPU(test_sync_regs), VM(test_hypercall),
         VM(test_emulation_failure), VM(test_disable_hlt), VCPU(test_clock_stable),
         VM(test_mmu_pages_and_pmu), VM(test_rom_tables),
     };

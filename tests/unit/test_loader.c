@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <asm/bootparam.h>
 #include <cmocka.h>
@@ -69,7 +70,7 @@ static int setup(void **state)
     (void)state;
     memset(&error, 0, sizeof(error));
     memset(&start, 0, sizeof(start));
-    return ram_init(&ram, RAM_BYTES, &error);
+    return ram_init(&ram, RAM_BYTES, &(struct ram_backing){0}, &error);
 }
 
 static int teardown(void **state)
@@ -82,7 +83,7 @@ static int teardown(void **state)
 static void fresh_ram(void)
 {
     ram_fini(&ram);
-    assert_int_equal(ram_init(&ram, RAM_BYTES, &error), 0);
+    assert_int_equal(ram_init(&ram, RAM_BYTES, &(struct ram_backing){0}, &error), 0);
 }
 
 static void write_file(const char *name, const void *bytes, size_t count)
@@ -601,18 +602,51 @@ static void test_ram(void **state)
     assert_null(ram_at(&ram, UINT64_MAX, 2));
     assert_null(ram_at(&ram, RAM_HIGH_GPA, 1));
     struct ram big;
-    assert_int_equal(ram_init(&big, UINT64_C(4) << 30, &error), 0); /* reserved, not touched */
+    assert_int_equal(ram_init(&big, UINT64_C(4) << 30, &(struct ram_backing){0}, &error), 0); /* reserved, not touched */
     assert_ptr_equal(ram_at(&big, RAM_HIGH_GPA, UINT64_C(1) << 30), big.base + RAM_HOLE_GPA);
+    for (uint64_t gpa = 0; gpa <= RAM_HIGH_GPA; gpa += RAM_HIGH_GPA) /* a GiB of the guest's is one of the host's */
+        assert_int_equal(((uintptr_t)ram_at(&big, gpa, 1) - gpa) & ((UINT64_C(1) << 30) - 1), 0);
     assert_null(ram_at(&big, RAM_HOLE_GPA - 1, 2));
     assert_null(ram_at(&big, RAM_HIGH_GPA, (UINT64_C(1) << 30) + 1));
     ram_fini(&big);
-    assert_int_equal(ram_init(&big, UINT64_C(1) << 50, &error), -1);
+    assert_int_equal(ram_init(&big, UINT64_C(1) << 50, &(struct ram_backing){0}, &error), -1);
     assert_non_null(strstr(error.text, "more than"));
+}
+
+static void test_ram_backing(void **state)
+{
+    char dir[] = "/tmp/kage-ram-XXXXXX", name[64];
+    struct ram_backing backing = {.path = dir, .prealloc = true};
+    struct ram other;
+    struct stat status;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(name, sizeof(name), "%s/ram", dir);
+    assert_int_equal(ram_init(&other, RAM_BYTES, &backing, &error), 0); /* a file that nobody can find */
+    other.base[RAM_BYTES - 1] = 1;
+    ram_fini(&other);
+    assert_int_equal(rmdir(dir), 0);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    backing = (struct ram_backing){.path = name};
+    assert_int_equal(ram_init(&other, RAM_BYTES, &backing, &error), 0); /* made, and as large as it must be */
+    assert_int_equal(stat(name, &status), 0);
+    assert_int_equal(status.st_size, RAM_BYTES);
+    other.base[0] = 1; /* private: the file keeps what it has */
+    ram_fini(&other);
+    assert_int_equal(ram_init(&other, RAM_BYTES, &backing, &error), 0);
+    assert_int_equal(other.base[0], 0);
+    ram_fini(&other);
+    assert_int_equal(unlink(name), 0);
+    assert_int_equal(rmdir(dir), 0);
+    assert_int_equal(ram_init(&other, RAM_BYTES, &backing, &error), -1);
+    assert_non_null(strstr(error.text, name));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ram_backing),
         cmocka_unit_test_setup_teardown(test_vmlinux, setup, teardown),
         cmocka_unit_test_setup_teardown(test_packings, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lz4_blocks, setup, teardown),

@@ -64,7 +64,7 @@ static int setup(void **state)
         file[i] = (uint8_t)(i * 7 + (i >> 8) + 1);
     }
     file_bytes = FILE_BYTES;
-    return ram_init(&ram, RAM_BYTES, &error);
+    return ram_init(&ram, RAM_BYTES, &(struct ram_backing){0}, &error);
 }
 
 static int teardown(void **state)

@@ -39,14 +39,16 @@ static void test_taken(void **state)
     assert_int_equal(options.serial_count, 1);
     assert_string_equal(options.serial[0], "mon:stdio");
     assert_true(options.acpi);
+    assert_int_equal(options.mmu, -1);
     assert_false(options.rtc || options.no_reboot || options.debug_exit);
 
-    assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
+    assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm,mmu=shadow", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
                            "-kernel", "k", "-initrd", "i", "-append", "a=b,c -d", "-serial", "null", "-serial", "file:x", "-nographic",
                            "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-display", "none", "-nodefaults",
                            "-no-user-config", "-name", "guest=x"),
                      0);
     assert_string_equal(options.accel, "kvm");
+    assert_int_equal(options.mmu, KAGE_MMU_SHADOW);
     assert_true(options.ram_bytes == UINT64_C(2) << 30);
     assert_string_equal(options.append, "a=b,c -d");
     assert_int_equal(options.serial_count, 2);
@@ -125,7 +127,7 @@ static void test_refused(void **state)
         {{"-machine", "abacus"}, "abacus"},
         {{"-machine", "microvm,beads=9"}, "beads"},
         {{"-machine", "microvm,acpi=perhaps"}, "perhaps"},
-        {{"-machine", "microvm,mmu=shadow"}, "mmu=shadow"},
+        {{"-machine", "microvm,mmu=soft"}, "mmu=soft"},
         {{"-accel", "steam"}, "steam"},
         {{"-cpu", "i486"}, "i486"},
         {{"-cpu", "host,+flux"}, "flux"},

@@ -102,6 +102,7 @@ static void protected_mode(struct cpu *cpu)
     memset(cpu->gpr, 0, sizeof(cpu->gpr));
     cpu->gpr[X86_RSP] = 0x7000;
     memset(v, 0, sizeof(*v));
+    v->proc_based_ctls2 = VMX_PROC2_EPT;
     v->guest_cr0 = X86_CR0_PE | X86_CR0_ET;
     v->guest_gdtr_base = GDT;
     v->guest_gdtr_limit = 0xff;

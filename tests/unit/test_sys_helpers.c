@@ -29,7 +29,7 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
 {
     gva_t page = va & KAGE_PAGE_MASK;
     (void)idx;
-    if (!x86_is_canonical(va)) {
+    if (!cpu_is_canonical(cpu, va)) {
         cpu_raise_error(cpu, X86_EXC_GP, 0);
         return MMU_FAULT;
     }
@@ -41,6 +41,12 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
     return page == MMIO ? MMU_MMIO : MMU_OK;
 }
 
+bool cpu_guarded_call(struct cpu *cpu, void (*fn)(void *), void *arg)
+{
+    (void)cpu;
+    fn(arg);
+    return true;
+}
 void mmu_flush_all(struct cpu *cpu) { (void)cpu; }
 void mmu_flush_non_global(struct cpu *cpu) { (void)cpu; }
 void mmu_flush_pcid(struct cpu *cpu, unsigned pcid) { (void)cpu, (void)pcid; }
@@ -93,6 +99,7 @@ static int setup(void **state)
     cpu->rflags = X86_FLAGS_FIXED;
     cpu->rip = 0x1000;
     struct vmcs *v = &cpu->vmcs;
+    v->proc_based_ctls2 = VMX_PROC2_EPT;
     v->guest_ia32_efer = X86_EFER_LME | X86_EFER_LMA;
     v->guest_cr0 = X86_CR0_PE | X86_CR0_PG;
     v->guest_cr4 = X86_CR4_PAE;

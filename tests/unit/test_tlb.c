@@ -107,6 +107,7 @@ static int setup(void **state)
     w.cpu->ops = &fake_ops;
     w.cpu->maxphyaddr_mask = 0x000fff0000000000ull; /* 40 bits */
     w.cpu->has_1g_pages = w.cpu->has_nx = true;
+    w.cpu->vmcs.proc_based_ctls2 = VMX_PROC2_EPT;
     w.cpu->vmcs.ept_pointer = ept_pointer(w.ept);
     w.cpu->vmcs.guest_cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP;
     w.cpu->vmcs.guest_cr3 = PML4;
@@ -726,6 +727,54 @@ static void test_rights_raised_without_invlpg(void **state)
     assert_reaches(VA + PAGE, MMU_READ, MMU_IDX_USER, DATA + PAGE);
 }
 
+/*
+ * The paging-structure caches (SDM 3A 4.10.3): what is cached of an upper level may serve until a flush, and none survives one: INVLPG of any
+ * address, a load of CR3, INVPCID. A fault on the way is looked at again in memory.
+ */
+static void test_structure_caches(void **state)
+{
+    static void (*const flushes[])(struct cpu *) = {mmu_flush_all, mmu_flush_non_global};
+    enum { PD2 = 0x6000, PT2 = 0x7000, PDPT2 = 0x8000 };
+    const gva_t far = VA + (2ull << 21); /* another page table of the same directory */
+
+    (void)state;
+    for (unsigned level = 1; level <= 2; level++) /* what is changed: a PDPTE, a PML4E */
+        for (unsigned how = 0; how < 5; how++) {
+            memset(w.ram + PD2, 0, 3 * PAGE);
+            build(VA, PML4, P_W_U);
+            set_pte(VA, DATA | P_W_U);
+            mmu_flush_all(w.cpu);
+            assert_reaches(VA, MMU_READ, MMU_IDX_USER, DATA);
+            *entry_at(PD2, index_of(far, 1)) = PT2 | P_W_U;
+            *entry_at(PT2, index_of(far, 0)) = (DATA + PAGE) | P_W_U;
+            *entry_at(PDPT2, index_of(VA, 2)) = PD2 | P_W_U;
+            assert_page_fault(far, MMU_READ, MMU_IDX_USER, X86_PF_U); /* its directory is cached, and has no entry */
+            if (level == 1)
+                *entry_at(PDPT, index_of(VA, 2)) = PD2 | P_W_U;
+            else
+                *entry_at(PML4, index_of(VA, 3)) = PDPT2 | P_W_U;
+            if (how < 2)
+                flushes[how](w.cpu);
+            else if (how == 2)
+                mmu_flush_page(w.cpu, 0x1234000);
+            else if (how == 3)
+                mmu_switch_cr3(w.cpu, false);
+            /* how 4: without a flush, after a fault that told of the old entry: not present to present needs none */
+            assert_reaches(far, MMU_READ, MMU_IDX_USER, DATA + PAGE);
+        }
+    /* Rights of upper levels that are cached count, and PDPTEs of other regions are others. */
+    build(VA, PML4, P_W_U);
+    *entry_at(PDPT, index_of(VA, 2)) = PD | X86_PTE_P | X86_PTE_U;
+    *entry_at(PDPT, index_of(VA, 2) ^ 1) = PD | P_W_U;
+    set_pte(VA, DATA | P_W_U);
+    set_pte(VA + PAGE, (DATA + PAGE) | P_W_U);
+    mmu_flush_all(w.cpu);
+    assert_reaches(VA, MMU_READ, MMU_IDX_USER, DATA);
+    assert_page_fault(VA + PAGE, MMU_WRITE, MMU_IDX_USER, X86_PF_P | X86_PF_W | X86_PF_U);
+    assert_reaches((VA + PAGE) ^ (1ull << 30), MMU_WRITE, MMU_IDX_USER, DATA + PAGE);
+    assert_page_fault(VA, MMU_WRITE, MMU_IDX_USER, X86_PF_P | X86_PF_W | X86_PF_U);
+}
+
 static void test_tiny(void **state)
 {
     (void)state;
@@ -850,7 +899,7 @@ static void test_write_protected(void **state)
     (void)state;
     map_two();
     assert_reaches(VA, MMU_WRITE, MMU_IDX_USER, DATA);
-    assert_int_equal(ept_write_protect(w.ept, DATA, PAGE), 0);
+    ept_write_protect(w.ept, DATA, PAGE);
     mmu_flush_all(w.cpu);
     unsigned before = w.violations;
     assert_reaches(VA, MMU_READ, MMU_IDX_USER, DATA);
@@ -925,7 +974,7 @@ int main(void)
         TEST(test_no_pse), TEST(test_pse36), TEST(test_no_nx_without_pae), TEST(test_invlpg_4m),
         TEST(test_global_32bit), TEST(test_pae), TEST(test_pae_reserved), TEST(test_paging_off_rights),
         TEST(test_invlpg), TEST(test_invlpg_large), TEST(test_cr3_without_pcid),
-        TEST(test_kernel_bank_with_local_page), TEST(test_pcid), TEST(test_rights_raised_without_invlpg),
+        TEST(test_kernel_bank_with_local_page), TEST(test_pcid), TEST(test_rights_raised_without_invlpg), TEST(test_structure_caches),
         TEST(test_tiny), TEST(test_jump_cache_flushes), TEST(test_code_page), TEST(test_mmio_and_exit),
         TEST(test_read_only_slot), TEST(test_write_protected), TEST(test_probe), TEST(test_phys),
         TEST(test_phys_after_unmap),

@@ -34,6 +34,7 @@ struct kvm_command {
     bool check;
     bool show_vmx;
     const char *path;
+    const char *mmu;
     char **words; /* the program and its arguments, NULL at the end */
 };
 
@@ -56,8 +57,13 @@ static int kvm_parse(struct kvm_command *command, int count, char **words, struc
                 return error_set(error, "--path: the device's absolute path is missing");
             }
             command->path = words[++i];
+        } else if (strcmp(word, "--mmu") == 0) {
+            if (i + 1 >= count || kage_mmu_find(words[i + 1]) < 0) {
+                return error_set(error, "--mmu: the MMU is missing; ept and shadow are there");
+            }
+            command->mmu = words[++i];
         } else {
-            return error_set(error, "kvm: no such option '%s'; --check, --show-vmx and --path are there", word);
+            return error_set(error, "kvm: no such option '%s'; --check, --show-vmx, --path and --mmu are there", word);
         }
     }
     command->words = words + i;
@@ -219,7 +225,8 @@ static int set_environment(const struct kvm_command *command, const char *librar
         return error_set(error, "no memory");
     }
     bool bad = setenv("LD_PRELOAD", preload, 1) != 0 || (command->path != NULL && setenv("KAGE_KVM_PATH", command->path, 1) != 0) ||
-               (command->show_vmx && setenv("KAGE_SHOW_VMX", "1", 1) != 0);
+               (command->show_vmx && setenv("KAGE_SHOW_VMX", "1", 1) != 0) ||
+               (command->mmu != NULL && setenv("KAGE_MMU", command->mmu, 1) != 0);
     free(preload);
     return bad ? error_set(error, "no memory") : 0;
 }

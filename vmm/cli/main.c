@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cli/img/img.h"
+#include "cli/inspect.h"
 #include "cli/kvm.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -19,8 +20,10 @@
 
 static int main_help(int count, char **words)
 {
-    (void)count;
-    (void)words;
+    if (count > 0 && strcmp(words[0], "inspect") == 0) {
+        inspect_help();
+        return EXIT_SUCCESS;
+    }
     puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
          "\n"
          "  kage run OPTIONS   run a virtual machine\n"
@@ -29,6 +32,8 @@ static int main_help(int count, char **words)
          "  kage kvm --check [PROGRAM]\n"
          "                     say what this host offers, and whether PROGRAM can be run so\n"
          "  kage img VERB ...  make, look at, check and change disk images ('kage img help')\n"
+         "  kage inspect [PID] [TOPIC]\n"
+         "                     look into a running virtual machine: VMCS, page tables, TLBs, exits ('kage help inspect')\n"
          "  kage version       say the version\n"
          "  kage help          this help\n"
          "\n"
@@ -78,6 +83,21 @@ static int main_kvm(int count, char **words)
     return EXIT_FAILURE;
 }
 
+static int main_inspect(int count, char **words)
+{
+    struct error error = {""};
+
+    if (count > 0 && (strcmp(words[0], "help") == 0 || strcmp(words[0], "--help") == 0 || strcmp(words[0], "-h") == 0)) {
+        inspect_help();
+        return EXIT_SUCCESS;
+    }
+    if (inspect_main(count, words, &error) == 0) {
+        return EXIT_SUCCESS;
+    }
+    fprintf(stderr, "kage: %s\n", error.text);
+    return EXIT_FAILURE;
+}
+
 static const struct {
     const char *name;
     int (*run)(int count, char **words);
@@ -85,6 +105,7 @@ static const struct {
     {"run", main_run},
     {"kvm", main_kvm},
     {"img", img_main},
+    {"inspect", main_inspect},
     {"version", main_version},
     {"help", main_help},
 };
@@ -109,6 +130,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, kvm, img, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, kvm, img, inspect, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }

@@ -205,6 +205,12 @@ static int options_set_rtc(struct options *options, const char *value, struct er
     return options_parse_bool("-machine: rtc", value, &options->rtc, error);
 }
 
+static int options_set_mmu(struct options *options, const char *value, struct error *error)
+{
+    options->mmu = kage_mmu_find(value);
+    return options->mmu >= 0 ? 0 : error_set(error, "-machine: mmu=%s: no such MMU; ept and shadow are there", value);
+}
+
 static int options_apply_machine(struct options *options, const char *argument, struct error *error)
 {
     static const struct options_row rows[] = {
@@ -212,7 +218,7 @@ static int options_apply_machine(struct options *options, const char *argument, 
         {"accel", options_set_accel, NULL},
         {"acpi", options_set_acpi, NULL},
         {"rtc", options_set_rtc, NULL},
-        {"mmu", NULL, "ept"},
+        {"mmu", options_set_mmu, NULL},
         {"pit", NULL, "on"},
         {"pic", NULL, "on"},
         {"isa-serial", NULL, "on"},
@@ -252,6 +258,21 @@ static int options_apply_memory(struct options *options, const char *argument, s
 {
     static const struct options_row rows[] = {{"size", options_set_size, NULL}};
     return options_apply_list(options, "-m", "size", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
+}
+
+static int options_apply_mem_path(struct options *options, const char *argument, struct error *error)
+{
+    (void)error;
+    options->ram_backing.path = argument;
+    return 0;
+}
+
+static int options_apply_mem_prealloc(struct options *options, const char *argument, struct error *error)
+{
+    (void)argument;
+    (void)error;
+    options->ram_backing.prealloc = true;
+    return 0;
 }
 
 static int options_set_count(const char *name, const char *value, unsigned *count, struct error *error)
@@ -605,12 +626,14 @@ static const struct options_option {
     const char *help;     /* NULL: another name of the row before */
     int (*apply)(struct options *options, const char *argument, struct error *error);
 } options_table[] = {
-    {"machine", "microvm|pc[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, accel=NAME", options_apply_machine},
+    {"machine", "microvm|pc[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, mmu=ept|shadow, accel=NAME", options_apply_machine},
     {"M", "", NULL, options_apply_machine},
     {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
     {"cpu", "MODEL[,+FEATURE|-FEATURE...]", "the processor (host); '-cpu help' lists models and features", options_apply_cpu},
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
+    {"mem-path", "PATH", "guest memory from a file, or from one without a name in a directory (hugetlbfs)", options_apply_mem_path},
+    {"mem-prealloc", NULL, "allocate all guest memory at the start", options_apply_mem_prealloc},
     {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
@@ -691,6 +714,7 @@ int options_parse(struct options *options, int count, char **words, struct error
         .ram_bytes = OPTIONS_RAM_DEFAULT,
         .append = "",
         .machine = "microvm",
+        .mmu = -1,
         .debugcon_port = OPTIONS_DEBUGCON_PORT,
         .acpi = true,
         .debug_exit_port = 0x501,

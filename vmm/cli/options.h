@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/ram.h"
 #include "util/error.h"
 #include "vcpu/cpuid.h"
 #include "vcpu/topology.h"
@@ -31,6 +32,7 @@ struct options {
     struct cpu_model cpu_model;
     struct cpu_topology smp;
     uint64_t ram_bytes;
+    struct ram_backing ram_backing;
     const char *kernel; /* strings point into argv */
     const char *initrd;
     const char *append;
@@ -45,6 +47,7 @@ struct options {
     uint16_t debug_exit_port;
     uint16_t debug_exit_bytes;
     const char *machine; /* name of a board */
+    int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
     const char *debugcon; /* NULL: none asked for; in argv or in debugcon_value */
     char debugcon_value[OPTIONS_WORD_MAX];

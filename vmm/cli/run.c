@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cli/terminal.h"
+#include "inspect/server.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
@@ -22,6 +23,7 @@ struct run {
     struct loop loop;
     struct loop_source signals;
     struct terminal_keys keys;
+    struct inspect_server inspect; /* `kage inspect` */
     struct machine_config config;
     struct machine machine;
     bool machine_up;
@@ -206,6 +208,7 @@ int run_machine(const struct options *options, struct error *error)
         .config =
             {
                 .ram_bytes = options->ram_bytes,
+                .ram_backing = options->ram_backing,
                 .cpu_model = options->cpu_model,
                 .smp = options->smp,
                 .kernel = options->kernel,
@@ -217,6 +220,7 @@ int run_machine(const struct options *options, struct error *error)
                 .debug_exit_port = options->debug_exit_port,
                 .debug_exit_bytes = options->debug_exit_bytes,
                 .board = machine_find_board(options->machine),
+                .mmu = options->mmu,
                 .bios = options->bios,
                 .debugcon_port = options->debugcon != NULL ? options->debugcon_port : 0,
                 .pvpanic_port = options->pvpanic_port,
@@ -245,7 +249,9 @@ int run_machine(const struct options *options, struct error *error)
         result = run_init_signals(&run, error);
     }
     if (result == 0) {
+        inspect_server_start(&run.inspect);
         result = run_until_end(&run, error);
+        inspect_server_stop(&run.inspect);
     }
     run_fini(&run);
     terminal_restore();

@@ -43,7 +43,7 @@ int board_init_ram(struct machine *machine, struct error *error)
     if (bytes < BOARD_RAM_MIN) {
         return error_set(error, "-m: %" PRIu64 " bytes of memory; a guest needs at least %" PRIu64 " MiB", bytes, BOARD_RAM_MIN >> 20);
     }
-    return ram_init(&machine->ram, bytes, error);
+    return ram_init(&machine->ram, bytes, &machine->config->ram_backing, error);
 }
 
 int board_init_vm(struct machine *machine, struct error *error)
@@ -57,7 +57,15 @@ int board_init_vm(struct machine *machine, struct error *error)
         return error_set(error, "-accel %s: it speaks another version of the KVM API", backend->name);
     }
     machine->vm_fd = backend->ioctl(machine->system_fd, KVM_CREATE_VM, NULL);
-    return machine->vm_fd < 0 ? board_fail(machine, "KVM_CREATE_VM", error) : 0;
+    if (machine->vm_fd < 0) {
+        return board_fail(machine, "KVM_CREATE_VM", error);
+    }
+    int mmu = machine->config->mmu;
+    if (mmu >= 0 && kage_vm_set_mmu(backend, machine->vm_fd, mmu) != 0) {
+        return error_set(error, "-machine mmu=%s: -accel %s %s", kage_mmu_name(mmu), backend->name,
+                         errno == EOPNOTSUPP ? "does not offer it" : strerror(errno));
+    }
+    return 0;
 }
 
 int board_init_irqchip(struct machine *machine, struct error *error)

@@ -43,6 +43,7 @@ struct linux_kernel {
     uint64_t end_gpa;        /* first byte that the kernel does not need */
     uint64_t initrd_max_gpa; /* highest address of the initrd's last byte */
     bool is_32;              /* entered by the 32-bit boot protocol */
+    bool takes_la57;         /* goes on with 5-level paging where it is entered with it */
     uint64_t cmdline_max;    /* longest command line, in bytes without NUL */
 };
 

@@ -132,6 +132,7 @@ int bzimage_load(const struct ram *ram, const struct boot_file *file, const stru
     if (elf.is_64) {
         kernel.entry_gpa = elf.entry;
         kernel.end_gpa = elf.end_gpa;
+        kernel.takes_la57 = header.version >= 0x20c && (header.xloadflags & XLF_5LEVEL_ENABLED) != 0;
     } else if (bzimage_place_whole(ram, &header, code, code_bytes, load_gpa, &kernel, error) != 0) {
         return -1;
     }

@@ -10,7 +10,7 @@
 #define LAYOUT_TSS_GPA 0x600u
 #define LAYOUT_START_INFO_GPA 0x6000u /* PVH: start info, module list, memory map */
 #define LAYOUT_ZERO_PAGE_GPA 0x7000u  /* Linux boot_params */
-#define LAYOUT_PAGE_TABLES_GPA 0x9000u /* six pages */
+#define LAYOUT_PAGE_TABLES_GPA 0x9000u /* seven pages */
 #define LAYOUT_STACK_GPA 0x8ff0u
 #define LAYOUT_CMDLINE_GPA 0x20000u
 #define LAYOUT_CMDLINE_BYTES 0x10000u

@@ -4,7 +4,9 @@
  * in RSI, flat segments 0x10 and 0x18; long mode with the first 4 GiB mapped one to one, or protected mode
  * without paging.
  *
- *   PML4[0] -> PDPT[0..3] -> four page directories of 512 2 MiB pages
+ *   PML4[0] -> PDPT[0..3] -> four page directories of 512 2 MiB pages; PML5[0] -> PML4
+ *
+ * A kernel's own decompressor turns 5-level paging on where the processor has it. One that was unpacked here finds it on.
  */
 #include <asm/bootparam.h>
 #include <stddef.h>
@@ -27,9 +29,11 @@ _Static_assert(offsetof(struct boot_params, hdr) == 0x1f1, "boot.rst: the setup 
 
 static void linux_write_page_tables(const struct ram *ram)
 {
-    uint64_t *pml4 = (uint64_t *)(void *)ram_at(ram, LAYOUT_PAGE_TABLES_GPA, 6 * PAGE_TABLE_BYTES);
+    uint64_t *pml4 = (uint64_t *)(void *)ram_at(ram, LAYOUT_PAGE_TABLES_GPA, 7 * PAGE_TABLE_BYTES);
     uint64_t *pdpt = pml4 + PAGE_TABLE_ENTRIES;
     uint64_t *directories = pdpt + PAGE_TABLE_ENTRIES;
+    uint64_t *pml5 = pml4 + 6 * PAGE_TABLE_ENTRIES;
+    pml5[0] = LAYOUT_PAGE_TABLES_GPA | PTE_P | PTE_RW;
     pml4[0] = (LAYOUT_PAGE_TABLES_GPA + PAGE_TABLE_BYTES) | PTE_P | PTE_RW;
     for (uint64_t i = 0; i < 4; i++) {
         pdpt[i] = (LAYOUT_PAGE_TABLES_GPA + (2 + i) * PAGE_TABLE_BYTES) | PTE_P | PTE_RW;
@@ -64,6 +68,18 @@ static void linux_fill_header(struct boot_params *params, const struct linux_ker
     params->hdr.cmd_line_ptr = LAYOUT_CMDLINE_GPA;
 }
 
+static bool has_word(const char *text, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (const char *at = text; (at = strstr(at, word)) != NULL; at += length) {
+        if ((at == text || at[-1] == ' ') && (at[length] == '\0' || at[length] == ' ')) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int linux_prepare(const struct ram *ram, const struct boot_request *request, const struct linux_kernel *kernel, struct vcpu_start *start,
                   struct error *error)
 {
@@ -95,5 +111,6 @@ int linux_prepare(const struct ram *ram, const struct boot_request *request, con
     *start = boot_start(ram, kernel->is_32 ? VCPU_MODE_PROTECTED : VCPU_MODE_LONG, kernel->entry_gpa);
     start->rsi = LAYOUT_ZERO_PAGE_GPA;
     start->cr3 = LAYOUT_PAGE_TABLES_GPA;
+    start->cr3_la57 = kernel->takes_la57 && !has_word(request->cmdline, "no5lvl") ? LAYOUT_PAGE_TABLES_GPA + 6 * PAGE_TABLE_BYTES : 0;
     return 0;
 }

@@ -46,8 +46,10 @@ const struct board *machine_find_board(const char *name);
 struct machine_config {
     const struct board *board;
     const struct kvm_backend *backend;
+    int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     struct loop *loop; /* stopped when the machine's power goes */
     uint64_t ram_bytes;
+    struct ram_backing ram_backing;
     struct cpu_model cpu_model;
     struct cpu_topology smp;
     const char *kernel;

@@ -12,6 +12,7 @@
 #ifndef KAGE_MACHINE_RAM_H
 #define KAGE_MACHINE_RAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +25,23 @@ struct ram {
     uint8_t *base;
     uint64_t bytes;
     uint64_t low_bytes;
+    uint64_t mapped_bytes; /* up to whole pages of the backing's */
 };
 
-/* `bytes`: a multiple of the page size, not 0. */
-int ram_init(struct ram *ram, uint64_t bytes, struct error *error);
+/* What a board's processors can reach: 40 bits of address, less the hole below 4 GiB. */
+#define RAM_BYTES_MAX ((UINT64_C(1) << 40) - (RAM_HIGH_GPA - RAM_HOLE_GPA))
+
+/* Where the memory comes from, as -mem-path and -mem-prealloc say. All zeros: anonymous memory, allocated as it is touched. */
+struct ram_backing {
+    const char *path; /* a directory (hugetlbfs, mostly), for a file without a name in it; or a file; NULL: anonymous */
+    bool prealloc;    /* all of it is allocated now, or it is an error */
+};
+
+/*
+ * `bytes`: a multiple of the page size, not 0. More than the host has is a warning: a guest that never touches it is fine. Aligned so that
+ * the pages of 2 MiB and 1 GiB of guest memory are such pages of host memory.
+ */
+int ram_init(struct ram *ram, uint64_t bytes, const struct ram_backing *backing, struct error *error);
 void ram_fini(struct ram *ram);
 
 static inline uint64_t ram_high_bytes(const struct ram *ram)

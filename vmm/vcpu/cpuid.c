@@ -200,6 +200,19 @@ static const char *vendor_of(const struct kvm_backend *backend, int system_fd, c
     return model->definition != NULL && any ? model->definition->vendor : host;
 }
 
+/* What the accelerator can do beyond what it shows, if the user asks for it by name: 5-level paging where the host's processor has none. */
+static void add_unshown(const struct kvm_backend *backend, int system_fd, const struct cpu_model *model, struct feature_set *supported)
+{
+    struct feature_set unshown = {{0}};
+
+    if (backend->ioctl(system_fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)KVM_CAP_KAGE_LA57) > 0) {
+        feature_set_names(&unshown, "la57");
+    }
+    for (unsigned w = 0; w < FEATURE_WORDS; w++) {
+        supported->word[w] |= unshown.word[w] & model->on.word[w];
+    }
+}
+
 static int cpuid_no_room(struct error *error)
 {
     return error_set(error, "-cpu: more than %u CPUID leaves", CPUID_ENTRIES_MAX);
@@ -219,6 +232,7 @@ static int cpuid_set_model(const struct kvm_backend *backend, int system_fd, uni
     }
     const char *vendor = vendor_of(backend, system_fd, model, host);
     feature_set_drop_dependents(&set);
+    add_unshown(backend, system_fd, model, &supported);
     for (unsigned w = 0; w < FEATURE_WORDS; w++) {
         missing.word[w] = set.word[w] & ~supported.word[w];
         set.word[w] &= supported.word[w];

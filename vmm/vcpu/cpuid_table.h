@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A table for KVM_SET_CPUID2 under construction. Private to the cpuid*.c files.
+ * A table for KVM_SET_CPUID2 under construction, or as KVM_GET_CPUID2 gives it. Private to the cpuid*.c files and state.c.
  */
 #ifndef KAGE_VCPU_CPUID_TABLE_H
 #define KAGE_VCPU_CPUID_TABLE_H

@@ -9,11 +9,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vcpu/cpuid_table.h"
+
 #define CR0_PE 0x00000001u
 #define CR0_ET 0x00000010u
 #define CR0_NE 0x00000020u
 #define CR0_PG 0x80000000u
 #define CR4_PAE 0x20u
+#define CR4_LA57 0x1000u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
 
@@ -81,7 +84,16 @@ void vcpu_gdt(uint64_t gdt[VCPU_GDT_ENTRIES], enum vcpu_mode mode, uint64_t tss_
     gdt[VCPU_TR_SELECTOR / 8 + 1] = tss_gpa >> 32;
 }
 
-static void state_fill_sregs(struct kvm_sregs *sregs, const struct vcpu_start *start)
+static bool has_la57(const struct kvm_backend *backend, int vcpu_fd)
+{
+    union cpuid_table table;
+    memset(&table, 0, sizeof(table));
+    table.head.nent = CPUID_ENTRIES_MAX;
+    const struct kvm_cpuid_entry2 *e = backend->ioctl(vcpu_fd, KVM_GET_CPUID2, &table) == 0 ? cpuid_find(&table, 7, 0) : NULL;
+    return e != NULL && (e->ecx >> 16 & 1) != 0;
+}
+
+static void state_fill_sregs(struct kvm_sregs *sregs, const struct vcpu_start *start, bool la57)
 {
     bool is_long = start->mode == VCPU_MODE_LONG;
     struct kvm_segment data = state_data();
@@ -92,8 +104,8 @@ static void state_fill_sregs(struct kvm_sregs *sregs, const struct vcpu_start *s
     sregs->gdt = (struct kvm_dtable){.base = start->gdt_gpa, .limit = VCPU_GDT_ENTRIES * 8 - 1};
     sregs->idt = (struct kvm_dtable){0};
     sregs->cr0 = CR0_PE | CR0_ET | CR0_NE | (is_long ? CR0_PG : 0);
-    sregs->cr3 = is_long ? start->cr3 : 0;
-    sregs->cr4 = is_long ? CR4_PAE : 0;
+    sregs->cr3 = !is_long ? 0 : la57 ? start->cr3_la57 : start->cr3;
+    sregs->cr4 = !is_long ? 0 : CR4_PAE | (la57 ? CR4_LA57 : 0);
     sregs->efer = is_long ? EFER_LME | EFER_LMA : 0;
 }
 
@@ -136,7 +148,7 @@ int vcpu_set_start(const struct kvm_backend *backend, int vcpu_fd, const struct 
     if (backend->ioctl(vcpu_fd, KVM_GET_SREGS, &sregs) != 0) {
         return error_set(error, "-accel %s: KVM_GET_SREGS: %s", backend->name, strerror(errno));
     }
-    state_fill_sregs(&sregs, start);
+    state_fill_sregs(&sregs, start, start->cr3_la57 != 0 && has_la57(backend, vcpu_fd));
     if (backend->ioctl(vcpu_fd, KVM_SET_SREGS, &sregs) != 0) {
         return error_set(error, "-accel %s: KVM_SET_SREGS: %s", backend->name, strerror(errno));
     }

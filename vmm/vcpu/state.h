@@ -24,6 +24,7 @@ struct vcpu_start {
     uint64_t rbx;
     uint64_t rsi;
     uint64_t cr3;     /* long mode: the guest's page tables */
+    uint64_t cr3_la57; /* and those of five levels, for a processor with LA57; 0: none */
     uint64_t gdt_gpa; /* holds what vcpu_gdt() makes */
     uint64_t tss_gpa;
 };
