@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # `make soak`, for SOAK_MINUTES (30): boot, parallel stress, reboot by the guest, again, in one kage that builds its machine anew
 # each time; on each board, kernel and number of processors of the table below in turn, for SOAK_CYCLES (5) boots. Between the
-# turns, the boots and programs of the system tests. Stops at the first failure, or at a boot that takes longer than
+# turns, the boots and programs of the system tests, and random work on disk images. Stops at the first failure, or at a boot that takes longer than
 # SOAK_LIMIT (180) seconds, and keeps what it printed. Usage: soak.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -89,6 +89,11 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	for script in boot progs smp; do
 		[ "$(date +%s)" -lt "$end" ] || break
 		tests/system/$script.sh >"$work/log" 2>&1 || failed "tests/system/$script.sh failed"
+	done
+	# Disk images: other random sequences in each round.
+	for program in ops crash errors; do
+		[ "$(date +%s)" -lt "$end" ] || break
+		"$1/tests/block/block-$program" -s $((10000 + rounds * 1000)) -n 300 >"$work/log" 2>&1 || failed "block-$program failed"
 	done
 	rounds=$((rounds + 1))
 	echo "soak: round $rounds: $cycles boots, $(($(date +%s) - started)) s"

@@ -226,7 +226,7 @@ static int errors(unsigned seed)
 
 int main(int argc, char **argv)
 {
-    unsigned first = 1, count = 400, passed = 0, failed = 0;
+    unsigned first = 1, count = 200, passed = 0, failed = 0;
     int option;
     while ((option = getopt(argc, argv, "s:n:")) != -1) {
         if (option == 's') {

@@ -293,8 +293,12 @@ static int turn_manage(struct run *r)
         free(r->snapshots[pick].content);
         r->snapshots[pick] = r->snapshots[--r->snapshot_count];
         result = kage ? node->driver->snapshot_delete(node, name, &error) : (snprintf(command, sizeof(command), "snapshot -d %s", name), 0);
-    } else if (r->snapshot_count == 0) {
+    } else if (r->snapshot_count == 0 || r->create.version >= 3) {
         uint64_t bytes = below(r, 2) ? r->bytes + 512 * below(r, (DISK_MAX - r->bytes) / 512 + 1) : 512 * (1 + below(r, r->bytes / 512));
+        if (!kage && bytes < r->bytes) { /* QEMU leaves the rest of a last cluster as it is, and shows it again when it grows */
+            uint64_t cluster = UINT64_C(1) << r->create.cluster_bits;
+            bytes = bytes < cluster ? r->bytes : bytes & ~(cluster - 1);
+        }
         note(r, "  resize %llu to %llu%s\n", (unsigned long long)r->bytes, (unsigned long long)bytes, kage ? "" : " by QEMU");
         if (bytes > r->bytes) {
             memset(r->model + r->bytes, 0, bytes - r->bytes);

@@ -81,6 +81,18 @@ static int testnode_write(struct block_node *node, uint64_t offset, const void *
     return 0;
 }
 
+/* What is given back reads as zeroes; in the log it is a write of them. */
+static int testnode_discard(struct block_node *node, uint64_t offset, uint64_t bytes)
+{
+    struct testnode *t = node->state;
+    uint64_t there = offset >= t->bytes ? 0 : t->bytes - offset < bytes ? t->bytes - offset : bytes;
+    if (there > 0) {
+        memset(t->data + offset, 0, there);
+        testnode_log(t, TESTNODE_WRITE, offset, there, t->data + offset);
+    }
+    return 0;
+}
+
 static int testnode_flush(struct block_node *node)
 {
     struct testnode *t = node->state;
@@ -128,6 +140,7 @@ static const struct block_driver testnode_driver = {
     .open = testnode_driver_open,
     .read = testnode_read,
     .write = testnode_write,
+    .discard = testnode_discard,
     .flush = testnode_flush,
     .map = testnode_map,
     .resize = testnode_resize,

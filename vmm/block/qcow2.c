@@ -162,7 +162,7 @@ static int qcow2_close(struct block_node *node)
         if (status == 0 && s->refblocks.dirty > 0) {
             status = qcow2_commit(s, true);
         }
-        if (status == 0 && !node->options.check) {
+        if (status == 0 && !node->options.check && !s->must_repair) {
             status = qcow2_set_incompatible(s, 0, QCOW2_INCOMPAT_DIRTY);
         }
         pthread_mutex_unlock(&s->lock);

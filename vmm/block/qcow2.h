@@ -174,6 +174,7 @@ struct qcow2 {
     uint32_t snapshot_count;
     uint64_t snapshots_offset, snapshots_bytes;
     bool bitmaps_marked;
+    bool must_repair; /* refcounts are known to be wrong: the image stays marked dirty */
     bool lazy, broken; /* broken: a write of metadata failed half-way in a way that memory cannot follow */
 };
 
@@ -347,6 +348,7 @@ int qcow2_bitmap_get(struct block_node *node, unsigned index, struct node_bitmap
 /* ---- qcow2_check.c ---- */
 
 int qcow2_check(struct block_node *node, unsigned fix, struct node_check *check);
+int qcow2_check_repair(struct qcow2 *s); /* with the lock held: everything, silently; s->must_repair if it could not */
 int qcow2_mark_copied(struct qcow2 *s); /* COPIED in the active tables, as the refcounts say */
 
 /* ---- qcow2_resize.c ---- */

@@ -454,6 +454,17 @@ static int check_run(struct checker *c)
     return status;
 }
 
+int qcow2_check_repair(struct qcow2 *s)
+{
+    struct node_check result = {0};
+    struct checker c = {.s = s, .result = &result, .fix = CHECK_FIX_LEAKS | CHECK_FIX_ERRORS};
+    int status = qcow2_commit(s, true);
+    status = status == 0 ? check_run(&c) : status;
+    free(c.counts);
+    s->must_repair = status != 0 || result.corruptions != 0 || result.check_errors != 0;
+    return s->must_repair ? -EIO : 0;
+}
+
 int qcow2_check(struct block_node *node, unsigned fix, struct node_check *check)
 {
     struct qcow2 *s = node->state;

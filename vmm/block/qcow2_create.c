@@ -71,13 +71,13 @@ int qcow2_create(struct block_node *file, const struct qcow2_create_options *opt
         .l2_bits = options->cluster_bits - (options->extended_l2 ? 4 : 3),
         .refcount_order = (unsigned)__builtin_ctz(options->refcount_bits),
     };
-    uint64_t l1_size = qcow2_l1_needed(&s, options->size), per = s.cluster_bytes * 8 / options->refcount_bits;
+    /* A table that is there, even for a disk of no size. */
+    uint64_t l1_size = options->size != 0 ? qcow2_l1_needed(&s, options->size) : 1, per = s.cluster_bytes * 8 / options->refcount_bits;
     if (options->size > INT64_MAX - s.cluster_bytes || l1_size * 8 > QCOW2_MAX_L1_BYTES) {
         error_set(error, "The image size is too large for file format 'qcow2' (try using a larger cluster size)");
         return -EFBIG;
     }
-    /* A table that is there, even for a disk of no size. */
-    uint64_t l1_clusters = qcow2_align(&s, 8 * (l1_size != 0 ? l1_size : 1)) >> s.cluster_bits, blocks = 1, table_clusters = 1;
+    uint64_t l1_clusters = qcow2_align(&s, 8 * l1_size) >> s.cluster_bits, blocks = 1, table_clusters = 1;
     for (;;) {
         uint64_t clusters = 1 + table_clusters + blocks + l1_clusters;
         if (clusters > blocks * per) {

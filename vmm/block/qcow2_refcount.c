@@ -183,6 +183,9 @@ static int refcount_grow(struct qcow2 *s, uint64_t extra, uint64_t *extra_offset
         return -EFBIG;
     }
     uint64_t first = region << s->refblock_bits;
+    if (qcow2_overlaps_metadata(s, first << s->cluster_bits, (blocks + extra + table_clusters) << s->cluster_bits)) {
+        return qcow2_corrupt(s, "metadata lies where no cluster is counted", first << s->cluster_bits);
+    }
     uint64_t *table = s->reftable;
     if (table_clusters > 0) {
         table = calloc(table_size, sizeof(*table));
@@ -410,7 +413,8 @@ int qcow2_apply_freed(struct qcow2 *s)
             status = one; /* the rest leaks no more than it must */
             continue;
         }
-        for (uint64_t at = freed->offset; freed->discard && at < freed->offset + freed->bytes;) {
+        /* Compressed ones begin anywhere; what goes is whole clusters that nobody uses any more. */
+        for (uint64_t at = freed->offset & ~(s->cluster_bytes - 1); freed->discard && at < freed->offset + freed->bytes;) {
             uint64_t value, end = at;
             while (end < freed->offset + freed->bytes && qcow2_refcount_get(s, end >> s->cluster_bits, &value) == 0 && value == 0) {
                 end += s->cluster_bytes;

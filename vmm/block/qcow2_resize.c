@@ -120,6 +120,13 @@ static int resize_grow(struct block_node *node, uint64_t bytes, int prealloc)
         status = status == 0 ? qcow2_commit(s, true) : status;
     }
     pthread_mutex_unlock(&s->lock);
+    /* Who made the disk shorter may have left something in the rest of its last cluster. */
+    uint64_t rest = qcow2_align(s, old) < bytes ? qcow2_align(s, old) : bytes;
+    if (status == 0 && rest > old) {
+        node->bytes = bytes;
+        status = qcow2_write_zeroes(node, old, rest - old, 0);
+        node->bytes = old;
+    }
     /* Nothing of a longer backing file may show in what is new; that is made sure of before the new size is on the disk. */
     if (status == 0 && behind > old) {
         node->bytes = bytes;
@@ -146,7 +153,7 @@ int qcow2_resize(struct block_node *node, uint64_t bytes, int prealloc, struct e
         error_set(error, "The new size must be a multiple of 512");
         return -EINVAL;
     }
-    if (s->snapshot_count > 0 && (s->version < 3 || bytes < node->bytes)) {
+    if (s->snapshot_count > 0 && s->version < 3) { /* it does not say how large a disk its snapshots have */
         error_set(error, "Can't resize an image which has snapshots");
         return -ENOTSUP;
     }

@@ -327,6 +327,8 @@ static int snapshot_end(struct block_node *node, int status, const char *what, s
     }
     if (status != 0) {
         error_set(error, "Could not %s snapshot: %s", what, strerror(-status));
+        /* Some refcounts were changed and some not: made right by counting. If that fails too, the image stays marked. */
+        qcow2_check_repair(s);
     }
     pthread_mutex_unlock(&s->lock);
     return status;

@@ -90,6 +90,8 @@ int img_commit(int argc, char **argv)
         case 'q':
             quiet = true;
             break;
+        case 'r': /* a limit on the rate: not held */
+            break;
         default:
             return img_usage("commit", NULL);
         }

@@ -207,6 +207,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
                 return img_fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16");
             }
             break;
+        case 'r': /* a limit on the rate: not held */
         case 'W': /* out of order is allowed, not demanded */
             break;
         case 'U':

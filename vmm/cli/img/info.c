@@ -28,7 +28,7 @@ static void info_print_snapshots(struct block_node *node)
         if (snapshot.icount != UINT64_MAX) {
             snprintf(icount, sizeof(icount), "%" PRIu64, snapshot.icount);
         }
-        printf("%-9s %-16s %8s %19s %15s %10s\n", snapshot.id, snapshot.name, size, date, clock, icount);
+        printf("%-9s %-16s %8s %19s %12s %10s\n", snapshot.id, snapshot.name, size, date, clock, icount);
     }
 }
 
@@ -100,8 +100,12 @@ int img_snapshot(int argc, char **argv)
 static void info_human_qcow2(struct block_node *node, const struct node_info *info)
 {
     struct node_bitmap bitmap;
-    printf("Format specific information:\n    compat: %s\n    compression type: %s\n    lazy refcounts: %s\n", info->compat, info->compression_type,
-           info->lazy_refcounts ? "true" : "false");
+    printf("Format specific information:\n    compat: %s\n    compression type: %s\n", info->compat, info->compression_type);
+    if (strcmp(info->compat, "0.10") == 0) { /* the rest came with version 3 */
+        printf("    refcount bits: %u\n", info->refcount_bits);
+        return;
+    }
+    printf("    lazy refcounts: %s\n", info->lazy_refcounts ? "true" : "false");
     for (unsigned i = 0; node->driver->bitmap_get(node, i, &bitmap) == 0; i++) {
         if (i == 0) {
             puts("    bitmaps:");
@@ -185,8 +189,12 @@ static void info_json_qcow2(struct block_node *node, const struct node_info *inf
 {
     struct node_bitmap bitmap;
     printf("%s    \"format-specific\": {\n%s        \"type\": \"qcow2\",\n%s        \"data\": {\n", indent, indent, indent);
-    printf("%s            \"compat\": \"%s\",\n%s            \"compression-type\": \"%s\",\n%s            \"lazy-refcounts\": %s,\n", indent, info->compat,
-           indent, info->compression_type, indent, info->lazy_refcounts ? "true" : "false");
+    printf("%s            \"compat\": \"%s\",\n%s            \"compression-type\": \"%s\",\n", indent, info->compat, indent, info->compression_type);
+    if (strcmp(info->compat, "0.10") == 0) { /* the rest came with version 3 */
+        printf("%s            \"refcount-bits\": %u\n%s        }\n%s    },\n", indent, info->refcount_bits, indent, indent);
+        return;
+    }
+    printf("%s            \"lazy-refcounts\": %s,\n", indent, info->lazy_refcounts ? "true" : "false");
     unsigned count = 0;
     for (; node->driver->bitmap_get(node, count, &bitmap) == 0; count++) {
         printf(count == 0 ? "%s            \"bitmaps\": [\n" : ",\n", indent);
@@ -419,7 +427,7 @@ int img_check(int argc, char **argv)
         img_fail("This image format does not support checks");
         return 63;
     }
-    struct node_check check = {.messages = quiet ? NULL : json ? stderr : stdout};
+    struct node_check check = {.messages = quiet ? NULL : stderr};
     int result = node->driver->check(node, fix, &check);
     if (result == 0 && (check.corruptions_fixed != 0 || check.leaks_fixed != 0)) {
         uint64_t leaks_fixed = check.leaks_fixed, corruptions_fixed = check.corruptions_fixed;
