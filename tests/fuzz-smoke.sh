@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: MIT
 # `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
 # changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
-# Then, where clang has libFuzzer, FUZZ_SECONDS (20) of it on the loaders and FUZZ_KVM_SECONDS (60) on the KVM API (tests/fuzz). The
-# corpora are kept in BUILD-DIR/fuzz, and what crashed too.
+# Then, where clang has libFuzzer, FUZZ_SECONDS (20) of it on the loaders, FUZZ_KVM_SECONDS (60) on the KVM API, FUZZ_VIRTIO_SECONDS (60) on
+# virtqueues and PCI configuration space, and FUZZ_QCOW2_SECONDS (60) on qcow2 images (tests/fuzz). The corpora are kept in BUILD-DIR/fuzz, and
+# what crashed too.
 # Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
-: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}" "${FUZZ_KVM_SECONDS:=60}"
+: "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}" "${FUZZ_KVM_SECONDS:=60}" "${FUZZ_VIRTIO_SECONDS:=60}" \
+	"${FUZZ_QCOW2_SECONDS:=60}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 tools/fetch-guest.sh cloud || exit 1
@@ -85,9 +87,42 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 		tail -n 60 "$work/log"
 	fi
 	grep '^Done' "$work/log"
+
+	# What a driver does to virtio devices on a PCI bus.
+	mkdir -p "$fuzz/corpus-virtio"
+	: >"$work/log"
+	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
+		tests/fuzz/fuzz_virtio.c vmm/virtio/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/chardev/*.c vmm/util/*.c \
+		-luring -lz -lzstd -lpthread -o "$fuzz/fuzz_virtio" &&
+		"$fuzz/fuzz_virtio" -max_len=512 -timeout=10 -max_total_time="$FUZZ_VIRTIO_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus-virtio" \
+			>"$work/log" 2>&1; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: fuzz_virtio"
+		tail -n 60 "$work/log"
+	fi
+	grep '^Done' "$work/log"
+
+	# Disk images: operations on damaged ones. What is said about them is not wanted.
+	mkdir -p "$fuzz/corpus-qcow2"
+	: >"$work/log"
+	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+		-Iinclude -Ivmm tests/fuzz/fuzz_qcow2.c tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c vmm/block/raw.c \
+		vmm/block/file.c vmm/block/lock.c vmm/util/error.c -lz -lzstd -lpthread -o "$fuzz/fuzz_qcow2" &&
+		FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2" "$fuzz/fuzz_qcow2" >"$work/log" 2>&1 &&
+		"$fuzz/fuzz_qcow2" -max_len=131072 -timeout=20 -rss_limit_mb=4096 -max_total_time="$FUZZ_QCOW2_SECONDS" -artifact_prefix="$fuzz/" \
+			"$fuzz/corpus-qcow2" >"$work/log" 2>&1; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: fuzz_qcow2"
+		grep -v "^kage: qcow2:" "$work/log" | tail -n 60
+	fi
+	grep '^Done' "$work/log"
 else
-	skipped=2
-	echo "no clang with libFuzzer: the harnesses of the loaders and of the KVM API are skipped"
+	skipped=4
+	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of virtio and of qcow2 are skipped"
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

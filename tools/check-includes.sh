@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Proves that includes point one way:
 #   engine: kvm -> vmx -> cpu <-> mmu, kvm -> apic, all -> arch
-#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, cli -> inspect -> util, and of the engine only include/kage.h
+#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, machine -> virtio -> dev, virtio -> block -> util, cli -> inspect -> util,
+#           and of the engine only include/kage.h
 # Prints each include that goes another way; status 1 if there is one.
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,13 +40,15 @@ apic:arch
 kvm:vmx cpu mmu apic arch kage.h"
 	check vmm "util:kage.h
 chardev:util
+block:util
 mem:util kage.h
 bus:dev util kage.h
 dev:chardev util kage.h
+virtio:block dev chardev util kage.h
 vcpu:bus util kage.h
-machine:vcpu bus dev chardev mem util kage.h
+machine:vcpu bus virtio block dev chardev mem util kage.h
 inspect:util kage.h
-cli:machine vcpu bus dev chardev mem inspect util kage.h"
+cli:machine vcpu bus virtio block dev chardev mem inspect util kage.h"
 )
 # The VMM must not reach the engine by its include path either.
 bad="$bad$(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<](engine|arch|cpu|mmu|vmx|apic|kvm)/' --include='*.[ch]' vmm include || :)"

@@ -26,6 +26,17 @@ static int parse(char **words)
     return options_parse(&options, count, words, &error);
 }
 
+/* What was said of the first device of that name; NULL: there is none. */
+static const struct device_values *device(const char *name)
+{
+    for (unsigned i = 0; i < options.device_count; i++) {
+        if (strcmp(options.devices[i].model->name, name) == 0) {
+            return &options.devices[i].values;
+        }
+    }
+    return NULL;
+}
+
 #define PARSE(...) parse((char *[]){__VA_ARGS__, NULL})
 
 static void test_taken(void **state)
@@ -40,7 +51,7 @@ static void test_taken(void **state)
     assert_string_equal(options.serial[0], "mon:stdio");
     assert_true(options.acpi);
     assert_int_equal(options.mmu, -1);
-    assert_false(options.rtc || options.no_reboot || options.debug_exit);
+    assert_false(options.rtc || options.no_reboot || options.device_count != 0);
 
     assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm,mmu=shadow", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
                            "-kernel", "k", "-initrd", "i", "-append", "a=b,c -d", "-serial", "null", "-serial", "file:x", "-nographic",
@@ -54,10 +65,10 @@ static void test_taken(void **state)
     assert_int_equal(options.serial_count, 2);
     assert_string_equal(options.serial[1], "file:x");
     assert_false(options.acpi);
-    assert_true(options.rtc && options.no_reboot && options.debug_exit);
-    assert_int_equal(options.debug_exit_port, 0xf4);
-    assert_int_equal(options.debug_exit_bytes, 4);
-    assert_null(options.debugcon);
+    assert_true(options.rtc && options.no_reboot);
+    assert_int_equal(options.device_count, 1);
+    assert_int_equal(device("isa-debug-exit")->port, 0xf4);
+    assert_int_equal(device("isa-debug-exit")->bytes, 4);
     assert_null(options.cpu_model.definition);
     assert_int_equal(options.cpu_model.off.word[FEATURES_7_0_EBX], 1u << 5);
 
@@ -78,20 +89,67 @@ static void test_firmware(void **state)
     assert_int_equal(PARSE("-M", "pc"), 0); /* firmware runs without a kernel */
     assert_string_equal(options.machine, "pc");
     assert_null(options.bios);
-    assert_null(options.debugcon);
-    assert_int_equal(options.pvpanic_port, 0);
+    assert_int_equal(options.device_count, 0);
     assert_int_equal(PARSE("-machine", "pc", "-bios", "b", "-debugcon", "file:x", "-device", "pvpanic", "-device", "pc-testdev"), 0);
     assert_string_equal(options.bios, "b");
-    assert_string_equal(options.debugcon, "file:x");
-    assert_int_equal(options.debugcon_port, 0x402);
-    assert_int_equal(options.pvpanic_port, 0x505);
-    assert_true(options.testdev);
+    assert_string_equal(device("isa-debugcon")->chardev, "file:x");
+    assert_int_equal(device("isa-debugcon")->port, 0x402);
+    assert_int_equal(device("pvpanic")->port, 0x505);
+    assert_non_null(device("pc-testdev"));
     assert_int_equal(PARSE("-machine", "pc", "-device", "isa-debugcon,chardev=file:some/path,iobase=0xe9", "-device", "pvpanic,ioport=0x506"), 0);
-    assert_string_equal(options.debugcon, "file:some/path");
-    assert_int_equal(options.debugcon_port, 0xe9);
-    assert_int_equal(options.pvpanic_port, 0x506);
+    assert_string_equal(device("isa-debugcon")->chardev, "file:some/path");
+    assert_int_equal(device("isa-debugcon")->port, 0xe9);
+    assert_int_equal(device("pvpanic")->port, 0x506);
     assert_int_equal(PARSE("-machine", "pc", "-nodefaults", "-debugcon", "stdio"), 0);
     assert_int_equal(PARSE("-machine", "pc", "-serial", "null", "-debugcon", "stdio"), 0);
+}
+
+static void test_drives(void **state)
+{
+    (void)state;
+    /* if= makes the device that the board has a bus for; names that are aliases too. */
+    assert_int_equal(PARSE("-kernel", "k", "-drive", "file=a,,b=c,format=raw,readonly=on,cache=none,throttling.bps-total=1M"), 0);
+    assert_int_equal(options.drive_count, 1);
+    assert_string_equal(options.drives[0].values.file, "a,b=c");
+    assert_string_equal(options.drives[0].values.format, "raw");
+    assert_true(options.drives[0].values.read_only);
+    assert_int_equal(options.drives[0].values.cache, DRIVE_CACHE_NONE);
+    assert_true(options.drives[0].values.throttle.bps_total == 1u << 20);
+    assert_string_equal(device("virtio-blk-device")->drive, options.drives[0].values.id);
+    assert_int_equal(PARSE("-drive", "file=a,if=virtio", "-machine", "pc"), 0);
+    assert_non_null(device("virtio-blk-pci"));
+    assert_int_equal(PARSE("-device", "virtio-rng", "-kernel", "k"), 0);
+    assert_non_null(device("virtio-rng-device"));
+    assert_int_equal(PARSE("-device", "virtio-rng", "-machine", "pc"), 0);
+    assert_non_null(device("virtio-rng-pci"));
+
+    /* The device may come before its drive; JSON says the same as commas do, numbers and truth without quotes. */
+    assert_int_equal(PARSE("-machine", "pc", "-device",
+                           "{\"driver\":\"virtio-blk-pci\",\"drive\":\"d\",\"num-queues\":4,\"packed\":true,\"addr\":\"07.0\",\"serial\":\"x\"}", "-blockdev",
+                           "{\"driver\":\"qcow2\",\"node-name\":\"d\",\"file\":{\"driver\":\"file\",\"filename\":\"f.qcow2\"},\"cache\":{\"direct\":true}}"),
+                     0);
+    assert_int_equal(device("virtio-blk-pci")->num_queues, 4);
+    assert_true(device("virtio-blk-pci")->packed && device("virtio-blk-pci")->event_idx);
+    assert_string_equal(device("virtio-blk-pci")->addr, "07.0");
+    assert_string_equal(options.drives[0].values.file, "f.qcow2");
+    assert_string_equal(options.drives[0].values.format, "qcow2");
+    assert_true(options.drives[0].values.cache_direct && options.drives[0].used_by != NULL);
+
+    /* A node on a node, and a protocol node by itself, whose bytes are the disk's. */
+    assert_int_equal(PARSE("-kernel", "k", "-blockdev", "qcow2,node-name=top,file=below", "-blockdev", "file,node-name=below,filename=x,read-only=on",
+                           "-blockdev", "file,node-name=alone,filename=y", "-device", "virtio-blk-device,drive=top", "-device",
+                           "virtio-blk-device,drive=alone"),
+                     0);
+    assert_string_equal(options.drives[0].values.file, "x");
+    assert_true(options.drives[0].values.read_only);
+    assert_string_equal(options.drives[2].values.format, "raw");
+    assert_int_equal(PARSE("-kernel", "k", "-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r,max-bytes=1k,period=100"), 0);
+    assert_string_equal(options.objects[0].values.filename, "/dev/zero");
+    assert_int_equal(device("virtio-rng-device")->max_bytes, 1024);
+
+    /* One disk serves one device. */
+    assert_int_not_equal(PARSE("-kernel", "k", "-drive", "file=x,if=none,id=d", "-device", "virtio-blk-device,drive=d", "-device", "virtio-blk-device,drive=d"), 0);
+    assert_non_null(strstr(error.text, "in use"));
 }
 
 /* Every refusal says one line that names what is refused. */
@@ -138,15 +196,38 @@ static void test_refused(void **state)
         {{"-device", "isa-debug-exit,iosize=0"}, "iosize"},
         {{"-device", "isa-debug-exit,irq=4"}, "irq"},
         {{"-device", "isa-debug-exit", "-device", "isa-debug-exit"}, "one"},
-        {{"-device", "isa-debugcon,iobase=0"}, "isa-debugcon,iobase"},
-        {{"-device", "isa-debugcon", "-debugcon", "null"}, "only one debug port"},
-        {{"-debugcon", "null", "-device", "isa-debugcon"}, "only one debug port"},
-        {{"-device", "pvpanic,ioport=0x10000"}, "pvpanic,ioport"},
+        {{"-device", "isa-debugcon,iobase=0"}, "'iobase'"},
+        {{"-device", "isa-debugcon", "-debugcon", "null", "-kernel", "k"}, "only one"},
+        {{"-debugcon", "null", "-device", "isa-debugcon"}, "only one"},
+        {{"-device", "pvpanic,ioport=0x10000"}, "'ioport'"},
         {{"-device", "pvpanic", "-device", "pvpanic"}, "only one"},
         {{"-device", "pc-testdev", "-device", "pc-testdev"}, "only one"},
         {{"-device", "pc-testdev,iobase=1"}, "iobase"},
         {{"-debugcon", "telegraph"}, "telegraph"},
         {{"-debugcon", "stdio", "-kernel", "k"}, "terminal"},
+        {{"-device", "virtio-blk-device"}, "-kernel"}, /* that a drive is missing is seen when it is built */
+        {{"-device", "virtio-blk-device,drive=nobody"}, "can't find value 'nobody'"},
+        {{"-device", "virtio-blk-device,queue-size=1"}, "'queue-size' expects a number from 2 to 1024"},
+        {{"-device", "virtio-blk-device,packed=perhaps"}, "'packed' expects 'on' or 'off'"},
+        {{"-device", "virtio-blk-device,werror=cry"}, "does not accept value 'cry'"},
+        {{"-device", "id=x"}, "'driver' is missing"},
+        {{"-device", "{\"driver\":\"virtio-blk-device\""}, "no JSON"},
+        {{"-device", "{\"driver\":[1]}"}, "'driver' has a value of no use"},
+        {{"-device", "{\"driver\":\"pvpanic\",\"driver\":\"pvpanic\"}"}, "duplicate"},
+        {{"-device", "pvpanic,id=a", "-device", "pc-testdev,id=a"}, "Duplicate ID 'a'"},
+        {{"-drive", "format=raw"}, "must be specified for \"file\""},
+        {{"-drive", "file=a,id=x", "-drive", "file=b,id=x"}, "Duplicate ID 'x'"},
+        {{"-drive", "file=a,colour=red"}, "'-drive.colour' not found"},
+        {{"-drive", "file=a,cache=wallet"}, "does not accept value 'wallet'"},
+        {{"-drive", "file=a", "-machine", "pc"}, "if=virtio"},
+        {{"-blockdev", "node-name=x"}, "'driver' is missing"},
+        {{"-blockdev", "raw,file.filename=a"}, "'node-name' must be specified"},
+        {{"-blockdev", "raw,node-name=x"}, "'file' is missing"},
+        {{"-blockdev", "raw,node-name=x,file=y"}, "node-name='y'"},
+        {{"-blockdev", "raw,node-name=x,file.driver=tape,file.filename=a"}, "Unknown driver 'tape'"},
+        {{"-object", "rng-moon,id=a"}, "invalid object type"},
+        {{"-object", "rng-builtin"}, "'id' is missing"},
+        {{"-object", "rng-random,id=a", "-object", "rng-builtin,id=a"}, "duplicate property 'a'"},
         {{"-bios", "b", "-kernel", "k"}, "microvm"},
         {{"-serial", "carrier-pigeon"}, "carrier-pigeon"},
         {{"-serial", "file:"}, "file:"},
@@ -220,7 +301,7 @@ static void test_escape_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken),     cmocka_unit_test(test_firmware), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_taken),     cmocka_unit_test(test_firmware), cmocka_unit_test(test_refused), cmocka_unit_test(test_drives),
         cmocka_unit_test(test_long_part), cmocka_unit_test(test_size),     cmocka_unit_test(test_escape_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

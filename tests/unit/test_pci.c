@@ -20,12 +20,12 @@
 #define DATA 0xcfcu
 #define ENABLE 0x80000000u
 
-static struct bus ports;
+static struct bus ports, memory;
 static struct pci_bus pci;
 static struct i440fx bridge;
 static struct piix_isa isa;
 static struct piix_pm pm;
-static unsigned map_changes, moves, resets;
+static unsigned map_changes, moves, resets, routes;
 static uint16_t moved_to;
 
 static uint64_t take_reset_read(void *self, uint64_t offset, unsigned size)
@@ -53,6 +53,12 @@ static void take_map(void *opaque)
     map_changes++;
 }
 
+static void take_route(void *opaque)
+{
+    (void)opaque;
+    routes++;
+}
+
 static void take_move(void *opaque, uint16_t base)
 {
     (void)opaque;
@@ -64,14 +70,15 @@ static int setup(void **state)
 {
     (void)state;
     bus_init(&ports, "port", 0xffff);
-    pci_bus_init(&pci, &take_reset, NULL);
+    bus_init(&memory, "memory", UINT64_MAX);
+    pci_bus_init(&pci, &ports, &memory, &take_reset, NULL);
     i440fx_init(&bridge, take_map, NULL);
-    piix_isa_init(&isa);
+    piix_isa_init(&isa, take_route, NULL);
     piix_pm_init(&pm, 9, take_move, NULL);
     pci_function_add(&pci, PCI_DEVFN(0, 0), &bridge.function);
     pci_function_add(&pci, PCI_DEVFN(1, 0), &isa.function);
     pci_function_add(&pci, PCI_DEVFN(1, 3), &pm.function);
-    map_changes = moves = resets = 0;
+    map_changes = moves = resets = routes = 0;
     moved_to = 0xffff;
     return bus_add(&ports, PCI_PORT, PCI_PORTS, &pci_ports_ops, &pci);
 }
@@ -80,6 +87,7 @@ static int teardown(void **state)
 {
     (void)state;
     pci_bus_fini(&pci);
+    bus_fini(&memory);
     bus_fini(&ports);
     return 0;
 }

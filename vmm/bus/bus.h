@@ -12,7 +12,7 @@
 
 #include "dev/device.h"
 
-#define BUS_RANGES_MAX 64u
+#define BUS_RANGES_MAX 256u
 
 struct bus_range {
     uint64_t base;

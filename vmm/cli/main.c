@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/img/img.h"
 #include "cli/inspect.h"
 #include "cli/kvm.h"
 #include "cli/options.h"
@@ -30,6 +31,7 @@ static int main_help(int count, char **words)
          "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
          "  kage kvm --check [PROGRAM]\n"
          "                     say what this host offers, and whether PROGRAM can be run so\n"
+         "  kage img VERB ...  make, look at, check and change disk images ('kage img help')\n"
          "  kage inspect [PID] [TOPIC]\n"
          "                     look into a running virtual machine: VMCS, page tables, TLBs, exits ('kage help inspect')\n"
          "  kage version       say the version\n"
@@ -102,6 +104,7 @@ static const struct {
 } main_verbs[] = {
     {"run", main_run},
     {"kvm", main_kvm},
+    {"img", img_main},
     {"inspect", main_inspect},
     {"version", main_version},
     {"help", main_help},
@@ -127,6 +130,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, kvm, inspect, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, kvm, img, inspect, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }

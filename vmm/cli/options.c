@@ -12,12 +12,11 @@
 #include <string.h>
 
 #include "chardev/chardev.h"
+#include "cli/options_devices.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
 #define OPTIONS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define OPTIONS_DEBUGCON_PORT 0x402u
-#define OPTIONS_PVPANIC_PORT 0x505u
 #define OPTIONS_RAM_DEFAULT (UINT64_C(128) << 20)
 #define OPTIONS_PAGE UINT64_C(4096)
 
@@ -102,39 +101,9 @@ static int options_parse_bool(const char *what, const char *value, bool *result,
     return 0;
 }
 
-static int options_parse_number(const char *text, uint64_t max, uint64_t *number)
-{
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 0);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value > max) {
-        return -1;
-    }
-    *number = value;
-    return 0;
-}
-
 int options_parse_size(const char *text, uint64_t unit, uint64_t *bytes)
 {
-    static const struct {
-        char suffix;
-        unsigned shift;
-    } suffixes[] = {{'b', 0}, {'k', 10}, {'m', 20}, {'g', 30}, {'t', 40}};
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 0);
-    if (text[0] < '0' || text[0] > '9' || errno != 0) {
-        return -1;
-    }
-    if (*end != '\0') {
-        unit = 0;
-        for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(suffixes); i++) {
-            if ((*end | 0x20) == suffixes[i].suffix && end[1] == '\0') {
-                unit = UINT64_C(1) << suffixes[i].shift;
-            }
-        }
-    }
-    return unit == 0 || __builtin_mul_overflow((uint64_t)value, unit, bytes) ? -1 : 0;
+    return property_parse_size(text, unit, bytes);
 }
 
 /* ---- -accel, -machine, -cpu, -m, -smp ---- */
@@ -198,6 +167,11 @@ static int options_set_acpi(struct options *options, const char *value, struct e
     return options_parse_bool("-machine: acpi", value, &options->acpi, error);
 }
 
+static int options_set_kernel_cmdline(struct options *options, const char *value, struct error *error)
+{
+    return options_parse_bool("-machine: auto-kernel-cmdline", value, &options->kernel_cmdline, error);
+}
+
 /* auto: not announced, since the KVM clock gives a guest the time without the clock's slow registers. */
 static int options_set_rtc(struct options *options, const char *value, struct error *error)
 {
@@ -229,7 +203,7 @@ static int options_apply_machine(struct options *options, const char *argument, 
         {"usb", NULL, "off"},
         {"mem-merge", NULL, "off"},
         {"kernel-irqchip", NULL, "on"},
-        {"auto-kernel-cmdline", NULL, "off"},
+        {"auto-kernel-cmdline", options_set_kernel_cmdline, NULL},
     };
     return options_apply_list(options, "-machine", "type", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
@@ -281,7 +255,7 @@ static int options_apply_mem_prealloc(struct options *options, const char *argum
 static int options_set_count(const char *name, const char *value, unsigned *count, struct error *error)
 {
     uint64_t number;
-    if (options_parse_number(value, 65535, &number) != 0 || number == 0) {
+    if (property_parse_number(value, 65535, &number) != 0 || number == 0) {
         return error_set(error, "-smp %s%s%s: must be a number of processors, 1 to %u", name, name[0] != '\0' ? "=" : "", value,
                          TOPOLOGY_CPUS_MAX);
     }
@@ -329,181 +303,6 @@ static int options_apply_smp(struct options *options, const char *argument, stru
     return options_apply_list(options, "-smp", "cpus", argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
-/* ---- -device ---- */
-
-static int options_set_port(const char *device, const char *value, uint16_t *port, struct error *error)
-{
-    uint64_t number;
-    if (options_parse_number(value, 0xffff, &number) != 0 || number == 0) {
-        return error_set(error, "-device %s: %s: must be a port, 1 to 0xffff", device, value);
-    }
-    *port = (uint16_t)number;
-    return 0;
-}
-
-static int options_set_exit_port(struct options *options, const char *value, struct error *error)
-{
-    return options_set_port("isa-debug-exit,iobase", value, &options->debug_exit_port, error);
-}
-
-static int options_set_iosize(struct options *options, const char *value, struct error *error)
-{
-    uint64_t bytes;
-    if (options_parse_number(value, 8, &bytes) != 0 || bytes == 0) {
-        return error_set(error, "-device isa-debug-exit: iosize=%s: must be 1 to 8", value);
-    }
-    options->debug_exit_bytes = (uint16_t)bytes;
-    return 0;
-}
-
-static int options_add_debug_exit(struct options *options, struct error *error)
-{
-    if (options->debug_exit) {
-        return error_set(error, "-device isa-debug-exit: there can be only one");
-    }
-    options->debug_exit = true;
-    return 0;
-}
-
-static int options_check_debug_exit(struct options *options, struct error *error)
-{
-    if (options->debug_exit_port + options->debug_exit_bytes > 0x10000) {
-        return error_set(error, "-device isa-debug-exit: its ports end beyond 0xffff");
-    }
-    return 0;
-}
-
-static int options_set_debugcon_port(struct options *options, const char *value, struct error *error)
-{
-    return options_set_port("isa-debugcon,iobase", value, &options->debugcon_port, error);
-}
-
-static int options_set_debugcon(struct options *options, const char *value, struct error *error)
-{
-    if (!chardev_spec_valid(value) && strcmp(value, "none") != 0) {
-        return error_set(error, "-debugcon %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", value);
-    }
-    options->debugcon = value;
-    return 0;
-}
-
-/* As a property it is a copy that does not last. */
-static int options_set_debugcon_chardev(struct options *options, const char *value, struct error *error)
-{
-    snprintf(options->debugcon_value, sizeof(options->debugcon_value), "%s", value);
-    return options_set_debugcon(options, options->debugcon_value, error);
-}
-
-static int options_add_debugcon(struct options *options, struct error *error)
-{
-    if (options->debugcon != NULL) {
-        return error_set(error, "-device isa-debugcon: there can be only one debug port");
-    }
-    options->debugcon = "none";
-    return 0;
-}
-
-static int options_set_pvpanic_port(struct options *options, const char *value, struct error *error)
-{
-    return options_set_port("pvpanic,ioport", value, &options->pvpanic_port, error);
-}
-
-static int options_add_pvpanic(struct options *options, struct error *error)
-{
-    if (options->pvpanic_port != 0) {
-        return error_set(error, "-device pvpanic: there can be only one");
-    }
-    options->pvpanic_port = OPTIONS_PVPANIC_PORT;
-    return 0;
-}
-
-static int options_add_testdev(struct options *options, struct error *error)
-{
-    if (options->testdev) {
-        return error_set(error, "-device pc-testdev: there can be only one");
-    }
-    options->testdev = true;
-    return 0;
-}
-
-/* Everything that a user can name in -device: what it is, its properties, and what it does to the options. */
-#define OPTIONS_PROPERTIES_MAX 3u
-static const struct options_device {
-    const char *name;
-    const char *help;
-    int (*add)(struct options *options, struct error *error);
-    int (*check)(struct options *options, struct error *error); /* once all properties are known, or NULL */
-    struct {
-        struct options_row row;
-        const char *help;
-    } properties[OPTIONS_PROPERTIES_MAX];
-} options_devices[] = {
-    {"isa-debug-exit", "a port that ends kage: a write of V gives status (V << 1) | 1", options_add_debug_exit, options_check_debug_exit,
-     {{{"iobase", options_set_exit_port, NULL}, "PORT (0x501)"}, {{"iosize", options_set_iosize, NULL}, "BYTES (2)"}}},
-    {"isa-debugcon", "a port whose bytes go to a character backend and to the log (-d firmware)", options_add_debugcon, NULL,
-     {{{"iobase", options_set_debugcon_port, NULL}, "PORT (0x402)"}, {{"chardev", options_set_debugcon_chardev, NULL}, "BACKEND (none)"}}},
-    {"pvpanic", "a port by which a guest says that it has panicked", options_add_pvpanic, NULL,
-     {{{"ioport", options_set_pvpanic_port, NULL}, "PORT (0x505)"}}},
-    {"pc-testdev", "ports 0xe0 to 0xeb and 0x2000 to 0x2017, and 64 KiB at 0xff000000, for test kernels", options_add_testdev, NULL, {{{0}, NULL}}},
-};
-
-static void options_print_device(const struct options_device *device)
-{
-    for (unsigned i = 0; i < OPTIONS_PROPERTIES_MAX && device->properties[i].row.name != NULL; i++) {
-        printf("  %s=%s\n", device->properties[i].row.name, device->properties[i].help);
-    }
-}
-
-static int options_add_device(struct options *options, const struct options_device *device, const char *list, struct error *error)
-{
-    struct options_row rows[OPTIONS_PROPERTIES_MAX];
-    char what[64];
-    unsigned count = 0;
-    if (strcmp(list, "help") == 0) {
-        printf("%s: %s\n", device->name, device->help);
-        options_print_device(device);
-        options->action = OPTIONS_DONE;
-        return 0;
-    }
-    for (; count < OPTIONS_PROPERTIES_MAX && device->properties[count].row.name != NULL; count++) {
-        rows[count] = device->properties[count].row;
-    }
-    snprintf(what, sizeof(what), "-device %s", device->name);
-    if (device->add(options, error) != 0 || options_apply_list(options, what, NULL, list, rows, count, error) != 0) {
-        return -1;
-    }
-    return device->check != NULL ? device->check(options, error) : 0;
-}
-
-static int options_apply_device(struct options *options, const char *argument, struct error *error)
-{
-    if (strcmp(argument, "help") == 0) {
-        puts("Devices ('-device NAME,help' lists properties):");
-        for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
-            printf("  %-15s %s\n", options_devices[i].name, options_devices[i].help);
-        }
-        options->action = OPTIONS_DONE;
-        return 0;
-    }
-    const char *name = strncmp(argument, "driver=", 7) == 0 ? argument + 7 : argument;
-    size_t length = strcspn(name, ",");
-    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_devices); i++) {
-        const struct options_device *device = &options_devices[i];
-        if (strlen(device->name) == length && memcmp(device->name, name, length) == 0) {
-            return options_add_device(options, device, name + length + (name[length] == ','), error);
-        }
-    }
-    return error_set(error, "-device %.*s: no such device; '-device help' lists them", (int)length, name);
-}
-
-static int options_apply_debugcon(struct options *options, const char *argument, struct error *error)
-{
-    if (options->debugcon != NULL) {
-        return error_set(error, "-debugcon %s: there can be only one debug port", argument);
-    }
-    return options_set_debugcon(options, argument, error);
-}
-
 static int options_apply_bios(struct options *options, const char *argument, struct error *error)
 {
     (void)error;
@@ -546,7 +345,7 @@ static int options_apply_serial(struct options *options, const char *argument, s
     if (options->serial_count == OPTIONS_SERIALS_MAX) {
         return error_set(error, "-serial %s: the machine has %u serial ports", argument, OPTIONS_SERIALS_MAX);
     }
-    if (strcmp(argument, "none") != 0 && !chardev_spec_valid(argument)) {
+    if (strcmp(argument, "none") != 0 && strncmp(argument, "chardev:", 8) != 0 && !chardev_spec_valid(argument)) {
         return error_set(error, "-serial %s: no such backend; stdio, mon:stdio, null, none, file:PATH, pty and unix:PATH are there", argument);
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
@@ -652,7 +451,12 @@ static const struct options_option {
     {"parallel", "none", "no parallel port", options_expect_none},
     {"serial", "stdio|mon:stdio|null|none|file:PATH|pty|unix:PATH[,server][,nowait]", "where a serial port goes (mon:stdio)",
      options_apply_serial},
-    {"device", "NAME[,PROP=VALUE...]", "adds a device; '-device help' lists them", options_apply_device},
+    {"device", "NAME[,PROP=VALUE...]|JSON", "adds a device; '-device help' lists them", options_apply_device},
+    {"drive", "file=FILE,format=FORMAT[,PROP=VALUE...]", "a disk image; '-drive help' lists properties", options_apply_drive},
+    {"blockdev", "DRIVER,node-name=NAME[,PROP=VALUE...]", "a disk image for a -device's drive=", options_apply_blockdev},
+    {"chardev", "null|stdio|file|pty|socket,id=NAME[,path=PATH][,mux=on][,server=on][,wait=off]", "a backend for a device, or for -serial chardev:NAME",
+     options_apply_chardev},
+    {"object", "TYPE,id=NAME[,PROP=VALUE...]", "what devices use; '-object help' lists types", options_apply_object},
     {"no-reboot", NULL, "leave when the guest resets itself", options_apply_no_reboot},
     {"nodefaults", NULL, "no serial port unless -serial asks for one", options_apply_nodefaults},
     {"no-user-config", NULL, "nothing: there are no configuration files", options_apply_nographic},
@@ -690,6 +494,9 @@ static const struct options_option *options_find(const char *name)
 static int options_complete(struct options *options, struct error *error)
 {
     bool has_firmware = strcmp(options->machine, "pc") == 0;
+    if (options_complete_devices(options, error) != 0 || options->action != OPTIONS_RUN) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
     if (options->kernel == NULL && !has_firmware) {
         return error_set(error, "no kernel to boot; name one with -kernel FILE");
     }
@@ -699,12 +506,28 @@ static int options_complete(struct options *options, struct error *error)
     if (topology_complete(&options->smp, error) != 0) {
         return -1;
     }
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        if (strncmp(options->serial[i], "chardev:", 8) == 0) {
+            struct chardev_backend *backend = options_find_chardev(options, options->serial[i] + 8);
+            if (backend == NULL || backend->used) {
+                return error_set(error, backend == NULL ? "-serial %s: there is no such -chardev" : "-serial %s: it is in use", options->serial[i]);
+            }
+            backend->used = true;
+            options->serial[i] = backend->spec; /* it is opened as the port's */
+        }
+    }
     if (options->serial_count == 0 && !options->no_defaults) {
         options->serial[options->serial_count++] = "mon:stdio";
     }
-    for (unsigned i = 0; i < options->serial_count && options->debugcon != NULL; i++) {
-        if (chardev_spec_is_stdio(options->debugcon) && chardev_spec_is_stdio(options->serial[i])) {
-            return error_set(error, "-debugcon %s: the terminal serves the serial port; give that another place with -serial", options->debugcon);
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        for (unsigned d = 0; d < options->device_count; d++) {
+            const struct device_spec *spec = &options->devices[d];
+            const struct chardev_backend *backend = options_find_chardev(options, spec->values.chardev);
+            const char *chardev = backend != NULL ? backend->spec : spec->values.chardev;
+            if (chardev_spec_is_stdio(chardev) && chardev_spec_is_stdio(options->serial[i])) {
+                return error_set(error, "-device %s: %s: the terminal serves the serial port; give that another place with -serial", spec->model->name,
+                                 chardev);
+            }
         }
     }
     return 0;
@@ -712,21 +535,20 @@ static int options_complete(struct options *options, struct error *error)
 
 int options_parse(struct options *options, int count, char **words, struct error *error)
 {
+    memset(options, 0, sizeof(*options));
     *options = (struct options){
         .accel = "auto",
         .ram_bytes = OPTIONS_RAM_DEFAULT,
         .append = "",
         .machine = "microvm",
         .mmu = -1,
-        .debugcon_port = OPTIONS_DEBUGCON_PORT,
         .acpi = true,
-        .debug_exit_port = 0x501,
-        .debug_exit_bytes = 2,
+        .kernel_cmdline = true,
     };
     for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {
         const char *word = words[i];
         if (word[0] != '-' || word[1] == '\0') {
-            return error_set(error, "'%s': expected an option; disks are not there yet", word);
+            return error_set(error, "'%s': expected an option; a disk is named by -drive", word);
         }
         const char *name = word + (word[1] == '-' ? 2 : 1);
         const struct options_option *option = options_find(name);

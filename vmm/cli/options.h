@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/devices.h"
 #include "machine/ram.h"
 #include "util/error.h"
 #include "vcpu/cpuid.h"
@@ -24,6 +25,13 @@ enum options_action {
 };
 
 #define OPTIONS_WORD_MAX 256u /* a part of a list, with its NUL */
+#define OPTIONS_ARGUMENTS_MAX 32u
+
+/* Of an option that is looked at once all are known. */
+struct options_arguments {
+    unsigned count;
+    const char *text[OPTIONS_ARGUMENTS_MAX];
+};
 
 /* Not to be copied: it may point into itself. */
 struct options {
@@ -43,17 +51,16 @@ struct options {
     bool rtc;
     unsigned serial_count;
     const char *serial[OPTIONS_SERIALS_MAX];
-    bool debug_exit;
-    uint16_t debug_exit_port;
-    uint16_t debug_exit_bytes;
     const char *machine; /* name of a board */
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
-    const char *debugcon; /* NULL: none asked for; in argv or in debugcon_value */
-    char debugcon_value[OPTIONS_WORD_MAX];
-    uint16_t debugcon_port;
-    uint16_t pvpanic_port; /* 0: none */
-    bool testdev;
+    bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
+    struct options_arguments device_arguments;
+    unsigned device_count, drive_count, object_count, chardev_count;
+    struct device_spec devices[DEVICES_MAX];
+    struct drive drives[DRIVES_MAX];
+    struct object_spec objects[OBJECTS_MAX];
+    struct chardev_backend chardevs[CHARDEVS_MAX];
     const char *log_file;
     const char *log_items;
 };

@@ -19,7 +19,7 @@
 #include "util/log.h"
 
 struct run {
-    const struct options *options;
+    struct options *options;
     struct loop loop;
     struct loop_source signals;
     struct terminal_keys keys;
@@ -140,12 +140,62 @@ static int run_init_serials(struct run *run, struct error *error)
 
 static int run_init_debugcon(struct run *run, struct error *error)
 {
-    const char *spec = run->options->debugcon;
-    if (spec == NULL || strcmp(spec, "none") == 0) {
+    const char *spec = "";
+    for (unsigned i = 0; i < run->options->device_count; i++) {
+        const struct device_spec *device = &run->options->devices[i];
+        spec = device->model->configure != NULL && device->values.chardev[0] != '\0' ? device->values.chardev : spec;
+    }
+    if (spec[0] == '\0' || strcmp(spec, "none") == 0) {
         return 0;
     }
     run->config.debugcon = chardev_new("-debugcon", spec, &run->loop, error);
     return run->config.debugcon != NULL ? 0 : -1;
+}
+
+/* The -chardevs that ports of devices use; those that -serial or a debug port names are opened there. */
+static int run_open_chardevs(struct run *run, struct error *error)
+{
+    for (unsigned i = 0; i < run->options->chardev_count; i++) {
+        struct chardev_backend *backend = &run->options->chardevs[i];
+        bool used = false;
+        for (unsigned d = 0; d < run->options->device_count; d++) {
+            const struct device_spec *device = &run->options->devices[d];
+            used = used || (device->model->bus == DEVICE_BUS_SERIAL && strcmp(device->values.chardev, backend->id) == 0);
+        }
+        if (used) {
+            backend->chardev = chardev_new("-chardev", backend->spec, &run->loop, error);
+            if (backend->chardev == NULL) {
+                return -1;
+            }
+            if (strcmp(backend->spec, "mon:stdio") == 0) {
+                chardev_set_filter(backend->chardev, terminal_filter, &run->keys);
+            }
+        }
+    }
+    return 0;
+}
+
+/* Images, each opened once; what a node took over from another is opened as that node's. */
+static int run_open_drives(struct run *run, struct error *error)
+{
+    for (unsigned i = 0; i < run->config.drive_count; i++) {
+        struct drive *drive = &run->config.drives[i];
+        bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
+        if (!taken && drive_open(drive, &run->loop, error) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void run_configure_devices(struct run *run)
+{
+    for (unsigned i = 0; i < run->config.device_count; i++) {
+        const struct device_spec *spec = &run->config.devices[i];
+        if (spec->model->configure != NULL) {
+            spec->model->configure(&run->config, spec);
+        }
+    }
 }
 
 static void run_take_terminal(const struct options *options)
@@ -153,6 +203,11 @@ static void run_take_terminal(const struct options *options)
     for (unsigned i = 0; i < options->serial_count; i++) {
         if (chardev_spec_is_stdio(options->serial[i])) {
             terminal_take(strcmp(options->serial[i], "stdio") == 0);
+        }
+    }
+    for (unsigned i = 0; i < options->chardev_count; i++) {
+        if (options->chardevs[i].chardev != NULL && chardev_spec_is_stdio(options->chardevs[i].spec)) {
+            terminal_take(strcmp(options->chardevs[i].spec, "stdio") == 0);
         }
     }
 }
@@ -163,6 +218,12 @@ static void run_fini(struct run *run)
         chardev_free(run->config.serial[i]);
     }
     chardev_free(run->config.debugcon);
+    for (unsigned i = 0; i < run->options->chardev_count; i++) {
+        chardev_free(run->options->chardevs[i].chardev);
+    }
+    for (unsigned i = 0; i < run->config.drive_count; i++) {
+        drive_close(&run->config.drives[i]);
+    }
     if (run->signals.fd >= 0) {
         loop_remove(&run->loop, &run->signals);
         close(run->signals.fd);
@@ -200,7 +261,7 @@ static int run_until_end(struct run *run, struct error *error)
     return event == POWER_ERROR ? -1 : event == POWER_EXIT ? status : 0;
 }
 
-int run_machine(const struct options *options, struct error *error)
+int run_machine(struct options *options, struct error *error)
 {
     struct run run = {
         .options = options,
@@ -216,18 +277,22 @@ int run_machine(const struct options *options, struct error *error)
                 .cmdline = options->append,
                 .acpi = options->acpi,
                 .rtc = options->rtc,
-                .debug_exit = options->debug_exit,
-                .debug_exit_port = options->debug_exit_port,
-                .debug_exit_bytes = options->debug_exit_bytes,
                 .board = machine_find_board(options->machine),
                 .mmu = options->mmu,
                 .bios = options->bios,
-                .debugcon_port = options->debugcon != NULL ? options->debugcon_port : 0,
-                .pvpanic_port = options->pvpanic_port,
-                .testdev = options->testdev,
+                .kernel_cmdline = options->kernel_cmdline,
+                .device_count = options->device_count,
+                .devices = options->devices,
+                .drive_count = options->drive_count,
+                .drives = options->drives,
+                .object_count = options->object_count,
+                .objects = options->objects,
+                .chardev_count = options->chardev_count,
+                .chardevs = options->chardevs,
             },
     };
     run.config.loop = &run.loop;
+    run_configure_devices(&run);
     run.keys = (struct terminal_keys){.quit = run_quit, .opaque = &run};
     if (run_init_log(options, error) != 0) {
         return -1;
@@ -244,6 +309,12 @@ int run_machine(const struct options *options, struct error *error)
     }
     if (result == 0) {
         result = run_init_debugcon(&run, error);
+    }
+    if (result == 0) {
+        result = run_open_chardevs(&run, error);
+    }
+    if (result == 0) {
+        result = run_open_drives(&run, error);
     }
     if (result == 0) {
         result = run_init_signals(&run, error);

@@ -9,6 +9,6 @@
 #include "util/error.h"
 
 /* The exit status, or -1 with `error` filled. */
-int run_machine(const struct options *options, struct error *error);
+int run_machine(struct options *options, struct error *error);
 
 #endif

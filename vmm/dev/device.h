@@ -33,6 +33,51 @@ static inline void irq_set(const struct irq *irq, bool level)
     irq->set(irq->opaque, irq->line, level);
 }
 
+/*
+ * Guest memory for a device that masters the bus: host bytes of guest-physical [gpa, gpa + bytes), or NULL where that is not all RAM of
+ * one piece. What it gives stays valid as long as the machine is there. From any thread.
+ */
+struct dma {
+    uint8_t *(*at)(void *opaque, uint64_t gpa, uint64_t bytes);
+    void *opaque;
+};
+
+static inline uint8_t *dma_at(const struct dma *dma, uint64_t gpa, uint64_t bytes)
+{
+    return dma->at(dma->opaque, gpa, bytes);
+}
+
+/*
+ * Message-signalled interrupts. A route is a number that open() gives, and the message that set() gives it; what is signalled before that
+ * is lost. signal() may be called from any thread; the others while nobody signals that route.
+ */
+struct msi {
+    int (*open)(void *opaque); /* a route, or -errno */
+    void (*set)(void *opaque, int route, uint64_t address, uint32_t data);
+    void (*signal)(void *opaque, int route);
+    void (*close)(void *opaque, int route);
+    void *opaque;
+};
+
+/*
+ * Doorbells: a guest's write of `value` (`match`; else any value) of `bytes` bytes to an address adds 1 to the eventfd instead of leaving
+ * the guest. 0 or -errno; where it fails, the write comes as every other. From any thread.
+ */
+struct doorbell {
+    bool port; /* a port; else memory */
+    bool match;
+    uint64_t address;
+    uint32_t bytes;
+    uint64_t value;
+    int fd;
+};
+
+struct doorbells {
+    int (*add)(void *opaque, const struct doorbell *doorbell);
+    void (*remove)(void *opaque, const struct doorbell *doorbell);
+    void *opaque;
+};
+
 enum power_event {
     POWER_NONE,
     POWER_OFF,   /* the guest has switched itself off */

@@ -10,9 +10,26 @@
 #define PMREGMISC 0x80u
 #define PMREGMISC_PMIOSE 0x01u
 
-void piix_isa_init(struct piix_isa *isa)
+static void piix_isa_written(void *self, unsigned offset, unsigned size)
 {
+    struct piix_isa *isa = self;
+    if (offset < PIRQRC_A + PIIX_PIRQS && offset + size > PIRQRC_A) {
+        isa->routed(isa->opaque);
+    }
+}
+
+int piix_isa_irq(const struct piix_isa *isa, unsigned pirq)
+{
+    uint8_t route = isa->function.config[PIRQRC_A + pirq];
+    return (route & PIRQRC_OFF) == 0 ? route & 0xf : -1;
+}
+
+void piix_isa_init(struct piix_isa *isa, void (*routed)(void *opaque), void *opaque)
+{
+    *isa = (struct piix_isa){.routed = routed, .opaque = opaque};
     pci_function_init(&isa->function, "PIIX3 ISA", 0x8086, 0x7000, 0x0601, 0x00);
+    isa->function.written = piix_isa_written;
+    isa->function.self = isa;
     isa->function.config[PCI_HEADER_TYPE] = PCI_HEADER_MULTI_FUNCTION;
     isa->function.config[PCI_COMMAND] = 0x07; /* always on */
     isa->function.writable[PCI_COMMAND] = 0;

@@ -8,11 +8,18 @@
 
 #include "dev/pci.h"
 
+#define PIIX_PIRQS 4u
+
 struct piix_isa {
     struct pci_function function;
+    /* A PIRQ may go to another interrupt now: look at piix_isa_irq() again. */
+    void (*routed)(void *opaque);
+    void *opaque;
 };
 
-void piix_isa_init(struct piix_isa *isa);
+void piix_isa_init(struct piix_isa *isa, void (*routed)(void *opaque), void *opaque);
+/* The ISA interrupt that PIRQ 0 (A) to 3 goes to; -1: to none. */
+int piix_isa_irq(const struct piix_isa *isa, unsigned pirq);
 
 struct piix_pm {
     struct pci_function function;

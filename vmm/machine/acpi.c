@@ -235,8 +235,46 @@ static uint64_t acpi_finish(struct acpi_area *area, size_t start)
     return area->gpa + start;
 }
 
+#define PCI_SLOTS 32u
+#define PCI_PINS 4u
+#define PRT_ALL_FUNCTIONS 0xffffu
+
+/* Each pin of each slot, wired to an I/O APIC's (ACPI 6.4, 6.2.13): no link devices, since nothing else can be chosen. */
+static void acpi_write_prt(struct aml *aml, const struct acpi_config *config)
+{
+    aml_name(aml, "_PRT");
+    size_t table = aml_open_package(aml, PCI_SLOTS * PCI_PINS);
+    for (unsigned i = 0; i < PCI_SLOTS * PCI_PINS; i++) {
+        size_t entry = aml_open_package(aml, 4);
+        aml_integer(aml, (i / PCI_PINS) << 16 | PRT_ALL_FUNCTIONS);
+        aml_integer(aml, i % PCI_PINS);
+        aml_integer(aml, 0);
+        aml_integer(aml, config->pirq_gsi[config->pirq_of(i / PCI_PINS, i % PCI_PINS)]);
+        aml_close(aml, entry);
+    }
+    aml_close(aml, table);
+}
+
+static void acpi_write_virtio(struct aml *aml, const struct acpi_config *config)
+{
+    for (unsigned i = 0; i < config->virtio_count; i++) {
+        char name[5] = {'V', 'R', (char)('0' + i / 10 % 10), (char)('0' + i % 10), '\0'};
+        size_t device = aml_open_device(aml, name);
+        aml_name(aml, "_HID");
+        aml_string(aml, "LNRO0005");
+        aml_name(aml, "_UID");
+        aml_integer(aml, i);
+        aml_name(aml, "_CRS");
+        size_t resources = aml_open_resources(aml);
+        aml_memory(aml, (uint32_t)config->virtio_gpa + i * ACPI_VIRTIO_BYTES, ACPI_VIRTIO_BYTES);
+        aml_gsi(aml, config->virtio_gsi[i]);
+        aml_close_resources(aml, resources);
+        aml_close(aml, device);
+    }
+}
+
 /* The host bridge and what it forwards: bus 0, ports, memory from the end of low RAM's place to the I/O APIC. */
-static void acpi_write_pci(struct aml *aml)
+static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
 {
     size_t device = aml_open_device(aml, "PCI0");
     aml_name(aml, "_HID");
@@ -252,6 +290,9 @@ static void acpi_write_pci(struct aml *aml)
     aml_memory_window(aml, 0xa0000, 0xbffff);
     aml_memory_window(aml, (uint32_t)RAM_HOLE_GPA, LAYOUT_IOAPIC_GPA - 1);
     aml_close_resources(aml, resources);
+    if (config->pirq_of != NULL) {
+        acpi_write_prt(aml, config);
+    }
     aml_close(aml, device);
 }
 
@@ -305,8 +346,9 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
         aml_close(aml, device);
     }
     if (config->pci) {
-        acpi_write_pci(aml);
+        acpi_write_pci(aml, config);
     }
+    acpi_write_virtio(aml, config);
     aml_close(aml, scope);
     return acpi_finish(area, start);
 }

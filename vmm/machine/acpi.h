@@ -12,6 +12,7 @@
 #include "vcpu/topology.h"
 
 #define ACPI_SERIAL_MAX 2u
+#define ACPI_VIRTIO_BYTES 512u
 
 struct acpi_serial {
     uint16_t port;
@@ -27,6 +28,12 @@ struct acpi_config {
     uint8_t reset_value;
     uint16_t pvpanic_port; /* 0: none */
     bool pci;              /* a host bridge with configuration mechanism #1; its windows are the board pc's */
+    /* Interrupts of a device's pins, 0 INTA to 3 INTD: the PIRQ, and its GSI. NULL: pins go nowhere. */
+    unsigned (*pirq_of)(unsigned device, unsigned pin);
+    const uint8_t *pirq_gsi;
+    unsigned virtio_count; /* virtio-mmio devices, one behind the other */
+    uint64_t virtio_gpa;
+    const uint8_t *virtio_gsi;
     unsigned serial_count;
     struct acpi_serial serial[ACPI_SERIAL_MAX];
 };

@@ -32,6 +32,8 @@ enum aml_op {
 #define RESOURCE_IRQ_NO_FLAGS 0x22u /* two bytes of mask */
 #define RESOURCE_WORD_SPACE 0x88u
 #define RESOURCE_DWORD_SPACE 0x87u
+#define RESOURCE_MEMORY32_FIXED 0x86u
+#define RESOURCE_INTERRUPT 0x89u
 #define RESOURCE_IO 0x47u           /* seven bytes */
 #define RESOURCE_END 0x79u          /* one byte of checksum; 0: not used */
 #define RESOURCE_IO_DECODE16 0x01u
@@ -210,6 +212,23 @@ void aml_irq(struct aml *aml, uint8_t irq)
     uint16_t mask = (uint16_t)(1u << irq);
     uint8_t descriptor[] = {RESOURCE_IRQ_NO_FLAGS, (uint8_t)mask, (uint8_t)(mask >> 8)};
     aml_raw(aml, descriptor, sizeof(descriptor));
+}
+
+/* 32-bit fixed memory range descriptor (ACPI 6.4, 6.4.3.4) */
+void aml_memory(struct aml *aml, uint32_t first, uint32_t bytes)
+{
+    const uint8_t head[] = {RESOURCE_MEMORY32_FIXED, 9, 0, 1 /* writable */};
+    const uint32_t range[] = {first, bytes};
+    aml_raw(aml, head, sizeof(head));
+    aml_raw(aml, range, sizeof(range));
+}
+
+/* Extended interrupt descriptor (ACPI 6.4, 6.4.3.6) */
+void aml_gsi(struct aml *aml, uint32_t gsi)
+{
+    const uint8_t head[] = {RESOURCE_INTERRUPT, 6, 0, 1 /* consumer, level, active high, exclusive */, 1 /* how many */};
+    aml_raw(aml, head, sizeof(head));
+    aml_raw(aml, &gsi, sizeof(gsi));
 }
 
 void aml_close_resources(struct aml *aml, size_t mark)

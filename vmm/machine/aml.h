@@ -43,6 +43,9 @@ void aml_bus_numbers(struct aml *aml, uint16_t first, uint16_t last);
 void aml_io_window(struct aml *aml, uint16_t first, uint16_t last);
 void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last);
 void aml_irq(struct aml *aml, uint8_t irq);
+/* A device's registers in memory, and a level-triggered, active-high interrupt of the I/O APIC. */
+void aml_memory(struct aml *aml, uint32_t first, uint32_t bytes);
+void aml_gsi(struct aml *aml, uint32_t gsi);
 void aml_close_resources(struct aml *aml, size_t mark);
 
 #endif

@@ -86,7 +86,9 @@ int board_init_irqchip(struct machine *machine, struct error *error)
     if (backend->ioctl(machine->vm_fd, KVM_CREATE_PIT2, &pit) != 0) {
         return board_fail(machine, "KVM_CREATE_PIT2", error);
     }
-    return 0;
+    int result = events_init(&machine->events, backend, machine->vm_fd);
+    errno = -result;
+    return result == 0 ? 0 : board_fail(machine, "KVM_SET_GSI_ROUTING", error);
 }
 
 int board_place(struct machine *machine, uint16_t port, uint16_t bytes, const struct device_ops *ops, void *device,

@@ -73,11 +73,13 @@ enum power_event machine_run(struct machine *machine, int *status, struct error 
     *status = 1;
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         if (vcpu_start(&machine->vcpus[i], error) != 0) {
+            devices_stop(machine);
             machine_stop_vcpus(machine);
             return POWER_ERROR;
         }
     }
     int result = loop_run(machine->config->loop);
+    devices_stop(machine);
     machine_stop_vcpus(machine);
     if (result != 0) {
         error_set(error, "the main loop failed: %s", strerror(-result));
@@ -136,7 +138,9 @@ int machine_init(struct machine *machine, const struct machine_config *config, s
 void machine_fini(struct machine *machine)
 {
     const struct kvm_backend *backend = machine->config->backend;
+    devices_stop(machine);
     machine_stop_vcpus(machine);
+    devices_fini(machine);
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         if (machine->serial_present[i]) {
             serial_fini(&machine->serial[i]);
@@ -162,6 +166,7 @@ void machine_fini(struct machine *machine)
         free(machine->testdev);
     }
     pc_fini(machine);
+    events_fini(&machine->events);
     bus_fini(&machine->pio);
     bus_fini(&machine->mmio);
     free(machine->vcpus);

@@ -22,7 +22,10 @@
 #include "dev/serial.h"
 #include "dev/testdev.h"
 #include "machine/acpi.h"
+#include "bus/pci.h"
 #include "machine/boot.h"
+#include "machine/devices.h"
+#include "machine/events.h"
 #include "machine/ram.h"
 #include "util/error.h"
 #include "util/loop.h"
@@ -67,6 +70,33 @@ struct machine_config {
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
+    bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
+    unsigned device_count, drive_count, object_count, chardev_count;
+    const struct device_spec *devices;
+    struct drive *drives; /* opened */
+    const struct object_spec *objects;
+    const struct chardev_backend *chardevs; /* opened */
+};
+
+struct virtio_mmio;
+struct virtio_pci;
+struct virtio_device;
+
+/* A device of the user's. */
+struct machine_device {
+    const struct device_spec *spec;
+    struct virtio_device *virtio;
+    void *self;
+    void (*release)(void *self);
+    struct virtio_mmio *mmio; /* one of the two */
+    struct virtio_pci *pci;
+};
+
+/* Where a board without PCI puts virtio devices. */
+struct virtio_slots {
+    uint64_t base;
+    unsigned count; /* 0: it does not */
+    const uint8_t *irqs;
 };
 
 struct machine {
@@ -94,6 +124,13 @@ struct machine {
     struct pvpanic pvpanic;
     struct testdev *testdev; /* NULL: none */
     struct pc *pc;           /* what only board pc has (pc.c) */
+    struct events events;
+    struct dma dma;          /* memory as devices see it */
+    struct pci_bus *pci;     /* NULL: the board has none */
+    struct virtio_slots virtio_slots;
+    unsigned virtio_slots_used;
+    unsigned device_count;
+    struct machine_device devices[DEVICES_MAX];
     struct power power;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;

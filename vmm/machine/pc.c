@@ -50,6 +50,16 @@ struct pc {
     struct i440fx bridge;
     struct piix_isa isa;
     struct piix_pm pm;
+    /*
+     * Where the four PIRQs go, as PIRQRC says, and which of them are up. The lock is inside of the bus's intx_lock and of its `lock`.
+     */
+    pthread_mutex_t pirq_lock;
+    int pirq_irq[PIIX_PIRQS];
+    bool pirq_level[PIIX_PIRQS];
+    uint16_t pirq_lines; /* interrupts that are up for a PIRQ */
+    /* The bridge's map as it is in force; its lock is inside of the bus's. */
+    pthread_mutex_t map_lock;
+    struct i440fx_segment map[I440FX_PAM_SEGMENTS];
     struct fw_cfg fw_cfg;
     bool fw_cfg_present;
     uint16_t pm_port; /* 0: not on the bus */
@@ -88,8 +98,7 @@ static unsigned pc_list_pieces(const struct pc *pc, struct pc_piece *pieces)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
-        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i);
-        struct pc_piece piece = pc_piece_of(pc, &segment);
+        struct pc_piece piece = pc_piece_of(pc, &pc->map[i]);
         if (count > 0 && pc_pieces_join(&pieces[count - 1], &piece)) {
             pieces[count - 1].bytes += piece.bytes;
         } else {
@@ -114,6 +123,9 @@ static int pc_set_piece(struct pc *pc, unsigned index, const struct pc_piece *pi
 static int pc_update_map(struct pc *pc)
 {
     struct pc_piece pieces[I440FX_PAM_SEGMENTS];
+    for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
+        pc->map[i] = i440fx_segment(&pc->bridge, i);
+    }
     unsigned count = pc_list_pieces(pc, pieces);
     int result = 0;
     for (unsigned i = 0; i < pc->piece_count && result == 0; i++) {
@@ -136,7 +148,9 @@ static int pc_update_map(struct pc *pc)
 static void pc_map_changed(void *opaque)
 {
     struct pc *pc = opaque;
+    pthread_mutex_lock(&pc->map_lock);
     int result = pc_update_map(pc);
+    pthread_mutex_unlock(&pc->map_lock);
     if (result != 0) {
         log_line(LOG_GUEST, "the memory map cannot change: %s", strerror(-result));
         machine_request(pc->machine, POWER_ERROR, 1);
@@ -145,35 +159,34 @@ static void pc_map_changed(void *opaque)
 
 /*
  * What no slot serves: writes that go to RAM while reads come from ROM, all that goes nowhere, and what another processor
- * does while slots are being exchanged. The bus's lock is held then: such an access waits, and is served by the new map.
+ * does while slots are being exchanged. The map's lock is held then: such an access waits, and is served by the new map.
  */
 static uint64_t pc_map_read(void *self, uint64_t offset, unsigned size)
 {
     struct pc *pc = self;
     uint64_t value = 0;
-    pthread_mutex_lock(&pc->pci.lock);
+    pthread_mutex_lock(&pc->map_lock);
     for (unsigned i = 0; i < size; i++) {
         uint32_t gpa = I440FX_PAM_FIRST_GPA + (uint32_t)offset + i;
-        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i440fx_segment_of(gpa));
-        struct pc_piece piece = pc_piece_of(pc, &segment);
+        struct pc_piece piece = pc_piece_of(pc, &pc->map[i440fx_segment_of(gpa)]);
         uint8_t byte = piece.host != NULL ? piece.host[gpa - piece.gpa] : 0xff;
         value |= (uint64_t)byte << (i * 8);
     }
-    pthread_mutex_unlock(&pc->pci.lock);
+    pthread_mutex_unlock(&pc->map_lock);
     return value;
 }
 
 static void pc_map_write(void *self, uint64_t offset, unsigned size, uint64_t value)
 {
     struct pc *pc = self;
-    pthread_mutex_lock(&pc->pci.lock);
+    pthread_mutex_lock(&pc->map_lock);
     for (unsigned i = 0; i < size; i++) {
         uint32_t gpa = I440FX_PAM_FIRST_GPA + (uint32_t)offset + i;
-        if (i440fx_segment(&pc->bridge, i440fx_segment_of(gpa)).write_ram) {
+        if (pc->map[i440fx_segment_of(gpa)].write_ram) {
             pc->machine->ram.base[gpa] = (uint8_t)(value >> (i * 8));
         }
     }
-    pthread_mutex_unlock(&pc->pci.lock);
+    pthread_mutex_unlock(&pc->map_lock);
 }
 
 static const struct device_ops pc_map_ops = {.name = "ROM area", .read = pc_map_read, .write = pc_map_write};
@@ -241,12 +254,63 @@ static void pc_pm_moved(void *opaque, uint16_t base)
     }
 }
 
+/* ---- Interrupt pins ---- */
+
+/* Where firmware routes PIRQ A to D, and ACPI says that they are. */
+static const uint8_t pc_pirq_gsi[PIIX_PIRQS] = {10, 10, 11, 11};
+
+/* Slots take turns, beginning with slot 1. */
+static unsigned pc_pirq_of(unsigned device, unsigned pin)
+{
+    return (device + 3 + pin) % PIIX_PIRQS;
+}
+
+/* An interrupt is up where one of the PIRQs that go to it is. Lock held. */
+static void pc_update_pirqs(struct pc *pc)
+{
+    uint16_t lines = 0;
+    for (unsigned i = 0; i < PIIX_PIRQS; i++) {
+        lines |= pc->pirq_level[i] && pc->pirq_irq[i] >= 0 ? (uint16_t)(1u << pc->pirq_irq[i]) : 0;
+    }
+    for (unsigned irq = 0; irq < 16; irq++) {
+        if (((lines ^ pc->pirq_lines) >> irq & 1) != 0) {
+            struct irq line = board_irq(pc->machine, irq);
+            irq_set(&line, (lines >> irq & 1) != 0);
+        }
+    }
+    pc->pirq_lines = lines;
+}
+
+static void pc_set_pirq(void *opaque, uint32_t pirq, bool level)
+{
+    struct pc *pc = opaque;
+    pthread_mutex_lock(&pc->pirq_lock);
+    pc->pirq_level[pirq] = level;
+    pc_update_pirqs(pc);
+    pthread_mutex_unlock(&pc->pirq_lock);
+}
+
+static void pc_pirqs_routed(void *opaque)
+{
+    struct pc *pc = opaque;
+    pthread_mutex_lock(&pc->pirq_lock);
+    for (unsigned i = 0; i < PIIX_PIRQS; i++) {
+        pc->pirq_irq[i] = piix_isa_irq(&pc->isa, i);
+    }
+    pc_update_pirqs(pc);
+    pthread_mutex_unlock(&pc->pirq_lock);
+}
+
 static int pc_init_pci(struct pc *pc, struct error *error)
 {
     struct machine *machine = pc->machine;
-    pci_bus_init(&pc->pci, &reset_ops, &machine->reset);
+    const struct irq pirq = {.set = pc_set_pirq, .opaque = pc};
+    pci_bus_init(&pc->pci, &machine->pio, &machine->mmio, &reset_ops, &machine->reset);
+    pci_bus_connect(&pc->pci, pc_pirq_of, &pirq);
+    machine->pci = &pc->pci;
     pc->pci_present = true;
-    piix_isa_init(&pc->isa);
+    piix_isa_init(&pc->isa, pc_pirqs_routed, pc);
+    pc_pirqs_routed(pc);
     piix_pm_init(&pc->pm, BOARD_SCI, pc_pm_moved, pc);
     pci_function_add(&pc->pci, PCI_DEVFN(0, 0), &pc->bridge.function);
     pci_function_add(&pc->pci, PCI_DEVFN(1, 0), &pc->isa.function);
@@ -255,7 +319,7 @@ static int pc_init_pci(struct pc *pc, struct error *error)
 }
 
 /*
- * Guest memory for fw_cfg's DMA, which reads and writes it: RAM as the bridge decodes it for the processors. What lies over A0000
+ * Guest memory for what masters the bus, to read and to write: RAM as the bridge decodes it for the processors. What lies over A0000
  * is the display's, and of the area above only what is mapped to RAM both ways can be meant.
  */
 static uint8_t *pc_memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
@@ -266,13 +330,13 @@ static uint8_t *pc_memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
         return host;
     }
     bool whole = gpa >= I440FX_PAM_FIRST_GPA;
-    pthread_mutex_lock(&pc->pci.lock);
+    pthread_mutex_lock(&pc->map_lock);
     for (uint64_t at = gpa; whole && at < gpa + bytes && at < I440FX_PAM_END_GPA; at++) {
-        struct i440fx_segment segment = i440fx_segment(&pc->bridge, i440fx_segment_of((uint32_t)at));
-        whole = segment.read_ram && segment.write_ram;
-        at = segment.gpa + segment.bytes - 1;
+        const struct i440fx_segment *segment = &pc->map[i440fx_segment_of((uint32_t)at)];
+        whole = segment->read_ram && segment->write_ram;
+        at = segment->gpa + segment->bytes - 1;
     }
-    pthread_mutex_unlock(&pc->pci.lock);
+    pthread_mutex_unlock(&pc->map_lock);
     return whole ? host : NULL;
 }
 
@@ -284,6 +348,8 @@ static int pc_init_fw_cfg(struct pc *pc, struct error *error)
     acpi.rtc = true;
     acpi.pm_port = PC_PM_PORT;
     acpi.pci = true;
+    acpi.pirq_of = pc_pirq_of;
+    acpi.pirq_gsi = pc_pirq_gsi;
     fw_cfg_init(&pc->fw_cfg, pc_memory_at, pc);
     pc->fw_cfg_present = true;
     return fw_data_fill(&pc->data, &pc->fw_cfg, machine->config, &machine->ram, &acpi, error) != 0 ||
@@ -328,9 +394,12 @@ int pc_init(struct machine *machine, struct error *error)
     }
     machine->pc = pc;
     pc->machine = machine;
+    pthread_mutex_init(&pc->pirq_lock, NULL);
+    pthread_mutex_init(&pc->map_lock, NULL);
+    machine->dma = (struct dma){.at = pc_memory_at, .opaque = pc};
     if (board_init_ram(machine, error) != 0 || pc_load_bios(pc, error) != 0 || board_init_vm(machine, error) != 0 ||
         pc_init_memory(pc, error) != 0 || board_init_irqchip(machine, error) != 0 || board_init_devices(machine, error) != 0 ||
-        pc_init_pci(pc, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
+        pc_init_pci(pc, error) != 0 || devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
         board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
         return -1;
     }
@@ -349,6 +418,9 @@ void pc_fini(struct machine *machine)
     if (pc->pci_present) {
         pci_bus_fini(&pc->pci);
     }
+    machine->pci = NULL;
+    pthread_mutex_destroy(&pc->pirq_lock);
+    pthread_mutex_destroy(&pc->map_lock);
     fw_data_fini(&pc->data);
     if (pc->bios != NULL) {
         munmap(pc->bios, pc->bios_bytes);

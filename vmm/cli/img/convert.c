@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+/* `kage img convert` and `dd`: the content of one image into another. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/img/img.h"
+
+#define CONVERT_BUFFER (2u << 20)
+
+struct convert {
+    struct block_node *from, *to;
+    bool from_top_only;  /* -B: what the top does not hold, the target's backing file has */
+    bool target_is_zero; /* nothing needs to be written for zeroes */
+    bool compress, salvage, progress;
+    size_t sparse;       /* -S: so many zero bytes in a row are left out; 0: everything is written */
+    uint64_t total;
+    uint8_t *buffer;
+    uint64_t cluster;    /* of the target, for -c */
+};
+
+static int convert_put_zeroes(struct convert *c, uint64_t offset, uint64_t bytes)
+{
+    return c->target_is_zero ? 0 : node_write_zeroes(c->to, offset, bytes, NODE_UNMAP);
+}
+
+static int convert_read(struct convert *c, uint64_t offset, uint64_t bytes)
+{
+    int result = node_read(c->from, offset, c->buffer, bytes);
+    for (uint64_t at = 0; result != 0 && c->salvage && at < bytes; at += 512) {
+        uint64_t count = bytes - at < 512 ? bytes - at : 512;
+        if (node_read(c->from, offset + at, c->buffer + at, count) != 0) {
+            memset(c->buffer + at, 0, count);
+            fprintf(stderr, "kage img: warning: error while reading offset %llu: zeroes are put there\n", (unsigned long long)(offset + at));
+        }
+    }
+    if (result != 0 && !c->salvage) {
+        img_fail("error while reading at byte %llu: %s", (unsigned long long)offset, strerror(-result));
+    }
+    return c->salvage ? 0 : result;
+}
+
+static int convert_write(struct convert *c, uint64_t offset, uint64_t bytes)
+{
+    int result = 0;
+    for (uint64_t at = 0; at < bytes && result == 0;) {
+        bool zero = false;
+        uint64_t count = bytes - at;
+        if (c->compress) {
+            count = img_zero_run(c->buffer + at, count, c->cluster, &zero);
+        } else if (c->sparse != 0) {
+            count = img_zero_run(c->buffer + at, count, c->sparse, &zero);
+        }
+        result = zero          ? convert_put_zeroes(c, offset + at, count)
+                 : c->compress ? node_write_compressed(c->to, offset + at, c->buffer + at, count)
+                               : node_write(c->to, offset + at, c->buffer + at, count);
+        at += count;
+    }
+    if (result != 0) {
+        img_fail("error while writing at byte %llu: %s", (unsigned long long)offset, strerror(-result));
+    }
+    return result;
+}
+
+static int convert_extent(struct convert *c, uint64_t offset, uint64_t limit, uint64_t *bytes, bool *zero, bool *skip)
+{
+    struct block_extent extent;
+    struct block_node *holder;
+    unsigned depth;
+    int result = node_map_chain(c->from, c->from_top_only ? c->from->backing : NULL, offset, limit, &extent, &holder, &depth);
+    *skip = c->from_top_only && result == 0 && !(extent.flags & EXTENT_ALLOCATED) && c->from->backing != NULL;
+    *zero = result == 0 && (extent.flags & EXTENT_ZERO) && !(c->sparse == 0 && !c->compress);
+    *bytes = extent.bytes;
+    if (result != 0 && c->salvage) {
+        *zero = *skip = false;
+        *bytes = limit < CONVERT_BUFFER ? limit : CONVERT_BUFFER;
+        result = 0;
+    }
+    if (result != 0) {
+        img_fail("error while reading block status at offset %llu: %s", (unsigned long long)offset, strerror(-result));
+    }
+    return result;
+}
+
+static int convert_run(struct convert *c)
+{
+    int result = 0;
+    uint64_t from_bytes = c->from->bytes < c->total ? c->from->bytes : c->total;
+    for (uint64_t offset = 0; offset < from_bytes && result == 0;) {
+        uint64_t bytes, limit = from_bytes - offset;
+        bool zero, skip;
+        result = convert_extent(c, offset, limit, &bytes, &zero, &skip);
+        if (result != 0) {
+            break;
+        }
+        /* Compressed clusters are written whole: what one of them holds is read together. */
+        if (c->compress) {
+            uint64_t whole = bytes & ~(c->cluster - 1);
+            if (whole == 0 || bytes == limit) {
+                bool partial = bytes < limit && whole == 0;
+                zero = zero && !partial;
+                skip = skip && !partial;
+                bytes = partial ? (c->cluster < limit ? c->cluster : limit) : bytes;
+            } else {
+                bytes = whole;
+            }
+        }
+        if (zero || skip) {
+            result = skip ? 0 : convert_put_zeroes(c, offset, bytes);
+        } else {
+            bytes = bytes < CONVERT_BUFFER ? bytes : CONVERT_BUFFER;
+            result = convert_read(c, offset, bytes);
+            result = result == 0 ? convert_write(c, offset, bytes) : result;
+        }
+        offset += bytes;
+        img_progress(c->progress, offset, c->total, false);
+    }
+    if (result == 0 && c->total > from_bytes) {
+        result = convert_put_zeroes(c, from_bytes, c->total - from_bytes);
+    }
+    if (result == 0) {
+        result = node_flush(c->to);
+        if (result != 0) {
+            img_fail("error while flushing: %s", strerror(-result));
+        }
+    }
+    img_progress(c->progress && result == 0, c->total, c->total, true);
+    return result;
+}
+
+struct convert_arguments {
+    const char *from_format, *to_format, *snapshot;
+    struct node_options from_options, to_options;
+    bool no_create, quiet, target_is_zero;
+    struct img_new target;
+    const char *lists[16];
+    unsigned list_count;
+    struct convert c;
+};
+
+static int convert_parse(struct convert_arguments *a, int argc, char **argv)
+{
+    static const struct option longs[] = {{"target-is-zero", no_argument, NULL, IMG_OPT_TARGET_ZERO}, {"salvage", no_argument, NULL, IMG_OPT_SALVAGE},
+                                          {"force-share", no_argument, NULL, 'U'}, {0}};
+    uint64_t number;
+    int option;
+    a->to_format = "raw";
+    a->from_options.read_only = true;
+    a->to_options.no_flush = true; /* as qemu-img: cache=unsafe is the default of this verb */
+    a->c.sparse = 4096;
+    while ((option = getopt_long(argc, argv, "f:O:B:F:co:l:S:pt:T:qnm:WUr:", longs, NULL)) != -1) {
+        switch (option) {
+        case 'f':
+            a->from_format = optarg;
+            break;
+        case 'O':
+            a->to_format = optarg;
+            break;
+        case 'B':
+            a->target.backing_file = optarg;
+            break;
+        case 'F':
+            a->target.backing_format = optarg;
+            break;
+        case 'c':
+            a->c.compress = true;
+            break;
+        case 'o':
+            if (a->list_count == IMG_ARRAY_SIZE(a->lists)) {
+                return img_fail("too many -o");
+            }
+            a->lists[a->list_count++] = optarg;
+            break;
+        case 'l':
+            a->snapshot = strncmp(optarg, "snapshot.name=", 14) == 0 ? optarg + 14 : strncmp(optarg, "snapshot.id=", 12) == 0 ? optarg + 12 : optarg;
+            break;
+        case 'S':
+            if (img_parse_size(optarg, &number) != 0 || number % 512 != 0 || number > CONVERT_BUFFER) {
+                return img_fail("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u.", CONVERT_BUFFER);
+            }
+            a->c.sparse = number;
+            break;
+        case 'p':
+            a->c.progress = true;
+            break;
+        case 't':
+            a->to_options.no_flush = false;
+            if (img_parse_cache(optarg, &a->to_options) != 0) {
+                return 1;
+            }
+            break;
+        case 'T':
+            if (img_parse_cache(optarg, &a->from_options) != 0) {
+                return 1;
+            }
+            break;
+        case 'q':
+            a->quiet = true;
+            break;
+        case 'n':
+            a->no_create = true;
+            break;
+        case 'm':
+            if (img_parse_size(optarg, &number) != 0 || number < 1 || number > 16) {
+                return img_fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16");
+            }
+            break;
+        case 'r': /* a limit on the rate: not held */
+        case 'W': /* out of order is allowed, not demanded */
+            break;
+        case 'U':
+            a->from_options.force_share = true;
+            break;
+        case IMG_OPT_TARGET_ZERO:
+            a->target_is_zero = true;
+            break;
+        case IMG_OPT_SALVAGE:
+            a->c.salvage = true;
+            break;
+        default:
+            return img_usage("convert", NULL);
+        }
+    }
+    if (optind != argc - 2) {
+        return img_usage("convert", optind > argc - 2 ? "Must specify image file name" : "Only one source image is supported");
+    }
+    a->c.progress = a->c.progress && !a->quiet;
+    const struct block_driver *driver = node_find_format(a->to_format);
+    if (driver == NULL) {
+        return img_fail("Unknown file format '%s'", a->to_format);
+    }
+    a->to_format = a->target.format = driver->name;
+    if (a->target_is_zero && !a->no_create) {
+        return img_fail("--target-is-zero requires use of -n flag");
+    }
+    if (a->no_create && a->list_count > 0) {
+        fprintf(stderr, "kage img: warning: -o has no effect when combined with -n\n");
+    }
+    if (a->c.compress && driver->write_compressed == NULL) {
+        return img_fail("Compression not supported for this file format");
+    }
+    if (a->c.compress && a->c.sparse == 0) {
+        return img_fail("Cannot use -S 0 with -c");
+    }
+    for (unsigned i = 0; i < a->list_count; i++) {
+        int status = img_new_parse(&a->target, a->lists[i]);
+        if (status != 0) {
+            return status;
+        }
+    }
+    return 0;
+}
+
+static int convert_with(struct convert_arguments *a, const char *from, const char *to)
+{
+    struct error error = {""};
+    struct convert *c = &a->c;
+    struct stat status;
+    c->from = img_open(from, a->from_format, &a->from_options);
+    if (c->from == NULL) {
+        return 1;
+    }
+    if (a->snapshot != NULL && (c->from->driver->snapshot_load == NULL || c->from->driver->snapshot_load(c->from, a->snapshot, &error) != 0)) {
+        img_fail("Failed to load snapshot: %s", error.text[0] != '\0' ? error.text : "the format has no snapshots");
+        return img_close(c->from, 1);
+    }
+    bool has_backing = a->target.backing_file != NULL;
+    if (!a->no_create) {
+        bool device = stat(to, &status) == 0 && S_ISBLK(status.st_mode);
+        if (!a->target.has_size) {
+            a->target.size = c->from->bytes;
+            a->target.has_size = true;
+        }
+        if (img_new_create(to, &a->target, true) != 0) {
+            return img_close(c->from, 1);
+        }
+        c->target_is_zero = !has_backing && !(device && strcmp(a->to_format, "raw") == 0);
+    } else {
+        c->target_is_zero = a->target_is_zero;
+    }
+    a->to_options.no_backing = !has_backing && !a->no_create;
+    c->to = img_open(to, a->to_format, &a->to_options);
+    c->buffer = aligned_alloc(4096, CONVERT_BUFFER);
+    int result = 1;
+    if (c->to != NULL && c->buffer != NULL) {
+        struct node_info info = {0};
+        c->to->driver->info(c->to, &info);
+        c->cluster = info.cluster_bytes;
+        c->from_top_only = has_backing;
+        c->total = c->to->bytes;
+        if (c->from->bytes > c->total) {
+            img_fail("cannot convert: the output file is smaller than the input file");
+        } else if (has_backing && c->from->backing == NULL) {
+            /* All that the source lacks is zero, and the backing file must not show there. */
+            c->from_top_only = false;
+            result = convert_run(c) != 0;
+        } else {
+            result = convert_run(c) != 0;
+        }
+    }
+    if (c->to != NULL) {
+        result = img_close(c->to, result);
+    }
+    free(c->buffer);
+    return img_close(c->from, result);
+}
+
+int img_convert(int argc, char **argv)
+{
+    struct convert_arguments *a = calloc(1, sizeof(*a));
+    if (a == NULL) {
+        return img_fail("%s", strerror(ENOMEM));
+    }
+    img_new_init(&a->target);
+    int status = convert_parse(a, argc, argv);
+    if (status == 0) {
+        status = convert_with(a, argv[argc - 2], argv[argc - 1]);
+    } else if (status == 2) {
+        status = 0; /* -o help */
+    }
+    free(a);
+    return status;
+}
+
+/* ---- dd ---- */
+
+int img_dd(int argc, char **argv)
+{
+    static const struct option longs[] = {{"force-share", no_argument, NULL, 'U'}, {0}};
+    const char *from_format = NULL, *to_format = "raw", *from = NULL, *to = NULL;
+    struct node_options from_options = {.read_only = true}, to_options = {.no_backing = true};
+    uint64_t block = 512, count = UINT64_MAX, skip = 0;
+    int option;
+    while ((option = getopt_long(argc, argv, "f:O:U", longs, NULL)) != -1) {
+        switch (option) {
+        case 'f':
+            from_format = optarg;
+            break;
+        case 'O':
+            to_format = optarg;
+            break;
+        case 'U':
+            from_options.force_share = true;
+            break;
+        default:
+            return img_usage("dd", NULL);
+        }
+    }
+    for (int i = optind; i < argc; i++) {
+        const char *equals = strchr(argv[i], '=');
+        uint64_t *number = strncmp(argv[i], "bs=", 3) == 0 ? &block : strncmp(argv[i], "count=", 6) == 0 ? &count : strncmp(argv[i], "skip=", 5) == 0 ? &skip : NULL;
+        if (strncmp(argv[i], "if=", 3) == 0) {
+            from = argv[i] + 3;
+        } else if (strncmp(argv[i], "of=", 3) == 0) {
+            to = argv[i] + 3;
+        } else if (number == NULL || img_parse_size(equals + 1, number) != 0) {
+            return img_fail(number == NULL ? "unrecognized operand %s" : "invalid number: '%s'", argv[i]);
+        }
+    }
+    if (from == NULL || to == NULL) {
+        return img_fail("Must specify both input and output file names");
+    }
+    if (block == 0 || block > INT32_MAX) {
+        return img_fail("invalid block size");
+    }
+    struct img_new target;
+    img_new_init(&target);
+    const struct block_driver *driver = node_find_format(to_format);
+    if (driver == NULL) {
+        return img_fail("Unknown file format '%s'", to_format);
+    }
+    target.format = driver->name;
+    struct block_node *source = img_open(from, from_format, &from_options);
+    if (source == NULL) {
+        return 1;
+    }
+    uint64_t start = 0, bytes = source->bytes;
+    if (count != UINT64_MAX && count <= bytes / block) {
+        bytes = count * block;
+    }
+    if (skip != 0 && (skip > source->bytes / block || skip * block >= source->bytes)) {
+        fprintf(stderr, "kage img: cannot skip to specified offset\n");
+        bytes = 0;
+    } else {
+        start = skip * block;
+        bytes = bytes < source->bytes - start ? bytes : source->bytes - start;
+    }
+    target.size = bytes;
+    target.has_size = true;
+    struct block_node *sink = img_new_create(to, &target, true) == 0 ? img_open(to, driver->name, &to_options) : NULL;
+    uint8_t *buffer = malloc(block);
+    int status = sink == NULL || buffer == NULL;
+    for (uint64_t at = 0; at < bytes && status == 0;) {
+        uint64_t length = bytes - at < block ? bytes - at : block;
+        int result = node_read(source, start + at, buffer, length);
+        if (result != 0) {
+            status = img_fail("error while reading from input image file: %s", strerror(-result));
+        } else if ((result = node_write(sink, at, buffer, length)) != 0) {
+            status = img_fail("error while writing to output image file: %s", strerror(-result));
+        }
+        at += length;
+    }
+    free(buffer);
+    if (sink != NULL) {
+        status = img_close(sink, status);
+    }
+    return img_close(source, status);
+}

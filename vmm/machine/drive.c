@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+#include "machine/drive.h"
+
+#include <string.h>
+
+#define AT(field) offsetof(struct drive_values, field)
+#define THROTTLE(name, field) \
+    {                         \
+        "throttling." name, PROPERTY_SIZE, AT(throttle.field), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL \
+    }
+
+static const char *const interfaces[] = {"default", "none", "virtio", NULL};
+static const char *const medias[] = {"disk", "cdrom", NULL};
+static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
+static const char *const aios[] = {"auto", "io_uring", "threads", NULL};
+static const char *const discards[] = {"unmap", "ignore", "on", "off", NULL};
+static const char *const zeroes[] = {"off", "on", "unmap", NULL};
+static const char *const errors[] = {"auto", "report", "ignore", "stop", "enospc", NULL};
+static const char *const lockings[] = {"auto", "on", "off", NULL};
+
+/* Names as of QEMU. */
+const struct property drive_properties[] = {
+    {"file", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
+    {"format", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; must be said of an image that is written", 0, 0, NULL},
+    {"id", PROPERTY_TEXT, AT(id), NULL, "what a device's drive= names", 0, 0, NULL},
+    {"if", PROPERTY_CHOICE, AT(interface), NULL, "the device that is made for it", 0, 0, interfaces},
+    {"index", PROPERTY_NUMBER, AT(index), NULL, "nothing: drives come in the order of their options", 0, 255, NULL},
+    {"media", PROPERTY_CHOICE, AT(media), "disk", "what it is", 0, 0, medias},
+    {"readonly", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
+    {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the same", 0, 0, NULL},
+    {"cache", PROPERTY_CHOICE, AT(cache), "writeback", "the host's cache, and whether flushes reach the disk", 0, 0, caches},
+    {"aio", PROPERTY_CHOICE, AT(aio), "auto", "how the host is asked", 0, 0, aios},
+    {"discard", PROPERTY_CHOICE, AT(discard), "ignore", "whether discards free space", 0, 0, discards},
+    {"detect-zeroes", PROPERTY_CHOICE, AT(detect_zeroes), "off", "whether writes of zeroes free space", 0, 0, zeroes},
+    {"werror", PROPERTY_CHOICE, AT(werror), "auto", "what a write that fails does (auto: enospc)", 0, 0, errors},
+    {"rerror", PROPERTY_CHOICE, AT(rerror), "auto", "what a read that fails does (auto: report)", 0, 0, errors},
+    {"file.locking", PROPERTY_CHOICE, AT(locking), "auto", "whether the image is locked against others", 0, 0, lockings},
+    THROTTLE("bps-total", bps_total),
+    THROTTLE("bps-read", bps_read),
+    THROTTLE("bps-write", bps_write),
+    THROTTLE("iops-total", iops_total),
+    THROTTLE("iops-read", iops_read),
+    THROTTLE("iops-write", iops_write),
+    THROTTLE("bps-total-max", bps_total_max),
+    THROTTLE("bps-read-max", bps_read_max),
+    THROTTLE("bps-write-max", bps_write_max),
+    THROTTLE("iops-total-max", iops_total_max),
+    THROTTLE("iops-read-max", iops_read_max),
+    THROTTLE("iops-write-max", iops_write_max),
+    {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
+};
+
+const struct property blockdev_properties[] = {
+    {"driver", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; file for a node that another one names", 0, 0, NULL},
+    {"node-name", PROPERTY_TEXT, AT(id), NULL, "what a device's drive=, or another node's file=, names", 0, 0, NULL},
+    {"filename", PROPERTY_TEXT, AT(file), NULL, "the image, of driver file", 0, 0, NULL},
+    {"file", PROPERTY_TEXT, AT(reference), NULL, "the node that holds the image", 0, 0, NULL},
+    {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file", 0, 0, NULL},
+    {"file.filename", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
+    {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
+    {"auto-read-only", PROPERTY_BOOL, AT(auto_read_only), NULL, "nothing: an image that cannot be written is an error", 0, 0, NULL},
+    {"cache.direct", PROPERTY_BOOL, AT(cache_direct), NULL, "O_DIRECT", 0, 0, NULL},
+    {"cache.no-flush", PROPERTY_BOOL, AT(cache_no_flush), NULL, "flushes do nothing", 0, 0, NULL},
+    {"file.cache.direct", PROPERTY_BOOL, AT(cache_direct), NULL, "O_DIRECT", 0, 0, NULL},
+    {"file.cache.no-flush", PROPERTY_BOOL, AT(cache_no_flush), NULL, "flushes do nothing", 0, 0, NULL},
+    {"discard", PROPERTY_CHOICE, AT(discard), "ignore", "whether discards free space", 0, 0, discards},
+    {"detect-zeroes", PROPERTY_CHOICE, AT(detect_zeroes), "off", "whether writes of zeroes free space", 0, 0, zeroes},
+    {"aio", PROPERTY_CHOICE, AT(aio), "auto", "how the host is asked", 0, 0, aios},
+    {"file.aio", PROPERTY_CHOICE, AT(aio), "auto", "how the host is asked", 0, 0, aios},
+    {"locking", PROPERTY_CHOICE, AT(locking), "auto", "whether the image is locked against others", 0, 0, lockings},
+    {"file.locking", PROPERTY_CHOICE, AT(locking), "auto", "whether the image is locked against others", 0, 0, lockings},
+    {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
+};
+
+int drive_open(struct drive *drive, struct loop *loop, struct error *error)
+{
+    const struct drive_values *values = &drive->values;
+    struct block_config config = {
+        .filename = values->file,
+        .format = values->format[0] != '\0' ? values->format : NULL,
+        .read_only = values->read_only || values->media == 1,
+        .discard_ignore = values->discard == 1 || values->discard == 3,
+        .detect_zeroes = values->detect_zeroes != DRIVE_ZEROES_OFF,
+        .aio = (enum block_aio)values->aio,
+        .throttle = values->throttle,
+    };
+    block_config_cache(&config, caches[values->cache]);
+    config.cache_direct = config.cache_direct || values->cache_direct;
+    config.cache_no_flush = config.cache_no_flush || values->cache_no_flush;
+    config.force_share = values->locking == 2 && config.read_only;
+    drive->block = block_open(&config, error);
+    if (drive->block == NULL) {
+        return -1;
+    }
+    int result = block_attach(drive->block, loop);
+    if (result != 0) {
+        drive_close(drive);
+        return error_set(error, "-drive file=%s: %s", values->file, strerror(-result));
+    }
+    return 0;
+}
+
+void drive_close(struct drive *drive)
+{
+    if (drive->block != NULL) {
+        block_close(drive->block);
+        drive->block = NULL;
+    }
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Drives: what -drive and -blockdev describe. Opened once, for all machines of a run; a device takes one by its id.
+ */
+#ifndef KAGE_MACHINE_DRIVE_H
+#define KAGE_MACHINE_DRIVE_H
+
+#include "block/block.h"
+#include "machine/property.h"
+
+enum drive_interface { DRIVE_IF_DEFAULT, DRIVE_IF_NONE, DRIVE_IF_VIRTIO };
+enum drive_format { DRIVE_FORMAT_GUESS, DRIVE_FORMAT_RAW, DRIVE_FORMAT_QCOW2 };
+enum drive_cache { DRIVE_CACHE_WRITEBACK, DRIVE_CACHE_NONE, DRIVE_CACHE_WRITETHROUGH, DRIVE_CACHE_DIRECTSYNC, DRIVE_CACHE_UNSAFE };
+enum drive_error { DRIVE_ERROR_AUTO, DRIVE_ERROR_REPORT, DRIVE_ERROR_IGNORE, DRIVE_ERROR_STOP, DRIVE_ERROR_ENOSPC };
+enum drive_zeroes { DRIVE_ZEROES_OFF, DRIVE_ZEROES_ON, DRIVE_ZEROES_UNMAP };
+
+/* What the tables below fill. */
+struct drive_values {
+    char id[PROPERTY_TEXT_MAX]; /* or node-name */
+    char file[PROPERTY_TEXT_MAX];
+    char format[PROPERTY_TEXT_MAX]; /* "": not said */
+    char protocol[PROPERTY_TEXT_MAX], reference[PROPERTY_TEXT_MAX]; /* of -blockdev */
+    uint64_t interface, index, media, cache, aio, discard, detect_zeroes, werror, rerror;
+    bool read_only, auto_read_only, cache_direct, cache_no_flush;
+    uint64_t locking;
+    struct block_throttle throttle;
+};
+
+extern const struct property drive_properties[];    /* of -drive */
+extern const struct property blockdev_properties[]; /* of -blockdev, in dotted names */
+
+struct drive {
+    struct drive_values values;
+    struct block *block;  /* once opened */
+    const char *used_by;  /* a device's model; NULL: free */
+    bool node;            /* of -blockdev */
+};
+
+/* Opens the image. 0, or -1 with `error` filled. */
+int drive_open(struct drive *drive, struct loop *loop, struct error *error);
+void drive_close(struct drive *drive);
+
+#endif
