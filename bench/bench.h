@@ -13,11 +13,13 @@ struct bench {
     const char *unit; /* what one round is */
     uint64_t rounds;
     uint64_t (*run)(uint64_t rounds);
+    _Bool (*prepare)(void); /* before it, not measured; NULL: nothing */
 };
 
 extern const struct bench bench_compute[];
 extern const struct bench bench_system[];
 extern const struct bench bench_parallel[]; /* run only if named */
+extern const struct bench bench_memory[];   /* run only if named */
 
 /* Of bench_compute, for use on several threads. */
 uint64_t bench_qsort(uint64_t rounds);

@@ -4,16 +4,19 @@
 # BENCH_RUNS (5); boot from exec to init's first line; memory; code expansion. Then two threads on one processor and on
 # two, the compute programs in 32-bit code, SeaBIOS from exec to the end of its search for a boot device, the same QEMU with
 # TCG and on libkage, and what exits cost a KVM client. Writes the
-# tables between the markers of docs/performance.md, and prints them. Never judges a time.
-# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits),
+# tables between the markers of docs/performance.md, and prints them. Never judges a time. The set mmu is mmu.sh's, with a page of its own.
+# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits mmu),
 # BENCH_ONLY (names in main), BENCH_OUT, BENCH_TIMEOUT (seconds a boot), BIOS.
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
 : "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=600}"
-: "${BENCH_SETS:=main smp i386 firmware qemu exits}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
+: "${BENCH_SETS:=main smp i386 firmware qemu exits mmu}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
+export KAGE BENCH_RUNS BENCH_TIMEOUT
+case " $BENCH_SETS " in *" mmu "*) bench/mmu.sh "$build" ;; esac
+[ "$BENCH_SETS" != mmu ] || exit 0
 memory=512
 bench=$build/bench/kage-bench
 stamp=$build/bench/kage-stamp
@@ -269,14 +272,6 @@ if [ -s "$work/errors" ]; then
 	echo "bench: messages of the VMMs:" >&2
 	sort "$work/errors" | uniq -c | tail -n 20 >&2
 fi
-begin='<!-- bench: begin -->'
-end='<!-- bench: end -->'
-if [ ! -f "$BENCH_OUT" ]; then
-	printf '# Performance\n\nWritten by `make bench`; what stands between the markers is replaced by each run.\n\n%s\n%s\n' "$begin" "$end" >"$BENCH_OUT"
-fi
-awk -v begin="$begin" -v end="$end" -v table="$work/table" '
-	$0 == begin { print; while ((getline line < table) > 0) print line; skipping = 1; next }
-	$0 == end { skipping = 0 }
-	!skipping' "$BENCH_OUT" >"$work/new"
-cat "$work/new" >"$BENCH_OUT"
+[ -f "$BENCH_OUT" ] || printf '# Performance\n\nWritten by `make bench`; what stands between the markers is replaced by each run.\n' >"$BENCH_OUT"
+bench/markers.sh "$BENCH_OUT" bench "$work/table" '## Measured'
 cat "$work/table"

@@ -140,7 +140,8 @@ struct kage_inspect_walk {
 #define KAGE_WALK_GLOBAL (1u << 5)
 #define KAGE_WALK_DIRTY (1u << 6)
 #define KAGE_WALK_TLB (1u << 7)          /* the second-level TLB holds it */
-#define KAGE_WALK_SHADOW (1u << 8)       /* second[] is of shadow tables, else of the EPT (which in a VM with shadow tables the engine walks, not the processor) */
+/* second[] is of shadow tables; else of the EPT, which in a VM with shadow tables the engine walks, not the processor. */
+#define KAGE_WALK_SHADOW (1u << 8)
 
 enum kage_inspect_paging {
     KAGE_PAGING_NONE, KAGE_PAGING_32, KAGE_PAGING_PAE, KAGE_PAGING_4LEVEL, KAGE_PAGING_5LEVEL
@@ -180,7 +181,8 @@ struct kage_inspect_tlb_entry {
 struct kage_inspect_tlb {
     __u32 first_size, second_size;      /* entries of one bank, and of the second level */
     __u32 first_valid[3][2];            /* by regime: reads, writes */
-    __u32 pde_size, pde_valid;          /* cached upper levels of the guest's walk */
+    __u32 pde_size, pde_valid;          /* cached ways to the guest's page tables */
+    __u32 pdpte_size, pdpte_valid;      /* and to its page directories */
     __u32 phys_size, phys_valid;        /* cached walks of the second dimension */
     __u32 pcid, pcids;                  /* the current one; those that have valid entries to come */
     __u64 misses, second_misses;        /* of the first level; of both: walks */

@@ -4,6 +4,7 @@
  *   KAGE_KVM_PATH   the device's path, if not /dev/kvm
  *   KAGE_LOG        error (default), warning, info, debug: which of the engine's messages are shown
  *   KAGE_SHOW_VMX   1: see show_vmx.c
+ *   KAGE_INSPECT    0: nobody answers `kage inspect`; a path: the directory of its socket (inspect.c)
  */
 #include "real.h"
 

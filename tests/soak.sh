@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: MIT
 # `make soak`, for SOAK_MINUTES (30): boot, parallel stress, reboot by the guest, again, in one kage that builds its machine anew
 # each time; on each board, kernel and number of processors of the table below in turn, for SOAK_CYCLES (5) boots. Between the
-# turns, the boots and programs of the system tests, and random work on disk images. Stops at the first failure, or at a boot that takes longer than
+# turns, for each MMU, page tables that change under several processors and permissions of pages (tests/guest), other samples of
+# them each time, and the system tests; the stress of mmu.sh for 20 seconds a boot; and random work on disk images. Stops at the first failure, or at a boot that takes longer than
 # SOAK_LIMIT (180) seconds, and keeps what it printed. Usage: soak.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
-GUEST_PROGS=$1/tests/system/guest-progs
-export GUEST_PROGS
+GUEST_PROGS=$1/tests/system/guest-progs TEST_KERNELS=$1/tests/system/kernels TEST_TOOLS=$1/tests/system
+export GUEST_PROGS TEST_KERNELS TEST_TOOLS
 : "${KAGE:=$1/kage}" "${SOAK_MINUTES:=30}" "${SOAK_CYCLES:=5}" "${SOAK_LIMIT:=180}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
-export KAGE CACHE KAGE_TEST_BOOTS=1 KAGE_TEST_SMP_BOOTS=1
+export KAGE CACHE KAGE_TEST_BOOTS=1 KAGE_TEST_SMP_BOOTS=1 MMU_TEST_SECONDS=20
+guest="$1/tests/guest/guest-runner --index tests/guest/index.txt --images $1/tests/guest --backend soft --verbose"
 tools/fetch-guest.sh || exit 1
 
 # board processors kernel program
@@ -86,10 +88,29 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	done <<-T
 		$turns
 	T
-	for script in boot progs smp; do
-		[ "$(date +%s)" -lt "$end" ] || break
-		tests/system/$script.sh >"$work/log" 2>&1 || failed "tests/system/$script.sh failed"
+	# The MMUs: the first argument of a line is the test, the second its argument. The clock is the seed.
+	number=$(date +%s)
+	for mmu in ept shadow; do
+		while read -r test argument; do
+			[ "$(date +%s)" -lt "$end" ] || break
+			$guest --mmu $mmu --time 900 --test "$test" --arg "$argument" >"$work/log" 2>&1 ||
+				failed "tests/guest: $test --arg $argument --mmu $mmu failed"
+		done <<-T
+			coherence $((number << 32 | 0x403e8))
+			coherence-one $((number << 32 | 0x103e8))
+			perm-4-level $((0x100000000 | number % 97 << 20 | 97))
+			perm-5-level $((0x200000000 | number % 193 << 20 | 193))
+			perm-32-bit $((0x10000000 | number % 17 << 16 | 17))
+			perm-pae $((0x20000000 | number % 17 << 16 | 17))
+		T
+		export KAGE_TEST_MMU=$mmu
+		for script in boot progs smp firmware qemu; do
+			[ "$(date +%s)" -lt "$end" ] || break
+			tests/system/$script.sh >"$work/log" 2>&1 || failed "tests/system/$script.sh with the MMU $mmu failed"
+		done
+		unset KAGE_TEST_MMU
 	done
+	[ "$(date +%s)" -ge "$end" ] || tests/system/mmu.sh >"$work/log" 2>&1 || failed "tests/system/mmu.sh failed"
 	# Disk images: other random sequences in each round.
 	for program in ops crash errors; do
 		[ "$(date +%s)" -lt "$end" ] || break

@@ -143,6 +143,7 @@ enum cpu_page_fault {
     CPU_PF_EXITS,  /* it is to be raised, and to exit */
     CPU_PF_GUEST,  /* the guest's own tables refuse the access: it is raised, and does not exit */
     CPU_PF_GONE,   /* a VM exit was recorded */
+    CPU_PF_ONCE,   /* this write is allowed, and no entry may say so: it is done to the guest page, and nothing is cached */
 };
 
 /* What the processor asks of its hypervisor without leaving guest mode. */
@@ -153,9 +154,9 @@ struct cpu_ops {
     bool (*guest_page)(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
     /*
      * EPT off: the tables refuse an access, and the hypervisor may see to that on the spot, as it does to an EPT violation, before it becomes
-     * a #PF that exits. May be NULL. enum cpu_page_fault; CPU_PF_GUEST: the guest gets it, with *error.
+     * a #PF that exits. May be NULL. enum cpu_page_fault; CPU_PF_GUEST: the guest gets it, with *error; CPU_PF_ONCE: to *gpa.
      */
-    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
+    int (*page_fault)(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error, gpa_t *gpa);
     /* EPT off: a task switch loads CR3. False: it is #GP(0). */
     bool (*load_cr3)(struct cpu *cpu, uint64_t cr3);
     /* Guest-physical memory is about to be written by mmu_phys_write() and its kin. May be NULL. */

@@ -152,7 +152,7 @@ static int exit_cr_access(struct kvm_vcpu *vcpu)
 {
     uint64_t qualification = vcpu->cpu->vmcs.exit_qualification;
     unsigned cr = qualification & 0xf, type = (qualification >> 4) & 3;
-    uint64_t *gpr = &vcpu->cpu->gpr[(qualification >> 8) & 0xf];
+    uint64_t *gpr = kvm_exit_gpr(vcpu, (qualification >> 8) & 0xf);
 
     if (cr != 8 && vcpu->vm->shadow)
         return kvm_shadow_cr_access(vcpu);

@@ -288,6 +288,8 @@ static void tlb_look(void *arg)
             out.first_valid[idx][access] = sum.first_valid[idx][access];
     out.pde_size = sum.pde_size;
     out.pde_valid = sum.pde_valid;
+    out.pdpte_size = sum.pdpte_size;
+    out.pdpte_valid = sum.pdpte_valid;
     out.phys_size = sum.phys_size;
     out.phys_valid = sum.phys_valid;
     out.pcid = sum.pcid;

@@ -196,7 +196,6 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
     bool write = (qualification & VMX_EPT_QUAL_WRITE) != 0;
     int result = -ENOENT;
 
-    vcpu->counters->pf_taken++;
     pthread_mutex_lock(&vm->memslots.mmu_lock);
     vm->counters->ept_violations++;
     struct kvm_memslot *slot = kvm_memslot_find(&vm->memslots, gpa);
@@ -208,10 +207,13 @@ int kvm_memslot_ept_violation(struct cpu *cpu, gpa_t gpa, uint64_t qualification
         result = map_page(vcpu, slot, gpa, qualification);
     count_ept_pages(vm);
     pthread_mutex_unlock(&vm->memslots.mmu_lock);
-    if (result == -ENOENT)
-        vcpu->counters->pf_emulate++;
-    else if (result >= 0)
-        ++*(result ? &vcpu->counters->pf_spurious : &vcpu->counters->pf_fixed);
+    if (!vm->shadow) { /* where it is kvm's own map, it is no fault of the guest's */
+        vcpu->counters->pf_taken++;
+        if (result == -ENOENT)
+            vcpu->counters->pf_emulate++;
+        else if (result >= 0)
+            ++*(result ? &vcpu->counters->pf_spurious : &vcpu->counters->pf_fixed);
+    }
     return result < 0 ? result : 0;
 }
 

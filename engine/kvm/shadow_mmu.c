@@ -252,8 +252,18 @@ static void access_of(const struct kvm_vcpu *vcpu, uint32_t error, enum mmu_acce
     *idx = (error & X86_PF_U) != 0 ? MMU_IDX_USER : explicit_ac ? MMU_IDX_KERNEL_USER : MMU_IDX_KERNEL;
 }
 
+/*
+ * The guest's kernel writes, with CR0.WP 0, to a user's page that is read-only. The entry that allows it says that it is no user's page
+ * (shadow_map.c), and so loses what SMAP forbids: where the guest has SMAP, there is none.
+ */
+static bool has_no_entry(const struct paging_regime *r, const struct walk *w)
+{
+    return (r->cr0 & (X86_CR0_PG | X86_CR0_WP)) == X86_CR0_PG && (r->cr4 & X86_CR4_SMAP) && (w->flags & MAP_USER) && !(w->flags & MAP_WRITE);
+}
+
 /* enum kvm_shadow_fault or -errno; -EAGAIN only if `in_guest`, where shadow pages cannot be waited for. */
-static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool in_guest, uint32_t *error, bool *spurious)
+static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum mmu_idx idx, bool in_guest, uint32_t *error, gpa_t *gpa,
+                 bool *spurious)
 {
     struct cpu *cpu = vcpu->cpu;
     const struct paging_regime regime = walk_guest_regime(cpu);
@@ -269,6 +279,10 @@ static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum m
         *error = w.error;
         return KVM_SHADOW_GUEST;
     }
+    if (access == MMU_WRITE && idx != MMU_IDX_USER && has_no_entry(&regime, &w)) {
+        *gpa = w.gpa;
+        return KVM_SHADOW_ONCE;
+    }
     int err = map(vcpu, va, &regime, &w, access == MMU_WRITE, idx == MMU_IDX_USER, in_guest, spurious);
     if (err)
         return err == -ENOSPC ? KVM_SHADOW_NO_ROOM : err;
@@ -281,27 +295,28 @@ int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error)
     enum mmu_access access;
     enum mmu_idx idx;
     bool spurious = false;
+    gpa_t gpa;
 
     access_of(vcpu, *error, &access, &idx);
     vcpu->counters->pf_taken++;
-    int result = fault(vcpu, va, access, idx, false, error, &spurious);
+    int result = fault(vcpu, va, access, idx, false, error, &gpa, &spurious);
     if (result == KVM_SHADOW_FIXED && is_implicit(vcpu, va, spurious) && idx == MMU_IDX_KERNEL_USER)
-        result = fault(vcpu, va, access, MMU_IDX_KERNEL, false, error, &spurious);
+        result = fault(vcpu, va, access, MMU_IDX_KERNEL, false, error, &gpa, &spurious);
     vcpu->counters->pf_guest += result == KVM_SHADOW_GUEST;
     return result != TABLE_GONE ? result : kvm_dirty_ring_is_full(vcpu) ? KVM_SHADOW_NO_ROOM : -EFAULT;
 }
 
-int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error)
+int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error, gpa_t *gpa)
 {
     struct kvm_vcpu *vcpu = cpu->owner;
     bool spurious = false;
-    int result = fault(vcpu, va, access, idx, true, error, &spurious);
+    int result = fault(vcpu, va, access, idx, true, error, gpa, &spurious);
 
-    if (result != KVM_SHADOW_FIXED && result != KVM_SHADOW_GUEST)
+    if (result != KVM_SHADOW_FIXED && result != KVM_SHADOW_GUEST && result != KVM_SHADOW_ONCE)
         return result == TABLE_GONE ? CPU_PF_GONE : CPU_PF_EXITS; /* it is counted then */
     vcpu->counters->pf_taken++;
     vcpu->counters->pf_guest += result == KVM_SHADOW_GUEST;
-    return result == KVM_SHADOW_FIXED ? CPU_PF_MENDED : CPU_PF_GUEST;
+    return result == KVM_SHADOW_FIXED ? CPU_PF_MENDED : result == KVM_SHADOW_ONCE ? CPU_PF_ONCE : CPU_PF_GUEST;
 }
 
 static int memory_gone(struct kvm_vcpu *vcpu, gva_t va)
@@ -375,7 +390,7 @@ static uint64_t cr0_after(const struct cpu *cpu, unsigned type, uint64_t mov)
 int kvm_shadow_cr_access(struct kvm_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
-    uint64_t qualification = cpu->vmcs.exit_qualification, *gpr = &cpu->gpr[(qualification >> 8) & 0xf];
+    uint64_t qualification = cpu->vmcs.exit_qualification, *gpr = kvm_exit_gpr(vcpu, (qualification >> 8) & 0xf);
     unsigned cr = qualification & 0xf, type = (qualification >> 4) & 3;
     uint64_t mask = cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX, value = *gpr & mask;
 
@@ -446,7 +461,7 @@ static bool read_descriptor(struct kvm_vcpu *vcpu, uint64_t descriptor[2], int *
 int kvm_shadow_invpcid(struct kvm_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
-    uint64_t type = cpu->gpr[cpu->vmcs.exit_instruction_info >> 28] & (cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX);
+    uint64_t type = *kvm_exit_gpr(vcpu, cpu->vmcs.exit_instruction_info >> 28) & (cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX);
     uint64_t descriptor[2];
     int result;
 

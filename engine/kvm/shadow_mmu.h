@@ -34,13 +34,14 @@ enum kvm_shadow_fault {
     KVM_SHADOW_FIXED,   /* it may be tried again */
     KVM_SHADOW_GUEST,   /* it is the guest's, with *error */
     KVM_SHADOW_NO_ROOM, /* the dirty ring is full */
+    KVM_SHADOW_ONCE,    /* CPU_PF_ONCE; an exit only has it tried again */
 };
 /* That, or -errno. */
 KAGE_MUST_CHECK int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error);
 
 /* cpu_ops */
 /* An access that the tables refuse, in the middle of guest code (cpu_ops.page_fault). Most faults end here, and are no exits. */
-int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error);
+int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error, gpa_t *gpa);
 bool kvm_shadow_guest_page(struct cpu *cpu, const uint64_t *entry, hva_t page, gpa_t *gpa);
 bool kvm_shadow_load_cr3(struct cpu *cpu, uint64_t cr3);
 

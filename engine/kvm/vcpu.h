@@ -175,6 +175,12 @@ bool kvm_limits_has_msr(const struct kvm_vcpu *vcpu, uint32_t index); /* for the
 bool kvm_limits_has_pv(const struct kvm_vcpu *vcpu, unsigned feature); /* KVM_FEATURE_* */
 uint32_t kvm_limits_proc2(const struct kvm_vcpu *vcpu); /* VMX_PROC2_* */
 
+/* A general register at an exit: RSP is the VMCS' then (SDM 3C 28.3). */
+static inline uint64_t *kvm_exit_gpr(struct kvm_vcpu *vcpu, unsigned reg)
+{
+    return reg == X86_RSP ? &vcpu->cpu->vmcs.guest_rsp : &vcpu->cpu->gpr[reg];
+}
+
 /* run.c */
 kvm_ioctl_fn kvm_vcpu_run;
 /* exits.c: handles the exit in the VMCS: enum kvm_run_result, or -errno. */

@@ -137,20 +137,22 @@ static uint64_t bytes_at(unsigned level)
 /* Replaces a large page, or a range without memory, by a table of its parts. */
 static int split(struct ept *ept, uint64_t *slot, unsigned level)
 {
-    uint64_t e = *slot;
+    uint64_t e = get(slot), table;
     uint64_t *t = new_table(ept);
     if (t == NULL) {
         return -ENOMEM;
     }
-    uint64_t rights = e & 0xfffull & ~EPT_PS;
-    for (unsigned i = 0; i < ENTRIES; i++) {
-        t[i] = is_mmio(e) ? e
-                          : ((e & EPT_ADDR & ~(bytes_at(level) - 1)) + i * bytes_at(level - 1)) | rights |
-                                (level - 1 > 0 ? EPT_PS : 0);
-    }
+    do { /* a walker may mark it meanwhile */
+        uint64_t rights = e & 0xfffull & ~EPT_PS;
+        for (unsigned i = 0; i < ENTRIES; i++) {
+            t[i] = is_mmio(e) ? e
+                              : ((e & EPT_ADDR & ~(bytes_at(level) - 1)) + i * bytes_at(level - 1)) | rights |
+                                    (level - 1 > 0 ? EPT_PS : 0);
+        }
+        table = (uint64_t)(uintptr_t)t | EPT_RWX | (e & EPT_A);
+    } while (!__atomic_compare_exchange_n(slot, &e, table, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
     --*count_of(ept, e, level);
     *count_of(ept, e, level - 1) += ENTRIES;
-    put(slot, (uint64_t)(uintptr_t)t | EPT_RWX | (e & EPT_A));
     return 0;
 }
 
@@ -161,16 +163,17 @@ static uint64_t *make_slot(struct ept *ept, gpa_t gpa, unsigned level)
 
     for (unsigned l = LEVELS - 1; l > level; l--) {
         uint64_t *slot = &table[index_at(gpa, l)];
-        if ((*slot & EPT_RWX) == 0) {
+        uint64_t e = get(slot);
+        if ((e & EPT_RWX) == 0) {
             uint64_t *t = new_table(ept);
             if (t == NULL) {
                 return NULL;
             }
             put(slot, (uint64_t)(uintptr_t)t | EPT_RWX);
-        } else if (!is_table(*slot, l) && split(ept, slot, l) != 0) {
+        } else if (!is_table(e, l) && split(ept, slot, l) != 0) {
             return NULL;
         }
-        table = table_of(*slot);
+        table = table_of(get(slot));
     }
     return &table[index_at(gpa, level)];
 }
@@ -180,7 +183,7 @@ static int map_at(struct ept *ept, gpa_t gpa, hva_t hva, unsigned level, uint64_
     uint64_t *slot = make_slot(ept, gpa, level);
     int err = slot != NULL ? 0 : -ENOMEM;
 
-    if (slot != NULL && is_table(*slot, level)) {
+    if (slot != NULL && is_table(get(slot), level)) {
         /* Smaller pages stand here, and walkers may be in their table: by parts. */
         for (unsigned i = 0; i < ENTRIES && err == 0; i++) {
             err = map_at(ept, gpa + i * bytes_at(level - 1), hva + i * bytes_at(level - 1), level - 1, prot);
@@ -209,7 +212,8 @@ int ept_map_mmio(struct ept *ept, gpa_t gpa, unsigned level)
     }
     pthread_mutex_lock(&ept->lock);
     uint64_t *slot = make_slot(ept, gpa, level);
-    int err = slot == NULL ? -ENOMEM : (*slot & EPT_RWX) == 0 || is_mmio(*slot) ? 0 : -EEXIST;
+    uint64_t e = slot != NULL ? get(slot) : 0;
+    int err = slot == NULL ? -ENOMEM : (e & EPT_RWX) == 0 || is_mmio(e) ? 0 : -EEXIST;
     if (err == 0) {
         put_leaf(ept, slot, level, EPT_MMIO);
     }

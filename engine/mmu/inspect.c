@@ -238,7 +238,7 @@ void tlb_summarize(const struct cpu *cpu, struct tlb_summary *summary)
 
     *summary = (struct tlb_summary){
         .first_size = t->tiny ? 1 : TLB_SIZE, .second_size = TLB2_SIZE,
-        .pde_size = PDE_CACHE_SIZE, .phys_size = PHYS_CACHE_SIZE, .pcid = t->pcid,
+        .pde_size = PDE_CACHE_SIZE, .pdpte_size = PDPTE_CACHE_SIZE, .phys_size = PHYS_CACHE_SIZE, .pcid = t->pcid,
     };
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
         for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
@@ -249,6 +249,9 @@ void tlb_summarize(const struct cpu *cpu, struct tlb_summary *summary)
     }
     for (unsigned i = 0; i < PDE_CACHE_SIZE; i++) {
         summary->pde_valid += t->pde_cache[i].stamp == t->pde;
+    }
+    for (unsigned i = 0; i < PDPTE_CACHE_SIZE; i++) {
+        summary->pdpte_valid += t->pdpte_cache[i].stamp == t->pde;
     }
     for (unsigned i = 0; i < PHYS_CACHE_SIZE; i++) {
         summary->phys_valid += t->phys_cache[i].gfn_plus_1 != 0;

@@ -63,7 +63,7 @@ void shadow_count_frames(const struct shadow *shadow, uint64_t gfn, uint64_t fra
 struct tlb_summary {
     unsigned first_size, second_size;
     unsigned first_valid[MMU_IDX_COUNT][2];
-    unsigned pde_size, pde_valid, phys_size, phys_valid;
+    unsigned pde_size, pde_valid, pdpte_size, pdpte_valid, phys_size, phys_valid;
     unsigned pcid, pcids;
 };
 void tlb_summarize(const struct cpu *cpu, struct tlb_summary *summary);

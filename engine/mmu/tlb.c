@@ -69,7 +69,10 @@ int mmu_init(struct cpu *cpu)
         cpu->efer_valid = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NX;
     }
     t->oldest_valid = 1;
-    t->global = new_stamp(t);
+    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) { /* all entries are to be made invalid, not only those that were filled */
+        t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
+        cpu->jump_log[idx].count = cpu->code_log[idx].count = CLEAR_LOG_MAX + 1;
+    }
     mmu_flush_all(cpu);
     return 0;
 }
@@ -397,10 +400,28 @@ static enum mmu_result fill_through_ept(struct cpu *cpu, gva_t va, enum mmu_acce
     return MMU_OK;
 }
 
+/* One write to a page that no entry gives the right to. */
+static enum mmu_result write_once(struct cpu *cpu, gva_t va, gpa_t gpa, struct mmu_map *map)
+{
+    uint8_t *host;
+    uint32_t rights;
+
+    cpu->ops->phys_written(cpu, gpa, 1);
+    enum mmu_result r = phys_page_uncached(cpu, gpa, MMU_WRITE, VMX_EPT_QUAL_GLA_VALID | VMX_EPT_QUAL_GLA_FINAL, &host, &rights);
+    if (r != MMU_OK) {
+        no_memory(map, gpa);
+        cpu->vmcs.guest_linear_address = va;
+        return r;
+    }
+    *map = (struct mmu_map){.gpa = gpa, .hva = host + (gpa & ~KAGE_PAGE_MASK), .user = true,
+                            .has_code = cpu_code_write_begins(cpu, gpa & KAGE_PAGE_MASK)};
+    return MMU_OK;
+}
+
 #define MENDING_ROUNDS 4u /* another vCPU may undo it meanwhile */
 
 static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, struct tlb2_entry *e,
-                                        struct mmu_map *map)
+                                        struct mmu_map *map, bool *once)
 {
     struct noept_walk w;
     gpa_t gpa;
@@ -417,7 +438,7 @@ static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_acce
         if (round < MENDING_ROUNDS && cpu->ops->page_fault != NULL) {
             uint32_t error = 0;
             cpu_fpu_save(cpu); /* kvm/ may call anything */
-            switch (cpu->ops->page_fault(cpu, va, access, idx, &error)) {
+            switch (cpu->ops->page_fault(cpu, va, access, idx, &error, &gpa)) {
             case CPU_PF_MENDED:
                 continue;
             case CPU_PF_GUEST:
@@ -425,6 +446,9 @@ static enum mmu_result fill_without_ept(struct cpu *cpu, gva_t va, enum mmu_acce
                 cpu->event.guests_own = true;
                 cpu_mmio_consume(cpu); /* the instruction will ask again */
                 return MMU_FAULT;
+            case CPU_PF_ONCE:
+                *once = true;
+                return write_once(cpu, va, gpa, map);
             case CPU_PF_GONE:
                 cpu->vmcs.guest_linear_address = va;
                 return MMU_EXIT;
@@ -463,9 +487,10 @@ enum mmu_result mmu_translate(struct cpu *cpu, gva_t va, enum mmu_access access,
         return MMU_FAULT;
     }
     cpu->stats[CPU_STAT_TLB2_MISSES]++;
+    bool once = false;
     enum mmu_result r = cpu_uses_ept(cpu) ? fill_through_ept(cpu, va, access, idx, e, map)
-                                          : fill_without_ept(cpu, va, access, idx, e, map);
-    return r == MMU_OK ? finish(cpu, va, access, idx, e, map) : r;
+                                          : fill_without_ept(cpu, va, access, idx, e, map, &once);
+    return r == MMU_OK && !once ? finish(cpu, va, access, idx, e, map) : r;
 }
 
 bool mmu_probe(struct cpu *cpu, gva_t va, gpa_t *gpa, bool *writable, bool *user)
@@ -608,10 +633,6 @@ void mmu_flush_all(struct cpu *cpu)
 {
     struct tlb2 *t = cpu->tlb2;
 
-    for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
-        t->bank_log[idx].count = CLEAR_LOG_MAX + 1;
-        cpu->jump_log[idx].count = cpu->code_log[idx].count = CLEAR_LOG_MAX + 1;
-    }
     t->global = new_stamp(t);
     memset(t->large_2m, 0, sizeof(t->large_2m));
     memset(t->large_1g, 0, sizeof(t->large_1g));

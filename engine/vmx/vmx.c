@@ -6,6 +6,7 @@
  */
 #include "vmx/vmx.h"
 
+#include "cpu/run.h"
 #include "cpu/sys.h"
 #include "mmu/mmu.h"
 
@@ -181,10 +182,7 @@ uint32_t vmx_enter(struct cpu *cpu)
     v->idt_vectoring_info = 0;
     v->exit_intr_info = 0;
     /* Before the event is delivered: cpu_run() looks at requests only after it. */
-    if (atomic_load_explicit(&cpu->pending, memory_order_acquire) & CPU_REQ_TLB_FLUSH) {
-        atomic_fetch_and(&cpu->pending, ~CPU_REQ_TLB_FLUSH);
-        mmu_flush_all(cpu);
-    }
+    cpu_flush_if_asked(cpu);
     load_guest(cpu);
     inject(cpu);
     cpu_run(cpu);

@@ -18,6 +18,7 @@ static struct perm_format format;
 static struct perm_context context;
 static uint64_t count; /* accesses */
 static bool no_modify; /* see perm_run() */
+static unsigned turn;  /* which sample of the combinations comes next */
 
 static void store_entry(unsigned level, uint64_t e)
 {
@@ -211,7 +212,6 @@ static void leaf_name(char *out, unsigned leaf, unsigned upper)
 /* One name, all contexts. upper 0: the single bits. */
 static void run_part(unsigned leaf, unsigned upper, unsigned stride)
 {
-    static unsigned turn;
     unsigned settings = 0;
     char name[48];
     unsigned bad = 0;
@@ -232,9 +232,12 @@ static void run_part(unsigned leaf, unsigned upper, unsigned stride)
     check(!bad, name);
 }
 
-void perm_run(unsigned formats, unsigned stride, bool kvm_kinds)
+void perm_run(unsigned formats, unsigned stride, unsigned start, bool kvm_kinds)
 {
     no_modify = kvm_kinds;
+    turn = start;
+    if (!stride)
+        stride = 1;
     for (unsigned i = 0; i < perm_format_count; i++) {
         if (!(formats >> i & 1))
             continue;

@@ -90,6 +90,10 @@ int perm_do(struct perm_access access, bool ac, uint64_t va);
 extern volatile uint64_t perm_cr2;
 extern const uint64_t perm_descriptor[2]; /* for IMPLICIT_READ and IMPLICIT_WRITE, which has to set A in it */
 
-void perm_run(unsigned formats, unsigned stride, bool kvm_kinds); /* the test: mask of the formats */
+/*
+ * The test. formats: a mask. stride: 1 tries every combination, more a sample of them, another one for each setting; start says with
+ * which it begins. kvm_kinds: without the kinds of access that KVM's emulator is known to do otherwise.
+ */
+void perm_run(unsigned formats, unsigned stride, unsigned start, bool kvm_kinds);
 
 #endif

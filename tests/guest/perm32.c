@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Permissions in 32-bit code, with two levels and with PAE: see perm.h. The argument's high 4 bits are the mask of formats, the others the
- * stride.
+ * Permissions in 32-bit code, with two levels and with PAE: see perm.h. The argument, of 32 bits here: stride, start from bit 16 on,
+ * formats from bit 28 on.
  */
 #include "guest32.h"
 #include "perm.h"
@@ -147,6 +147,5 @@ void perm_leave(unsigned index)
 
 void test_main(void)
 {
-    /* The argument has 32 bits here: the stride in 28, the formats above. */
-    perm_run(guest_arg >> 28, guest_arg & 0xfffffff ? guest_arg & 0xfffffff : 1, false);
+    perm_run(guest_arg >> 28, guest_arg & 0xffff, guest_arg >> 16 & 0xfff, false);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Permissions in 64-bit mode, 4 and 5 levels: see perm.h. The argument's low half is the stride, its high half the mask of formats,
- * bit 63 leaves out the kinds of access that KVM's emulator is known to do otherwise.
+ * Permissions in 64-bit mode, 4 and 5 levels: see perm.h. The argument: stride, start from bit 20 on, formats from bit 32 on; bit 63
+ * leaves out the kinds of access that KVM's emulator is known to do otherwise.
  */
 #include "guest.h"
 #include "perm.h"
@@ -124,5 +124,5 @@ void perm_leave(unsigned index)
 
 void test_main(void)
 {
-    perm_run((uint32_t)(guest_arg >> 32) & 0x7fffffff, (uint32_t)guest_arg ? (uint32_t)guest_arg : 1, guest_arg >> 63);
+    perm_run((uint32_t)(guest_arg >> 32) & 0x7fffffff, guest_arg & 0xfffff, guest_arg >> 20 & 0xfff, guest_arg >> 63);
 }

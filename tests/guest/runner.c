@@ -4,8 +4,9 @@
  * line. A test passes if every check it prints passes and its end is the one the index names.
  *
  *   runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]
- *          [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]
+ *          [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow] [--arg VALUE] [--time SECONDS]
  *
+ * --arg and --time stand in for those of the index: a longer run of the tests that are named.
  * Exit status: 0 all passed, 1 a check failed, 2 wrong use, 77 the back end does not open here.
  */
 #include <errno.h>
@@ -226,7 +227,7 @@ static void run_test(const struct guest_test *t, const struct vm_options *option
 static int usage(void)
 {
     fputs("usage: runner [--backend soft|kvm] [--index FILE] [--images DIR] [--test NAME]... [--list] [--verbose]\n"
-          "              [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow]\n",
+          "              [--no-chain] [--single-insn] [--tiny-tlb] [--mmu ept|shadow] [--arg VALUE] [--time SECONDS]\n",
           stderr);
     return 2;
 }
@@ -236,6 +237,7 @@ int main(int argc, char **argv)
     const char *backend_name = "soft", *index = "index.txt", *only[TESTS_MAX];
     struct vm_options options = {.image_dir = "."};
     unsigned only_count = 0, ran = 0;
+    const char *arg = NULL, *time_s = NULL;
     bool list = false;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -255,6 +257,10 @@ int main(int argc, char **argv)
             backend_name = argv[++i];
         else if (!strcmp(a, "--mmu") && kage_mmu_find(value) >= 0)
             options.mmu = kage_mmu_find(argv[++i]);
+        else if (!strcmp(a, "--arg"))
+            arg = argv[++i];
+        else if (!strcmp(a, "--time"))
+            time_s = argv[++i];
         else if (!strcmp(a, "--index"))
             index = argv[++i];
         else if (!strcmp(a, "--images"))
@@ -283,6 +289,10 @@ int main(int argc, char **argv)
         if (!wanted)
             continue;
         ran++;
+        if (arg)
+            tests[i].arg = strtoull(arg, NULL, 0);
+        if (time_s)
+            tests[i].time_s = (unsigned)strtoul(time_s, NULL, 0);
         if (list)
             printf("%s %s arg=%llu time=%u%s%s\n", tests[i].name, tests[i].image, (unsigned long long)tests[i].arg,
                    tests[i].time_s, tests[i].on_soft ? " soft" : "", tests[i].on_kvm ? " kvm" : "");

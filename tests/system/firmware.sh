@@ -36,7 +36,7 @@ watch() {
 gave_up() { grep -q '^No bootable device' "$work/debug" 2>/dev/null; }
 for processors in 1 4; do
 	rm -f "$work/debug"
-	watched="-machine pc -smp $processors -nographic -serial null -debugcon file:$work/debug"
+	watched="-machine $(board pc) -smp $processors -nographic -serial null -debugcon file:$work/debug"
 	if watch 60 gave_up && has "$work/debug" "^Found $processors cpu\(s\)" && has "$work/debug" 'QEMU fw_cfg DMA interface supported' &&
 		has "$work/debug" '^Found 3 PCI devices' && has "$work/debug" '^Moving pm_base to 0x600$' && has "$work/debug" '^table\(50434146\)='; then
 		pass "SeaBIOS to 'No bootable device', $processors processors"
@@ -88,7 +88,7 @@ if [ -e "$CACHE/cloud/vmlinuz" ]; then
 	came_up() { [ "$(count "$work/debug" '^Found QEMU fw_cfg')" -ge "$boots" ] && [ "$(count "$work/log" '^script: here$')" -ge "$boots" ]; }
 	boots=3
 	rm -f "$work/debug"
-	watched="-machine pc -m 256M -nographic -debugcon file:$work/debug -kernel $CACHE/cloud/vmlinuz -initrd $work/initrd -append console=ttyS0"
+	watched="-machine $(board pc) -m 256M -nographic -debugcon file:$work/debug -kernel $CACHE/cloud/vmlinuz -initrd $work/initrd -append console=ttyS0"
 	if watch 150 came_up; then pass "reboot: up again through SeaBIOS, $boots times"; else fail "reboot: up again through SeaBIOS" "$work/log"; fi
 
 	boot 100 "$work/log" "$work/initrd" "$CACHE/cloud/vmlinuz"
@@ -108,7 +108,7 @@ fi
 multi() {
 	_name=$1 _expected=$2 _machine=$3 _kernel=$TEST_KERNELS/$4 _cmdline=$5
 	shift 5
-	timeout -k 5 30 "$KAGE" run -machine "$_machine" -m 64M -nographic -no-reboot -kernel "$_kernel" -append "$_cmdline" -device isa-debug-exit \
+	timeout -k 5 30 "$KAGE" run -machine "$(board "$_machine")" -m 64M -nographic -no-reboot -kernel "$_kernel" -append "$_cmdline" -device isa-debug-exit \
 		"$@" </dev/null >"$work/log" 2>"$work/err"
 	_status=$?
 	cat "$work/err" >>"$work/log" # not in the middle of a line

@@ -7,8 +7,9 @@
 need_guest cloud/vmlinuz
 : "${GUEST_PROGS:=build/tests/system/guest-progs}"
 kernel=$CACHE/cloud/vmlinuz
-mkdir -m 700 "$work/run"
-export XDG_RUNTIME_DIR="$work/run" LC_ALL=C.UTF-8
+# The user may have other VMs.
+dir=$work/run
+export KAGE_INSPECT="$dir" LC_ALL=C.UTF-8
 pids=
 put_away() {
 	for _pid in $pids; do kill -9 "$_pid" 2>/dev/null; done
@@ -72,7 +73,7 @@ bytes_at() {
 	dd if="/proc/$pid/mem" bs=8 count=1 iflag=skip_bytes skip="$(($1))" 2>/dev/null | od -An -tx8 | grep -Fxq " $2"
 }
 
-# what all VMs are asked, once the guest has spoken
+# agrees NAME MMU: what all VMs are asked, once the guest has spoken
 agrees() {
 	tr -d '\r' <"$log" | grep '^page ' >"$work/pages"
 	while read -r _ name virtual physical rights pattern; do
@@ -95,11 +96,11 @@ agrees() {
 	inspect "$pid" --gva "$(tr -d '\r' <"$log" | sed -n 's/^symbol: \([0-9a-f]*\) . linux_banner$/\1/p')" --json >"$work/json"
 	check "$1: the bytes of linux_banner" banner
 	# Text: of every topic, and no line is longer than the width of a file.
-	for topic in "" vmcs ept tlb slots exits "exits --cpu 0" "tlb --all" "ept --gpa 1000000"; do
+	for topic in "" vmcs "$2" tlb slots exits "exits --cpu 0" "tlb --all" "--gpa 1000000" "$2 --gva 0"; do
 		# shellcheck disable=SC2086
 		check "$1: kage inspect $topic" shows $topic
 	done
-	for topic in "" vmcs ept tlb slots exits "--gva 0"; do
+	for topic in "" vmcs "$2" tlb slots exits "--gva 0"; do
 		# shellcheck disable=SC2086
 		check "$1: kage inspect $topic --json" is_json $topic
 	done
@@ -108,8 +109,12 @@ agrees() {
 	inspect "$pid" exits --interval 0.2 --count 3 --json >"$work/rates" 2>&1
 	check "$1: three lines of JSON at intervals" [ "$(grep -c '^{.*}$' "$work/rates")" = 3 ]
 	check "$1: the processor is in user mode" in_user_mode
-	! inspect "$pid" shadow >"$work/out" 2>&1
-	check "$1: there are no shadow pages with EPT" grep -q 'not with the MMU' "$work/out"
+	other=shadow
+	[ "$2" = ept ] || other=ept
+	! inspect "$pid" $other >"$work/out" 2>&1
+	check "$1: there is nothing of $other" grep -q 'not with the MMU' "$work/out"
+	inspect "$pid" --json >"$work/json"
+	check "$1: it is $2" [ "$(member mmu "$work/json")" = "$2" ]
 	! inspect "$pid" vmcs --cpu 77 >"$work/out" 2>&1
 	check "$1: there is no processor 77" grep -q 'no such processor' "$work/out"
 }
@@ -133,18 +138,23 @@ in_user_mode() {
 
 # ---- kage run ----
 
-log=$work/log1
-"$KAGE" run -m 256M -smp 1 -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic -no-reboot </dev/null >"$log" 2>&1 &
-pid=$!
-pids=$pid
-if await "$log" '^pagemap: done$'; then
-	check "the only VM needs no name" inspect
-	check "a socket will do for a name" inspect "$XDG_RUNTIME_DIR/kage/$pid.sock" slots
-	check "the directory is the user's own" [ "$(stat -c %a "$XDG_RUNTIME_DIR/kage")" = 700 ]
-	agrees "kage run"
-else
-	fail "the guest under kage run speaks" "$log"
-fi
+# The last one stays.
+for mmu in shadow ept; do
+	put_away
+	log=$work/log1
+	"$KAGE" run -machine mmu=$mmu -m 256M -smp 1 -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic -no-reboot \
+		</dev/null >"$log" 2>&1 &
+	pid=$!
+	pids=$pid
+	if await "$log" '^pagemap: done$'; then
+		agrees "kage run, $mmu" $mmu
+	else
+		fail "the guest under kage run, $mmu, speaks" "$log"
+	fi
+done
+check "a socket will do for a name" inspect "$dir/$pid.sock" slots
+check "the only VM needs no name" inspect
+check "the directory is the user's own" [ "$(stat -c %a "$dir")" = 700 ]
 
 # ---- Two VMs, and ends ----
 
@@ -157,17 +167,17 @@ check "of two VMs one must be chosen" grep -q "2 virtual machines run: say which
 check "both are listed" [ "$(inspect --list | grep -c "^ *\($pid\|$second\) ")" = 2 ]
 kill -TERM "$second"
 ended "$second"
-check "one that has ended leaves nothing" [ ! -e "$XDG_RUNTIME_DIR/kage/$second.sock" ]
+check "one that has ended leaves nothing" [ ! -e "$dir/$second.sock" ]
 kill -9 "$pid"
 ended "$pid"
-check "one that was killed leaves its socket" [ -S "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+check "one that was killed leaves its socket" [ -S "$dir/$pid.sock" ]
 ! inspect >"$work/out" 2>&1
 check "which is then not taken for a VM" grep -q 'no virtual machine of yours runs' "$work/out"
-check "and goes away" [ ! -e "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+check "and goes away" [ ! -e "$dir/$pid.sock" ]
 KAGE_INSPECT=0 "$KAGE" run -m 256M -kernel "$kernel" -initrd "$work/initrd" -append "console=ttyS0 quiet panic=-1" -nographic </dev/null >"$work/log2" 2>&1 &
 pids=$!
 await "$work/log2" '^kage: init$' || fail "a third guest speaks" "$work/log2"
-check "KAGE_INSPECT=0 leaves the socket out" [ -z "$(ls "$XDG_RUNTIME_DIR/kage")" ]
+check "KAGE_INSPECT=0 leaves the socket out" [ -z "$(ls "$dir")" ]
 put_away
 
 # ---- A machine that resets ----
@@ -215,7 +225,7 @@ monitor() {
 	done
 }
 if await "$log" '^pagemap: done$'; then
-	agrees "QEMU"
+	agrees "QEMU" ept
 	at=$(tr -d '\r' <"$log" | sed -n 's/^symbol: \([0-9a-f]*\) . linux_banner$/\1/p')
 	inspect "$pid" --gva "$at" --json >"$work/json"
 	gpa=$(member gpa "$work/json")
@@ -231,7 +241,7 @@ if await "$log" '^pagemap: done$'; then
 	check "its descriptors are its own" [ "$(find "/proc/$pid/fd" -lname 'socket:*' | wc -l)" = 0 ]
 	monitor quit nothing >/dev/null
 	ended "$pid"
-	check "QEMU that has quit leaves nothing" [ ! -e "$XDG_RUNTIME_DIR/kage/$pid.sock" ]
+	check "QEMU that has quit leaves nothing" [ ! -e "$dir/$pid.sock" ]
 else
 	fail "the guest in QEMU speaks" "$log"
 fi

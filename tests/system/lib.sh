@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # What the system tests share; sourced. Environment: KAGE (the binary), CACHE (fetched kernels), GUEST_PROGS (directory
-# of the static guest programs). A script calls check/pass/fail/skip, and `summary` last.
+# of the static guest programs), KAGE_TEST_MMU (ept or shadow, for all guests; default: kage's own). A script calls check/pass/fail/skip, and `summary` last.
 # shellcheck shell=sh
 
 : "${KAGE:=build/kage}"
@@ -8,6 +8,8 @@ CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 top=$(cd "$(dirname "$0")/../.." && pwd)
 passed=0 failed=0 skipped=0
+# Other KVM clients get theirs from this.
+[ -z "${KAGE_TEST_MMU:-}" ] || export KAGE_MMU="$KAGE_TEST_MMU"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
@@ -43,11 +45,19 @@ need_guest() {
 	done
 }
 
+# board NAME: with the MMU that is being tested
+board() {
+	case $1 in
+	*,mmu=*) echo "$1" ;;
+	*) echo "$1${KAGE_TEST_MMU:+,mmu=$KAGE_TEST_MMU}" ;;
+	esac
+}
+
 # boot SECONDS LOG INITRD KERNEL [kage options...]: boots on $machine or microvm; kage's exit status.
 boot() {
 	_limit=$1 _log=$2 _initrd=$3 _kernel=$4
 	shift 4
-	timeout -k 5 "$_limit" "$KAGE" run -machine "${machine:-microvm}" -m 512M -kernel "$_kernel" -initrd "$_initrd" \
+	timeout -k 5 "$_limit" "$KAGE" run -machine "$(board "${machine:-microvm}")" -m 512M -kernel "$_kernel" -initrd "$_initrd" \
 		-append "console=ttyS0 quiet panic=-1${append:+ $append}" -nographic -no-reboot "$@" </dev/null >"$_log" 2>&1
 }
 

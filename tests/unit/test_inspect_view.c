@@ -263,11 +263,20 @@ static void test_walk_text(void **state)
     char *text = text_of(view_walk, &view, 120, false);
     has_line(text, "  The guest's own tables: 4-level paging, CR3 0x2000");
     has_line(text, "  0x0000000000009010 = PML4 0 . PDPT 0 . PD 0 . PT 9 . offset 0x10");
-    snprintf(line, sizeof(line), "  PT     0x000000005000      9  0x0000000000009067  PWU..AD..  RWXU  0x%012lx", (unsigned long)(uintptr_t)c->memory + 0x5048);
+    /* Side by side: the leaves are in the last line of both. */
+    snprintf(line, sizeof(line), "  PT         9  0x000000005000  0x0000000000009067  PWU..AD..  RWXU  PT        9  0x%016lx  RWXAD WB  RWX",
+             ((unsigned long)(uintptr_t)c->memory + 0x9000) | 0x337);
     has_line(text, line);
+    assert_null(strstr(text, "EPT: guest-physical to host"));
     has_line(text, "  `-> guest-physical 0x9010, a page of 4 KiB, RWXU, dirty");
     snprintf(line, sizeof(line), "  `-> host 0x%lx, by a page of 4 KiB, RWX; memory slot 0", (unsigned long)(uintptr_t)c->memory + 0x9010);
     has_line(text, line);
+    free(text);
+    /* One below the other, with where the guest's entries lie. */
+    text = text_of(view_walk, &view, 100, false);
+    snprintf(line, sizeof(line), "  PT     0x000000005000      9  0x0000000000009067  PWU..AD..  RWXU  0x%012lx", (unsigned long)(uintptr_t)c->memory + 0x5048);
+    has_line(text, line);
+    assert_non_null(strstr(text, "EPT: guest-physical to host"));
     free(text);
 
     view.gva = 0xc0000000;
@@ -408,6 +417,56 @@ static void test_errors(void **state)
     view.vm = 44;
     assert_int_equal(view_overview(&view, &error), -1);
     assert_non_null(strstr(error.text, "no virtual machine"));
+}
+
+/* Answers of a process that means no good: anything goes, so long as it is said calmly. */
+static int ask_noise(void *opaque, struct kage_inspect *look, void *data)
+{
+    static const size_t sizes[KAGE_INSPECT_TOPICS] = {
+        [KAGE_INSPECT_VM] = sizeof(struct kage_inspect_vm), [KAGE_INSPECT_VCPU] = sizeof(struct kage_inspect_vcpu),
+        [KAGE_INSPECT_WALK] = sizeof(struct kage_inspect_walk),
+    };
+    unsigned *seed = opaque;
+    uint32_t bytes = sizes[look->topic] ? (uint32_t)sizes[look->topic] : (uint32_t)rand_r(seed) % (look->bytes < 6000 ? look->bytes : 6000);
+
+    for (uint32_t i = 0; i < bytes; i++)
+        ((uint8_t *)data)[i] = rand_r(seed) % 4 == 0 ? 0x1b : rand_r(seed) % 3 == 0 ? 0xff : (uint8_t)rand_r(seed);
+    if (look->topic == KAGE_INSPECT_VM && rand_r(seed) % 8 != 0) {
+        ((struct kage_inspect_vm *)data)->mmu &= 1;
+        ((struct kage_inspect_vm *)data)->vcpus %= 5;
+    }
+    look->bytes = rand_r(seed) % 16 == 0 ? bytes / 2 : bytes;
+    look->count = (uint32_t)rand_r(seed);
+    look->address = rand_r(seed) % 2 == 0 ? UINT64_MAX : (uint64_t)rand_r(seed) << (rand_r(seed) % 33);
+    return rand_r(seed) % 64 == 0 ? -rand_r(seed) % 140 : 0;
+}
+
+static void test_hostile_answers(void **state)
+{
+    unsigned seed = 7, good = 0;
+
+    (void)state;
+    for (unsigned round = 0; round < 600; round++) {
+        view_topic *topic = round % 8 == 7 ? view_shadow : all_topics[round % 8].topic;
+        struct inspect_view view = { .ask = ask_noise, .opaque = &seed, .cpu = -1, .pid = getpid(), .all = round % 3 == 0, .gva = 0x1000 };
+        struct error error = { "" };
+        char *text = NULL;
+        size_t bytes;
+        view.has_gva = topic == view_walk;
+        view.out = (struct out){ .file = open_memstream(&text, &bytes), .width = 80 + round % 41, .utf8 = round % 2 };
+        if (round / 8 % 2)
+            view.json = json_object();
+        int result = topic(&view, &error);
+        good += result == 0;
+        fclose(view.out.file);
+        assert_true(result == 0 || error.text[0] != '\0');
+        for (const char *p = text; *p != '\0'; p++)
+            assert_true((unsigned char)*p >= ' ' || *p == '\n');
+        json_decref(view.json);
+        free(view.before);
+        free(text);
+    }
+    assert_true(good > 100);
 }
 
 /* ---- The socket ---- */
@@ -608,18 +667,31 @@ static void test_directories(void **state)
     (void)state;
     snprintf(dir, sizeof(dir), "%s/kage", runtime_dir);
     assert_int_equal(chmod(dir, 0755), 0);
-    int fd = inspect_listen(path);
-    assert_true(fd < 0 || strncmp(path, dir, strlen(dir)) != 0);
-    if (fd >= 0) {
-        close(fd);
-        unlink(path);
-    }
+    assert_int_equal(inspect_listen(path), -1);
     assert_int_equal(chmod(dir, 0700), 0);
     setenv("KAGE_INSPECT", "0", 1);
     inspect_server_start(&server);
     assert_false(server.started);
     inspect_server_stop(&server);
+    /* By the usual rules: first $XDG_RUNTIME_DIR, unless it is of no use. */
+    setenv("XDG_RUNTIME_DIR", runtime_dir, 1);
     unsetenv("KAGE_INSPECT");
+    int fd = inspect_listen(path);
+    assert_true(fd >= 0);
+    assert_memory_equal(path, dir, strlen(dir));
+    close(fd);
+    unlink(path);
+    assert_int_equal(chmod(dir, 0711), 0);
+    fd = inspect_listen(path);
+    assert_true(fd < 0 || strncmp(path, dir, strlen(dir)) != 0);
+    if (fd >= 0) {
+        close(fd);
+        unlink(path);
+    }
+    assert_true(inspect_directory(2, 77, path));
+    assert_string_equal(path, "/tmp/kage-77");
+    assert_false(inspect_directory(3, 77, path));
+    setenv("KAGE_INSPECT", dir, 1);
 }
 
 int main(void)
@@ -634,6 +706,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_json, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_rates, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_errors, client_setup, client_teardown),
+        cmocka_unit_test(test_hostile_answers),
         cmocka_unit_test_setup_teardown(test_server, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_bad_peers, client_setup, client_teardown),
         cmocka_unit_test_setup_teardown(test_other_user, client_setup, client_teardown),
@@ -644,10 +717,10 @@ int main(void)
     snprintf(runtime_dir, sizeof(runtime_dir), "/tmp/kage-test-XXXXXX");
     if (mkdtemp(runtime_dir) == NULL)
         return 1;
-    setenv("XDG_RUNTIME_DIR", runtime_dir, 1);
-    int result = cmocka_run_group_tests(tests, NULL, NULL);
     char dir[96];
     snprintf(dir, sizeof(dir), "%s/kage", runtime_dir);
+    setenv("KAGE_INSPECT", dir, 1); /* the user may have other VMs */
+    int result = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(dir);
     rmdir(runtime_dir);
     return result;

@@ -99,7 +99,7 @@ static int answer, answers; /* of page_fault(), and how often it is to be given:
 static gva_t answered_va;
 static uint64_t mended;
 
-static int page_fault(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error)
+static int page_fault(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error, gpa_t *gpa)
 {
     (void)access, (void)idx;
     if (answers == 0)

@@ -57,7 +57,7 @@ void inspect_help(void)
          "  --list            the virtual machines that there are\n"
          "\n"
          "A VM's process listens on DIR/PID.sock, where DIR is $XDG_RUNTIME_DIR/kage, /run/user/UID/kage or /tmp/kage-UID, and answers its\n"
-         "own user and root. KAGE_INSPECT=0 in the environment of `kage run` and `kage kvm` leaves that out.\n"
+         "own user and root. In the environment, of both sides, KAGE_INSPECT=/DIR chooses another directory; KAGE_INSPECT=0 leaves it out.\n"
          "Colour: on a terminal, unless NO_COLOR is set. Lines of Unicode: where the locale is UTF-8.");
 }
 
@@ -221,7 +221,7 @@ static void print_list(const struct found *found, bool json, FILE *file)
             fclose(in);
         }
         for (size_t c = 0; c < length; c++) {
-            command[c] = command[c] == '\0' ? ' ' : (unsigned char)command[c] < ' ' || command[c] == 0x7f ? '?' : command[c];
+            command[c] = command[c] == '\0' ? ' ' : (unsigned char)command[c] < ' ' || (unsigned char)command[c] >= 0x7f ? '?' : command[c];
         }
         if (json) {
             json_array_append_new(list, json_pack("{s:i, s:s}", "pid", (int)found->pids[i], "socket", found->paths[i]));

@@ -27,7 +27,7 @@ static int main_help(int count, char **words)
     puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
          "\n"
          "  kage run OPTIONS   run a virtual machine\n"
-         "  kage kvm [--show-vmx] [--path DEVICE] -- PROGRAM ARGUMENTS...\n"
+         "  kage kvm [--mmu ept|shadow] [--show-vmx] [--path DEVICE] -- PROGRAM ARGUMENTS...\n"
          "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
          "  kage kvm --check [PROGRAM]\n"
          "                     say what this host offers, and whether PROGRAM can be run so\n"

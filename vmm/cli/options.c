@@ -179,6 +179,9 @@ static int options_set_board(struct options *options, const char *value, struct 
         for (const struct board *board = machine_boards; board->name != NULL; board++) {
             printf("  %-8s %s\n", board->name, board->help);
         }
+        puts("Properties, with -accel soft:\n"
+             "  mmu=ept     a guest's addresses through its own page tables and EPT (default)\n"
+             "  mmu=shadow  through shadow page tables, made of the guest's");
         options->action = OPTIONS_DONE;
         return 0;
     }

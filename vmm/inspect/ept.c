@@ -32,13 +32,18 @@ static int fetch_ranges(struct inspect_view *view, struct ept_view *ept, struct 
         }
         uint32_t count = (uint32_t)(ask.bytes / sizeof(*ept->ranges));
         struct kage_inspect_range *more = realloc(ept->ranges, (ept->range_count + count + 1) * sizeof(*more));
-        if (more == NULL || (ask.address != UINT64_MAX && ask.address <= at && count == 0)) {
+        if (more == NULL) {
             free(data);
-            return more == NULL ? error_set(error, "no memory") : error_set(error, "process %d: it is of another version of kage", (int)view->pid);
+            return error_set(error, "no memory");
         }
         ept->ranges = more;
+        if (ask.address != UINT64_MAX && (ask.address <= at || count == 0)) {
+            free(data);
+            return error_set(error, "process %d: it is of another version of kage", (int)view->pid);
+        }
         for (uint32_t i = 0; i < count; i++) {
-            ept->ranges[ept->range_count++] = ((struct kage_inspect_range *)data)[i];
+            ept->ranges[ept->range_count] = ((struct kage_inspect_range *)data)[i];
+            ept->ranges[ept->range_count++].page_shift &= 63;
         }
         free(data);
         at = ask.address;
@@ -113,7 +118,7 @@ static void ept_json(struct inspect_view *view, const struct ept_view *ept)
         const struct kage_inspect_range *r = &ept->ranges[i];
         char rights[WORDS_MAX];
         json_array_append_new(ranges, json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:o}", "gpa", view_hex(r->gpa), "host", view_hex(r->host), "bytes",
-                                                view_number(r->bytes), "page_bytes", view_number(1ull << (r->page_shift & 63)), "rights",
+                                                view_number(r->bytes), "page_bytes", view_number(1ull << r->page_shift), "rights",
                                                 words_rights(rights, r->rights, false), "accessed", view_number(r->accessed), "dirty",
                                                 view_number(r->dirty)));
     }
@@ -131,7 +136,7 @@ int view_ept(struct inspect_view *view, struct error *error)
     if (view->has_gva || view->has_gpa) {
         return view_walk(view, error);
     }
-    if (view_one(view, KAGE_INSPECT_VM, 0, &ept.vm, sizeof(ept.vm), error) != 0 ||
+    if (view_vm(view, &ept.vm, error) != 0 ||
         view_list(view, KAGE_INSPECT_TABLES, 0, sizeof(*ept.levels), &levels, &ept.level_count, error) != 0) {
         return -1;
     }

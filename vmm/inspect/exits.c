@@ -29,7 +29,7 @@ static int fetch(struct inspect_view *view, struct exits *exits, struct error *e
 {
     struct kage_inspect_vm vm;
 
-    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0) {
+    if (view_vm(view, &vm, error) != 0) {
         return -1;
     }
     exits->first = view->cpu < 0 ? 0 : (uint32_t)view->cpu;
@@ -50,7 +50,8 @@ static int fetch(struct inspect_view *view, struct exits *exits, struct error *e
             }
             struct exit_row *row = &exits->rows[x->reason];
             row->seen = true;
-            snprintf(row->name, sizeof(row->name), "%.39s", x->name);
+            view_clean(x->name, sizeof(x->name));
+            memcpy(row->name, x->name, sizeof(row->name));
             row->total += x->count;
             row->cpu[i < exits->columns ? i : exits->columns - 1] += x->count;
             exits->total += x->count;

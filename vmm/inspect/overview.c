@@ -43,7 +43,7 @@ static void command_of(pid_t pid, char *text, size_t room)
     }
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
-        text[i] = (char)(c == '\0' ? ' ' : c < ' ' || c == 0x7f ? '?' : c);
+        text[i] = (char)(c == '\0' ? ' ' : c < ' ' || c >= 0x7f ? '?' : c);
     }
     while (length > 0 && text[length - 1] == ' ') {
         length--;
@@ -103,9 +103,17 @@ static void overview_text(struct inspect_view *view, const struct kage_inspect_v
     }
     out_paragraph(out, OUT_PLAIN, "memory  %s in %u slot%s; MMU: %s%s", out_bytes(a, vm->memory_bytes), vm->slots, vm->slots == 1 ? "" : "s",
                   vm->mmu == KAGE_MMU_EPT ? "EPT" : "shadow page tables", levels);
-    out_paragraph(out, OUT_PLAIN, "mapped  %s by %s pages of 4 KiB, %s of 2 MiB and %s of 1 GiB, in %s table%s", out_bytes(b, mapped),
-                  out_count(c4, vm->pages[0]), out_count(c2, vm->pages[1]), out_count(c1, vm->pages[2]), out_count(tables, vm->table_pages),
-                  vm->table_pages == 1 ? "" : "s");
+    out_count(c4, vm->pages[0]);
+    out_count(c2, vm->pages[1]);
+    out_count(c1, vm->pages[2]);
+    out_count(tables, vm->table_pages);
+    if (vm->mmu == KAGE_MMU_EPT) {
+        out_paragraph(out, OUT_PLAIN, "mapped  %s by %s pages of 4 KiB, %s of 2 MiB and %s of 1 GiB, in %s table%s", out_bytes(b, mapped), c4, c2, c1,
+                      tables, vm->table_pages == 1 ? "" : "s");
+    } else { /* of one page there may be many */
+        out_paragraph(out, OUT_PLAIN, "entries %s for pages of 4 KiB, %s of 2 MiB and %s of 1 GiB, in %s shadow page%s", c4, c2, c1, tables,
+                      vm->table_pages == 1 ? "" : "s");
+    }
     if (vm->vms > 1) {
         out_paragraph(out, OUT_PLAIN, "this is VM %u of %u in the process: --vm N shows another", view->vm, vm->vms);
     }
@@ -137,7 +145,7 @@ int view_overview(struct inspect_view *view, struct error *error)
 {
     struct kage_inspect_vm vm;
 
-    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0) {
+    if (view_vm(view, &vm, error) != 0) {
         return -1;
     }
     struct kage_inspect_vcpu *cpus = calloc(vm.vcpus + 1, sizeof(*cpus));
@@ -146,7 +154,7 @@ int view_overview(struct inspect_view *view, struct error *error)
     }
     int result = 0;
     for (uint32_t i = 0; i < vm.vcpus && result == 0; i++) {
-        result = view_one(view, KAGE_INSPECT_VCPU, i, &cpus[i], sizeof(cpus[i]), error);
+        result = view_vcpu(view, i, &cpus[i], error);
     }
     if (result == 0) {
         (view->json != NULL ? overview_json : overview_text)(view, &vm, cpus);

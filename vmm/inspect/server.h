@@ -21,7 +21,10 @@ struct inspect_server {
     char path[INSPECT_PATH_MAX];
 };
 
-/* The storage is the thread's until the stop. A host that refuses, or KAGE_INSPECT=0 in the environment, leaves the VM without. */
+/*
+ * The storage is the thread's until the stop. A host that refuses, or KAGE_INSPECT=0 in the environment (a path is the sockets' directory),
+ * leaves the VM without.
+ */
 void inspect_server_start(struct inspect_server *server);
 void inspect_server_stop(struct inspect_server *server);
 /* At the process' end, the thread running: removes the socket. */

@@ -118,8 +118,8 @@ static void print_stats(struct inspect_view *view, const uint64_t *stats)
     for (unsigned i = 0; i < STATS; i++) {
         out_count(text[i], stats[i]);
     }
-    out_paragraph(&view->out, OUT_PLAIN, "So far %s were made, %s given up, %s of them for others; closed %s times, opened again by a write %s times; compared %s times, "
-                                         "with %s entries that had changed.",
+    out_paragraph(&view->out, OUT_PLAIN, "So far %s were made, %s given up, %s of them for others; closed %s times, opened again by a write %s "
+                                         "times; compared %s times, with %s entries that had changed.",
                   text[MADE], text[ZAPPED], text[RECYCLED], text[CLOSED], text[OPENED], text[COMPARED], text[DROPPED]);
 }
 
@@ -145,8 +145,8 @@ int view_shadow(struct inspect_view *view, struct error *error)
         json_object_set_new(view->json, "statistics", so_far);
     } else {
         out_heading(&view->out, "Shadow pages: %u", count);
-        out_paragraph(&view->out, OUT_DIM, "open: the guest may write its table, so it is compared at each flush; closed: its table is write-protected; direct and "
-                                           "root: of no table of the guest's");
+        out_paragraph(&view->out, OUT_DIM, "open: the guest may write its table, so it is compared at each flush; closed: its table is "
+                                           "write-protected; direct and root: of no table of the guest's");
         fputc('\n', view->out.file);
         print_levels(view, data, count);
         fputc('\n', view->out.file);

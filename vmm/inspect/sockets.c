@@ -18,11 +18,16 @@
 
 bool inspect_directory(unsigned n, uid_t uid, char path[INSPECT_PATH_MAX])
 {
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    const char *runtime = getenv("XDG_RUNTIME_DIR"), *chosen = getenv("KAGE_INSPECT");
     int length = 0;
 
     path[0] = '\0';
-    if (n == 0 && runtime != NULL && runtime[0] == '/' && uid == geteuid()) {
+    if (chosen != NULL && chosen[0] == '/') {
+        length = snprintf(path, INSPECT_PATH_MAX, "%s", chosen);
+        if (n != 0) {
+            return false;
+        }
+    } else if (n == 0 && runtime != NULL && runtime[0] == '/' && uid == geteuid()) {
         length = snprintf(path, INSPECT_PATH_MAX, "%s/kage", runtime);
     } else if (n == 1) {
         length = snprintf(path, INSPECT_PATH_MAX, "/run/user/%u/kage", (unsigned)uid);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Where the sockets of running VMs are: DIR/PID.sock, DIR being the first of $XDG_RUNTIME_DIR/kage, /run/user/UID/kage and
- * /tmp/kage-UID that can be had. A directory counts only if it is the user's own and nobody else may enter it.
+ * /tmp/kage-UID that can be had, or the one that the environment's KAGE_INSPECT names. A directory counts only if it is the
+ * user's own and nobody else may enter it.
  */
 #ifndef KAGE_INSPECT_SOCKETS_H
 #define KAGE_INSPECT_SOCKETS_H

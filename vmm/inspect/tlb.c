@@ -68,7 +68,8 @@ static void print_sizes(struct inspect_view *view, const struct kage_inspect_tlb
     }
     const struct { const char *name, *of; uint32_t size, valid; } others[] = {
         {"second level", "all address spaces", tlb->second_size, tlb->count},
-        {"paging structures", "upper levels of the guest's tables", tlb->pde_size, tlb->pde_valid},
+        {"paging structures", "ways to page tables", tlb->pde_size, tlb->pde_valid},
+        {"paging structures", "ways to page directories", tlb->pdpte_size, tlb->pdpte_valid},
         {"guest-physical", "walks of the second dimension", tlb->phys_size, tlb->phys_valid},
     };
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
@@ -98,8 +99,8 @@ static void print_expected(struct inspect_view *view, const struct kage_inspect_
     fputc('\n', out->file);
     out_paragraph(out, OUT_PLAIN, "Without a walk the current address space (PCID %u) reaches %s, of it %s by the first level alone.", tlb->pcid,
                   out_bytes(a, (uint64_t)here << 12), out_bytes(b, (uint64_t)at_once << 12));
-    out_paragraph(out, OUT_PLAIN, "Of %s misses of the first level %.1f%% found their page in the second; %s walked. Flushed %s times.", out_count(a, tlb->misses),
-                  percent(tlb->misses - tlb->second_misses, tlb->misses), out_count(b, tlb->second_misses), out_count(c, tlb->flushes));
+    out_paragraph(out, OUT_PLAIN, "Of %s misses of the first level %.1f%% found their page in the second; %s walked. Flushed %s times.",
+                  out_count(a, tlb->misses), percent(tlb->misses - tlb->second_misses, tlb->misses), out_count(b, tlb->second_misses), out_count(c, tlb->flushes));
     for (unsigned i = 0; i < n; i++) {
         size_t length = strlen(owners);
         if (shares[i].global) {
@@ -195,8 +196,9 @@ static void tlb_json(struct inspect_view *view, const struct kage_inspect_tlb *t
     }
     json_object_set_new(view->json, "first_level", first);
     json_object_set_new(view->json, "second_level", json_pack("{s:o, s:o}", "size", view_number(tlb->second_size), "valid", view_number(tlb->count)));
-    json_object_set_new(view->json, "paging_structures", json_pack("{s:o, s:o}", "size", view_number(tlb->pde_size), "valid",
-                                                                   view_number(tlb->pde_valid)));
+    json_object_set_new(view->json, "page_tables", json_pack("{s:o, s:o}", "size", view_number(tlb->pde_size), "valid", view_number(tlb->pde_valid)));
+    json_object_set_new(view->json, "page_directories", json_pack("{s:o, s:o}", "size", view_number(tlb->pdpte_size), "valid",
+                                                                  view_number(tlb->pdpte_valid)));
     json_object_set_new(view->json, "guest_physical", json_pack("{s:o, s:o}", "size", view_number(tlb->phys_size), "valid",
                                                                 view_number(tlb->phys_valid)));
     json_object_set_new(view->json, "misses", view_number(tlb->misses));

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define FIRST_ROOM (16u << 10)
+#define VCPUS_MAX 1024u
 
 static const struct { int number; const char *text; } reasons[] = {
     {ENODEV, "it has no virtual machine on the soft back end at the moment"},
@@ -14,6 +15,8 @@ static const struct { int number; const char *text; } reasons[] = {
     {EOPNOTSUPP, "not with the MMU that this virtual machine has"},
     {EINVAL, "there is no such processor"},
     {ECONNREFUSED, "it has ended"},
+    {ECONNRESET, "it has ended"},
+    {EPIPE, "it has ended"},
     {ENOENT, "it has ended"},
     {EAGAIN, "it does not answer"},
 };
@@ -78,6 +81,34 @@ int view_list(struct inspect_view *view, uint32_t topic, uint32_t vcpu, size_t b
         return -1;
     }
     *count = (uint32_t)(ask.bytes / bytes);
+    return 0;
+}
+
+void view_clean(char *name, size_t bytes)
+{
+    name[bytes - 1] = '\0';
+    for (; *name != '\0'; name++) {
+        *name = *name >= ' ' && *name < 0x7f ? *name : '?';
+    }
+}
+
+int view_vm(struct inspect_view *view, struct kage_inspect_vm *vm, struct error *error)
+{
+    if (view_one(view, KAGE_INSPECT_VM, 0, vm, sizeof(*vm), error) != 0) {
+        return -1;
+    }
+    if (vm->vcpus > VCPUS_MAX || kage_mmu_name((int)vm->mmu) == NULL) {
+        return error_set(error, "process %d: it is of another version of kage", (int)view->pid);
+    }
+    return 0;
+}
+
+int view_vcpu(struct inspect_view *view, uint32_t index, struct kage_inspect_vcpu *vcpu, struct error *error)
+{
+    if (view_one(view, KAGE_INSPECT_VCPU, index, vcpu, sizeof(*vcpu), error) != 0) {
+        return -1;
+    }
+    view_clean(vcpu->exit_name, sizeof(vcpu->exit_name));
     return 0;
 }
 

@@ -41,6 +41,11 @@ int view_one(struct inspect_view *view, uint32_t topic, uint32_t vcpu, void *to,
 int view_list(struct inspect_view *view, uint32_t topic, uint32_t vcpu, size_t bytes, void **list, uint32_t *count, struct error *error);
 /* The same in the raw: `ask` filled by the caller but for topic, VM and data; *data with free(). */
 int view_ask(struct inspect_view *view, struct kage_inspect *ask, void **data, struct error *error);
+/* Root may look into somebody else's process: names end, and have nothing in them that a terminal would obey. */
+void view_clean(char *name, size_t bytes);
+/* The VM, with a bound on what the process says of itself. 0 or -1 with the error. */
+int view_vm(struct inspect_view *view, struct kage_inspect_vm *vm, struct error *error);
+int view_vcpu(struct inspect_view *view, uint32_t index, struct kage_inspect_vcpu *vcpu, struct error *error);
 /* Adds statistics of a processor, or of the VM (KAGE_INSPECT_WHOLE_VM), to `values`, by name; one that there is not adds 0. */
 int view_stats(struct inspect_view *view, uint32_t vcpu, const char *const *names, uint64_t *values, size_t count, struct error *error);
 /* The processor that is asked for, or 0. */

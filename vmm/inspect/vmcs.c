@@ -79,7 +79,8 @@ static void print_word_line(struct inspect_view *view, const char *name, uint64_
 
     fputs("  ", view->out.file);
     out_text(&view->out, OUT_DIM, "%-7s", name);
-    fprintf(view->out.file, "0x%016llx  %s\n", (unsigned long long)value, words_bits(text, bits, value));
+    words_bits(text, bits, value);
+    fprintf(view->out.file, "0x%016llx%s%s\n", (unsigned long long)value, text[0] != '\0' ? "  " : "", text);
 }
 
 static void print_state(struct inspect_view *view, const struct kage_inspect_vcpu *cpu, const struct kage_inspect_field *fields, uint32_t count)
@@ -190,9 +191,12 @@ int view_vmcs(struct inspect_view *view, struct error *error)
     void *fields;
     uint32_t count;
 
-    if (view_one(view, KAGE_INSPECT_VCPU, view_cpu(view), &cpu, sizeof(cpu), error) != 0 ||
+    if (view_vcpu(view, view_cpu(view), &cpu, error) != 0 ||
         view_list(view, KAGE_INSPECT_VMCS, view_cpu(view), sizeof(struct kage_inspect_field), &fields, &count, error) != 0) {
         return -1;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        view_clean(((struct kage_inspect_field *)fields)[i].name, sizeof(((struct kage_inspect_field *)fields)[i].name));
     }
     if (view->json != NULL) {
         vmcs_json(view, &cpu, fields, count);

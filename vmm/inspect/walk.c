@@ -147,7 +147,7 @@ static const struct kage_inspect_step *step_at(const struct kage_inspect_step *s
 }
 
 /* The guest's tables and the shadows that were made of them, level beside level. */
-static void print_beside(struct inspect_view *view, const struct kage_inspect_walk *walk)
+static void print_beside_shadow(struct inspect_view *view, const struct kage_inspect_walk *walk)
 {
     static const char *const names[] = {"level", ">index", "table (guest)", "entry", "bits", "left", "shadow (host)", "entry", "bits", "left", NULL};
     unsigned guests = clamp_count(walk->guest_count), shadows = clamp_count(walk->second_count);
@@ -167,10 +167,44 @@ static void print_beside(struct inspect_view *view, const struct kage_inspect_wa
     table_end(&table);
 }
 
-/* On a wide screen; of a 32-bit guest the two have other levels and other indexes. */
+/* The guest's tables, and the EPT's way from the address that they lead to: each from its top, the levels of one being no matter of the other's. */
+static void print_beside_ept(struct inspect_view *view, const struct kage_inspect_walk *walk)
+{
+    static const char *const names[] = {"level", ">index", "table (guest)", "entry", "bits", "left", "EPT", ">index", "entry", "bits", "left", NULL};
+    unsigned guests = clamp_count(walk->guest_count), steps = clamp_count(walk->second_count);
+    struct table table;
+
+    table_begin(&table, &view->out, names);
+    for (unsigned i = 0; i < guests || i < steps; i++) {
+        const struct kage_inspect_step *guest = i < guests ? &walk->guest[i] : NULL, *s = i < steps ? &walk->second[i] : NULL;
+        char bits[WORDS_MAX], rights[WORDS_MAX];
+        table_cell(&table, OUT_NAME, "%s", guest != NULL ? level_name(guest->level) : "");
+        if (guest != NULL) {
+            table_cell(&table, OUT_PLAIN, "%u", guest->index);
+        } else {
+            table_cell(&table, OUT_PLAIN, "%s", "");
+        }
+        put_side(&table, guest, SIDE_GUEST, is_wide(walk));
+        if (s == NULL) {
+            for (unsigned c = 0; c < 5; c++) {
+                table_cell(&table, OUT_PLAIN, "%s", "");
+            }
+            continue;
+        }
+        table_cell(&table, OUT_NAME, "%s", level_name(s->level));
+        table_cell(&table, OUT_PLAIN, "%u", s->index);
+        table_cell(&table, OUT_PLAIN, "0x%016" PRIx64, (uint64_t)s->entry);
+        table_cell(&table, OUT_PLAIN, "%s", words_ept_entry(bits, s->entry, (s->flags & KAGE_STEP_LEAF) != 0));
+        table_cell(&table, stop_of(s) == NULL ? OUT_GOOD : OUT_BAD, "%s", words_rights(rights, s->rights, false));
+    }
+    table_end(&table);
+}
+
+/* On a wide screen. Of a 32-bit guest shadow tables have other levels and other indexes. */
 static bool is_beside(const struct inspect_view *view, const struct kage_inspect_walk *walk)
 {
-    return view->out.width >= 120 && (walk->flags & KAGE_WALK_SHADOW) != 0 && walk->paging >= KAGE_PAGING_4LEVEL;
+    return view->out.width >= 120 && walk->guest_count != 0 &&
+           ((walk->flags & KAGE_WALK_SHADOW) != 0 ? walk->paging >= KAGE_PAGING_4LEVEL : (walk->flags & KAGE_WALK_GPA) != 0);
 }
 
 static void print_arrow(struct inspect_view *view, enum out_style style)
@@ -202,7 +236,7 @@ static void print_guest(struct inspect_view *view, const struct kage_inspect_wal
     if (count != 0) {
         print_split(view, walk->gva, walk->guest, count, walk->page_shift);
         if (is_beside(view, walk)) {
-            print_beside(view, walk);
+            ((walk->flags & KAGE_WALK_SHADOW) != 0 ? print_beside_shadow : print_beside_ept)(view, walk);
         } else {
             print_steps(view, walk->guest, count, SIDE_GUEST, is_wide(walk));
         }
@@ -386,13 +420,15 @@ int view_walk(struct inspect_view *view, struct error *error)
     struct kage_inspect_vm vm;
     void *data;
 
-    if (view_one(view, KAGE_INSPECT_VM, 0, &vm, sizeof(vm), error) != 0 ||
-        view_one(view, KAGE_INSPECT_VCPU, view_cpu(view), &cpu, sizeof(cpu), error) != 0 || view_ask(view, &ask, &data, error) != 0) {
+    if (view_vm(view, &vm, error) != 0 ||
+        view_vcpu(view, view_cpu(view), &cpu, error) != 0 || view_ask(view, &ask, &data, error) != 0) {
         return -1;
     }
     bool whole = ask.bytes == sizeof(walk);
     if (whole) {
         memcpy(&walk, data, sizeof(walk));
+        walk.page_shift &= 63;
+        walk.second_page_shift &= 63;
     }
     free(data);
     if (!whole) {
