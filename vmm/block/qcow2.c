@@ -40,7 +40,9 @@ static int open_tables(struct qcow2 *s, struct error *error)
         status = s->l1_dirty == NULL ? -ENOMEM : qcow2_load_l1(s, s->reftable_offset, s->reftable_size, &s->reftable);
     }
     if (status == 0) {
-        status = qcow2_cache_init(&s->l2, open_cache_tables(s, L2_CACHE_BYTES, L2_CACHE_TABLES_MIN));
+        /* No more than the disk has tables, or will have when it is twice as large. */
+        uint32_t tables = open_cache_tables(s, L2_CACHE_BYTES, L2_CACHE_TABLES_MIN), most = 2 * s->l1_size + L2_CACHE_TABLES_MIN;
+        status = qcow2_cache_init(&s->l2, tables < most ? tables : most);
     }
     if (status == 0) {
         status = qcow2_cache_init(&s->refblocks, open_cache_tables(s, REFBLOCK_CACHE_BYTES, REFBLOCK_CACHE_TABLES_MIN));
