@@ -16,12 +16,12 @@ _Static_assert(SHADOW_PTE_ADDR == NOEPT_ADDR && SHADOW_PTE_MMIO == NOEPT_MMIO &&
 #define TABLE_GONE (-EIO)        /* of the guest's, or no room to note that its bits were set: the exit is in the VMCS */
 #define SPURIOUS_SUSPICIOUS 4u  /* as many in a row at one place: see is_implicit() */
 
-static void shadow_lock(struct kvm_vm *vm)
+void kvm_shadow_lock(struct kvm_vm *vm)
 {
     pthread_mutex_lock(&vm->memslots.mmu_lock);
 }
 
-static void shadow_unlock(struct kvm_vm *vm)
+void kvm_shadow_unlock(struct kvm_vm *vm)
 {
     struct shadow_stats stats;
 
@@ -102,9 +102,9 @@ void kvm_shadow_vcpu_fini(struct kvm_vcpu *vcpu)
 {
     if (!vcpu->vm->shadow)
         return;
-    shadow_lock(vcpu->vm);
+    kvm_shadow_lock(vcpu->vm);
     shadow_drop_roots(vcpu->vm->shadow, &vcpu->shadow);
-    shadow_unlock(vcpu->vm);
+    kvm_shadow_unlock(vcpu->vm);
 }
 
 /* ---- memory that shadow pages may use again ---- */
@@ -113,10 +113,10 @@ static void reclaim(void *arg)
 {
     struct kvm_vm *vm = arg;
 
-    shadow_lock(vm);
+    kvm_shadow_lock(vm);
     shadow_reclaim(vm->shadow);
     (void)ask_flush(vm); /* before any runs again */
-    shadow_unlock(vm);
+    kvm_shadow_unlock(vm);
 }
 
 static void reclaim_alone(struct kvm_vcpu *vcpu)
@@ -140,13 +140,13 @@ static int set_root(struct kvm_vcpu *vcpu, bool sync, bool *kept)
     int err;
 
     for (;;) {
-        shadow_lock(vm);
+        kvm_shadow_lock(vm);
         if (sync)
             shadow_sync(vm->shadow);
         err = shadow_set_root(vm->shadow, &vcpu->shadow, &regime, vcpu->cpu->has_1g_pages, kept);
         if (!err && !*kept && !sync)
             shadow_sync(vm->shadow); /* unknown here: what its TLB would hold cannot be said */
-        shadow_unlock(vm);
+        kvm_shadow_unlock(vm);
         if (err != -EAGAIN)
             return err;
         reclaim_alone(vcpu);
@@ -170,7 +170,7 @@ int kvm_shadow_enter(struct kvm_vcpu *vcpu)
     return 0;
 }
 
-static int switch_cr3(struct kvm_vcpu *vcpu, bool noflush)
+int kvm_shadow_switch_cr3(struct kvm_vcpu *vcpu, bool noflush)
 {
     bool kept;
     int err = set_root(vcpu, !noflush, &kept);
@@ -185,15 +185,15 @@ static int switch_cr3(struct kvm_vcpu *vcpu, bool noflush)
 bool kvm_shadow_load_cr3(struct cpu *cpu, uint64_t cr3)
 {
     cpu_fpu_save(cpu); /* it is in the middle of guest code */
-    return cpu_load_cr3(cpu, cr3) && switch_cr3(cpu->owner, false) == 0;
+    return cpu_load_cr3(cpu, cr3) && kvm_shadow_switch_cr3(cpu->owner, false) == 0;
 }
 
 void kvm_shadow_flush(struct kvm_vcpu *vcpu)
 {
     if (vcpu->vm->shadow) {
-        shadow_lock(vcpu->vm);
+        kvm_shadow_lock(vcpu->vm);
         shadow_sync(vcpu->vm->shadow);
-        shadow_unlock(vcpu->vm);
+        kvm_shadow_unlock(vcpu->vm);
     }
     mmu_flush_all(vcpu->cpu);
 }
@@ -202,9 +202,9 @@ void kvm_shadow_restored(struct kvm_vcpu *vcpu)
 {
     if (!vcpu->vm->shadow)
         return;
-    shadow_lock(vcpu->vm);
+    kvm_shadow_lock(vcpu->vm);
     shadow_sync_forced(vcpu->vm->shadow);
-    shadow_unlock(vcpu->vm);
+    kvm_shadow_unlock(vcpu->vm);
 }
 
 /* ---- page faults ---- */
@@ -230,13 +230,13 @@ static int map(struct kvm_vcpu *vcpu, gva_t va, const struct paging_regime *regi
     int err;
 
     for (;;) {
-        shadow_lock(vm);
+        kvm_shadow_lock(vm);
         vm->shadow_vcpu = vcpu;
         *spurious = false;
         /* Without a root that fits, nothing is done: the next entry sees to that. */
         err = shadow_has_root(&vcpu->shadow, regime, vcpu->cpu->has_1g_pages)
                   ? shadow_map(vm->shadow, &vcpu->shadow, va, w, write, user, spurious) : 0;
-        shadow_unlock(vm);
+        kvm_shadow_unlock(vm);
         if (err != -EAGAIN || in_guest)
             return err;
         reclaim_alone(vcpu);
@@ -273,9 +273,9 @@ static int fault(struct kvm_vcpu *vcpu, gva_t va, enum mmu_access access, enum m
     if (r == MMU_EXIT)
         return TABLE_GONE;
     if (r != MMU_OK) {
-        shadow_lock(vcpu->vm);
+        kvm_shadow_lock(vcpu->vm);
         shadow_sync_fault(vcpu->vm->shadow, &vcpu->shadow, va);
-        shadow_unlock(vcpu->vm);
+        kvm_shadow_unlock(vcpu->vm);
         *error = w.error;
         return KVM_SHADOW_GUEST;
     }
@@ -319,7 +319,7 @@ int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_
     return result == KVM_SHADOW_FIXED ? CPU_PF_MENDED : result == KVM_SHADOW_ONCE ? CPU_PF_ONCE : CPU_PF_GUEST;
 }
 
-static int memory_gone(struct kvm_vcpu *vcpu, gva_t va)
+int kvm_shadow_memory_gone(struct kvm_vcpu *vcpu, gva_t va)
 {
     kvm_error_set(&vcpu->error, "vCPU %u: the memory behind the tables of linear address 0x%llx is gone (rip 0x%llx)", vcpu->id,
                   (unsigned long long)va, (unsigned long long)vcpu->cpu->vmcs.guest_rip);
@@ -335,7 +335,7 @@ int kvm_shadow_page_fault(struct kvm_vcpu *vcpu)
     if (result == KVM_SHADOW_GUEST)
         kvm_event_queue_page_fault(vcpu, va, error);
     if (result == -EFAULT)
-        return memory_gone(vcpu, va);
+        return kvm_shadow_memory_gone(vcpu, va);
     return result < 0 ? result : KVM_RUN_ENTER; /* a ring without room: the loop finds it full */
 }
 
@@ -347,144 +347,6 @@ bool kvm_shadow_guest_page(struct cpu *cpu, const uint64_t *entry, hva_t page, g
     bool there = shadow_entry_gpa(entry, page, gpa);
     pthread_mutex_unlock(&vcpu->vm->memslots.mmu_lock);
     return there;
-}
-
-/* ---- control registers, INVLPG, INVPCID ---- */
-
-static int raise_gp(struct kvm_vcpu *vcpu)
-{
-    kvm_event_queue_exception(vcpu, X86_EXC_GP, true, 0);
-    return KVM_RUN_ENTER;
-}
-
-static int skip(struct kvm_vcpu *vcpu)
-{
-    kvm_vcpu_skip(vcpu);
-    return KVM_RUN_ENTER;
-}
-
-static int load_cr3(struct kvm_vcpu *vcpu, uint64_t value)
-{
-    struct cpu *cpu = vcpu->cpu;
-    bool noflush = (cpu_guest_cr4(cpu) & X86_CR4_PCIDE) && (value & X86_CR3_NOFLUSH);
-
-    if (!cpu_load_cr3(cpu, noflush ? value & ~X86_CR3_NOFLUSH : value))
-        return raise_gp(vcpu);
-    int err = switch_cr3(vcpu, noflush);
-    return err ? err : skip(vcpu);
-}
-
-/* SDM 3C table 28-3. */
-enum { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
-
-static uint64_t cr0_after(const struct cpu *cpu, unsigned type, uint64_t mov)
-{
-    const uint64_t msw = X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS;
-    uint64_t cr0 = cpu_guest_cr0(cpu), source = cpu->vmcs.exit_qualification >> 16 & 0xffff;
-
-    if (type == CR_CLTS)
-        return cr0 & ~X86_CR0_TS;
-    return type == CR_LMSW ? (cr0 & ~(msw & ~X86_CR0_PE)) | (source & msw) : mov;
-}
-
-int kvm_shadow_cr_access(struct kvm_vcpu *vcpu)
-{
-    struct cpu *cpu = vcpu->cpu;
-    uint64_t qualification = cpu->vmcs.exit_qualification, *gpr = kvm_exit_gpr(vcpu, (qualification >> 8) & 0xf);
-    unsigned cr = qualification & 0xf, type = (qualification >> 4) & 3;
-    uint64_t mask = cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX, value = *gpr & mask;
-
-    if (cr == 3 && type == CR_MOV_FROM) {
-        *gpr = cpu_guest_cr3(cpu) & mask;
-        return skip(vcpu);
-    }
-    if (cr == 3)
-        return load_cr3(vcpu, value);
-    bool done = cr == 0 ? cpu_load_cr0(cpu, cr0_after(cpu, type, value))
-                        : !(value & kvm_limits_cr4_reserved(vcpu)) && cpu_load_cr4(cpu, value);
-    if (!done)
-        return raise_gp(vcpu);
-    kvm_shadow_flush(vcpu);
-    return skip(vcpu);
-}
-
-static void flush_page(struct kvm_vcpu *vcpu, gva_t va, unsigned pcid)
-{
-    shadow_lock(vcpu->vm);
-    bool one = shadow_sync_page(vcpu->vm->shadow, &vcpu->shadow, va);
-    shadow_unlock(vcpu->vm);
-    if (one)
-        mmu_flush_page_pcid(vcpu->cpu, va, pcid);
-    else
-        mmu_flush_all(vcpu->cpu);
-}
-
-static unsigned current_pcid(const struct cpu *cpu)
-{
-    return cpu_guest_cr4(cpu) & X86_CR4_PCIDE ? (unsigned)(cpu->guest_cr3 & X86_CR3_PCID_MASK) : 0;
-}
-
-int kvm_shadow_invlpg(struct kvm_vcpu *vcpu)
-{
-    gva_t va = vcpu->cpu->vmcs.exit_qualification;
-
-    if (cpu_is_cpu_canonical(vcpu->cpu, va)) /* else nothing happens, not even #GP */
-        flush_page(vcpu, va, current_pcid(vcpu->cpu));
-    return skip(vcpu);
-}
-
-/* The operand, as the guest's instruction would have read it. KVM_RUN_USER: read; else what is to be returned. */
-static bool read_descriptor(struct kvm_vcpu *vcpu, uint64_t descriptor[2], int *result)
-{
-    struct cpu *cpu = vcpu->cpu;
-    gva_t va = cpu->vmcs.guest_linear_address;
-    unsigned done = 0;
-
-    while (done < 16) {
-        struct walk w;
-        unsigned room = (unsigned)(KAGE_PAGE_SIZE - ((va + done) & ~KAGE_PAGE_MASK)), n = room < 16 - done ? room : 16 - done;
-        enum mmu_result r = mmu_read_virt(cpu, va + done, (uint8_t *)descriptor + done, n, cpu_mmu_idx(cpu), &w);
-        if (r == MMU_OK) {
-            done += n;
-            continue;
-        }
-        *result = KVM_RUN_ENTER;
-        if (r == MMU_FAULT)
-            kvm_event_queue_page_fault(vcpu, va + done, w.error);
-        else
-            *result = r == MMU_MMIO ? kvm_exit_emulation_failure(vcpu) : kvm_dirty_ring_is_full(vcpu) ? KVM_RUN_ENTER : memory_gone(vcpu, va);
-        return false;
-    }
-    return true;
-}
-
-int kvm_shadow_invpcid(struct kvm_vcpu *vcpu)
-{
-    struct cpu *cpu = vcpu->cpu;
-    uint64_t type = *kvm_exit_gpr(vcpu, cpu->vmcs.exit_instruction_info >> 28) & (cpu_in_64bit_code(cpu) ? UINT64_MAX : UINT32_MAX);
-    uint64_t descriptor[2];
-    int result;
-
-    if (!read_descriptor(vcpu, descriptor, &result))
-        return result;
-    bool pcide = (cpu_guest_cr4(cpu) & X86_CR4_PCIDE) != 0;
-    if (type > 3 || descriptor[0] >> 12 || (type < 2 && !pcide && descriptor[0]) || (type == 0 && !cpu_is_cpu_canonical(cpu, descriptor[1])))
-        return raise_gp(vcpu);
-    unsigned pcid = (unsigned)descriptor[0];
-    if (type == 0 && pcid == current_pcid(cpu)) {
-        flush_page(vcpu, descriptor[1], pcid);
-        return skip(vcpu);
-    }
-    shadow_lock(vcpu->vm);
-    shadow_sync(vcpu->vm->shadow);
-    shadow_unlock(vcpu->vm);
-    if (type < 2)
-        mmu_flush_pcid(cpu, pcid);
-    else if (type == 2)
-        mmu_flush_all(cpu);
-    else
-        mmu_flush_non_global(cpu);
-    return skip(vcpu);
 }
 
 /* ---- memory slots ---- */
@@ -525,8 +387,8 @@ void kvm_shadow_written(struct kvm_vcpu *vcpu, gpa_t gpa, size_t bytes)
 {
     if (!vcpu->vm->shadow || !bytes)
         return;
-    shadow_lock(vcpu->vm);
+    kvm_shadow_lock(vcpu->vm);
     for (uint64_t gfn = gpa >> KAGE_PAGE_SHIFT; gfn <= (gpa + bytes - 1) >> KAGE_PAGE_SHIFT; gfn++)
         shadow_frame_written(vcpu->vm->shadow, gfn);
-    shadow_unlock(vcpu->vm);
+    kvm_shadow_unlock(vcpu->vm);
 }

@@ -39,6 +39,13 @@ enum kvm_shadow_fault {
 /* That, or -errno. */
 KAGE_MUST_CHECK int kvm_shadow_fault(struct kvm_vcpu *vcpu, gva_t va, uint32_t *error);
 
+/* For shadow_exits.c. The MMU mutex; unlocking tells the counters. */
+void kvm_shadow_lock(struct kvm_vm *vm);
+void kvm_shadow_unlock(struct kvm_vm *vm);
+/* The guest's CR3 was loaded. 0 or -errno. */
+KAGE_MUST_CHECK int kvm_shadow_switch_cr3(struct kvm_vcpu *vcpu, bool noflush);
+int kvm_shadow_memory_gone(struct kvm_vcpu *vcpu, gva_t va); /* -EFAULT, with the words for it */
+
 /* cpu_ops */
 /* An access that the tables refuse, in the middle of guest code (cpu_ops.page_fault). Most faults end here, and are no exits. */
 int kvm_shadow_mend(struct cpu *cpu, gva_t va, enum mmu_access access, enum mmu_idx idx, uint32_t *error, gpa_t *gpa);

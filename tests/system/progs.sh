@@ -30,7 +30,7 @@ progs_on() {
 
 for file in "$GUEST_PROGS"/guest*; do
 	[ -f "$file" ] && [ -x "$file" ] || continue
-	case $file in *-pagemap) continue ;; esac # for inspect.sh: it never ends
+	case $file in *-pagemap | *-wide) continue ;; esac # inspect.sh's, which never ends, and memory.sh's, which wants 5 levels
 	# Code that does not depend on the kernel needs no debug information in an initramfs.
 	cp "$file" "$work/" && strip "$work/$(basename "$file")"
 done

@@ -35,6 +35,8 @@ struct client {
 
 static const struct kvm_backend *const kvm = &kage_backend_soft;
 
+static int client_mmu = KAGE_MMU_EPT; /* what client_new_vm() asks for */
+
 static inline int ask(int handle, unsigned long request, void *arg)
 {
     int result = kvm->ioctl(handle, request, arg);
@@ -65,6 +67,7 @@ static inline void client_new_vm(struct client *c)
     c->system = kvm->open();
     c->vm = ask(c->system, KVM_CREATE_VM, NULL);
     assert_true(c->vm >= 0);
+    assert_int_equal(kage_vm_set_mmu(kvm, c->vm, client_mmu), 0);
     c->memory = mmap(NULL, CLIENT_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(c->memory, MAP_FAILED);
 }

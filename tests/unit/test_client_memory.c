@@ -37,6 +37,8 @@ struct guest {
     uint8_t *ram;
 };
 
+static int mmu = KAGE_MMU_EPT; /* all of it is run by both */
+
 static int ask(int handle, unsigned long request, void *arg)
 {
     int result = kvm->ioctl(handle, request, arg);
@@ -56,6 +58,7 @@ static void guest_open(struct guest *g, void *ram)
     g->ram = ram;
     g->system = kvm->open();
     g->vm = ask(g->system, KVM_CREATE_VM, NULL);
+    assert_int_equal(kage_vm_set_mmu(kvm, g->vm, mmu), 0);
     g->vcpu = ask(g->vm, KVM_CREATE_VCPU, NULL); /* no irqchip: HLT comes back to us */
     g->run_bytes = ask(g->system, KVM_GET_VCPU_MMAP_SIZE, NULL);
     g->run = kvm->mmap(NULL, (size_t)g->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, g->vcpu, 0);
@@ -421,5 +424,7 @@ int main(void)
         TEST(test_stores),   TEST(test_beside),    TEST(test_thread), TEST(test_read),     TEST(test_alias), TEST(test_two_vms),
         TEST(test_discard),  TEST(test_discard_of_all), TEST(test_read_only), TEST(test_gone),   TEST(test_file_end), TEST(test_fork),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("ept", tests, NULL, NULL);
+    mmu = KAGE_MMU_SHADOW;
+    return failed + cmocka_run_group_tests_name("shadow", tests, NULL, NULL);
 }

@@ -296,5 +296,7 @@ int main(void)
         BITMAP(test_bitmap), BITMAP(test_bitmap_fault), RING(test_ring), RING(test_ring_rounds), RING(test_ring_hostile),
         RING(test_ring_errors),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("ept", tests, NULL, NULL);
+    client_mmu = KAGE_MMU_SHADOW;
+    return failed + cmocka_run_group_tests_name("shadow", tests, NULL, NULL);
 }

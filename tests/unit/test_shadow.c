@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shadow page tables without a guest: the test is the guest's processor, its walker, its TLB and its memory. Tables are changed at random, by stores
- * that go through the shadow tables themselves, and every access is compared with a model that knows nothing of shadow pages: for each address it keeps
- * all the translations that the guest's tables have given since the vCPU last flushed it. An access that is served must be one of them; one that is refused must
- * be refused by memory as it is now.
+ * Shadow page tables without a guest: the test is the guest's processor, its walker, its TLB and its memory. Tables are changed at
+ * random, by stores that go through the shadow tables themselves, and every access is compared with a model that knows nothing of
+ * shadow pages: for each address it keeps all the translations that the guest's tables have given since the vCPU last flushed it. An
+ * access that is served must be one of them; one that is refused must be refused by memory as it is now.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -781,6 +781,77 @@ static void test_kept_roots(void **state)
     free(w);
 }
 
+/* A table that nothing led to for a while may have been written meanwhile, and what it said then was never said at its new place. */
+static void test_linked_again(void **state)
+{
+    struct world *w = simple(calloc(1, sizeof(*w)), 100ull << 12 | RWU);
+    struct vcpu *v = &w->vcpu[0];
+    uint64_t gfn;
+
+    (void)state;
+    put(w, POOL_AT + 4, 1, 200ull << 12 | RWU);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(access_guest(w, v, i * PAGE, kernel_read, &gfn), SERVED);
+        assert_int_equal(gfn, 100 + 100 * i);
+    }
+    store(w, v, (POOL_AT + 3) * PAGE, 0);
+    flush_all(w, v);
+    store(w, v, (POOL_AT + 4) * PAGE, 101ull << 12 | RWU);
+    store(w, v, (POOL_AT + 4) * PAGE + 8, 201ull << 12 | RWU);
+    store(w, v, (POOL_AT + 3) * PAGE + 8, (POOL_AT + 4) << 12 | RWU); /* it was absent: no flush */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(access_guest(w, v, (2ull << 20) + i * PAGE, kernel_read, &gfn), SERVED);
+        assert_int_equal(gfn, 101 + 100 * i);
+    }
+    world_fini(w);
+    free(w);
+}
+
+/* The same of a root, which another vCPU loads. */
+static void test_root_again(void **state)
+{
+    struct world *w = simple(calloc(1, sizeof(*w)), 100ull << 12 | RWU);
+    uint64_t gfn;
+
+    (void)state;
+    assert_int_equal(access_guest(w, &w->vcpu[0], 0, kernel_read, &gfn), SERVED);
+    put(w, POOL_AT + 5, 0, (POOL_AT + 3) << 12 | RWU);
+    put(w, POOL_AT + 3, 0, (POOL_AT + 6) << 12 | RWU);
+    put(w, POOL_AT + 6, 0, 101ull << 12 | RWU);
+    store(w, &w->vcpu[0], POOL_AT * PAGE, (POOL_AT + 5) << 12 | RWU);
+    w->vcpu[1].regs.cr3 = POOL_AT * PAGE;
+    set_root(w, &w->vcpu[1]);
+    assert_int_equal(access_guest(w, &w->vcpu[1], 0, kernel_read, &gfn), SERVED);
+    assert_int_equal(gfn, 101);
+    world_fini(w);
+    free(w);
+}
+
+/* INVLPG of one address in a large page flushes all of it, in however many pieces it is. */
+static void test_pieces(void **state)
+{
+    struct world *w = simple(calloc(1, sizeof(*w)), 0);
+    struct vcpu *v = &w->vcpu[0];
+    uint64_t gfn;
+
+    (void)state;
+    w->max_level = 1;
+    w->address[0] = 2ull << 20;
+    put(w, POOL_AT + 3, 1, 2ull << 21 | RWU | X86_PTE_PS);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(access_guest(w, v, (2ull << 20) + i * 0x5000, kernel_read, &gfn), SERVED);
+        assert_int_equal(gfn, 1024 + i * 5);
+    }
+    store(w, v, (POOL_AT + 3) * PAGE + 8, 3ull << 21 | RWU | X86_PTE_PS);
+    flush_page(w, v, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(access_guest(w, v, (2ull << 20) + i * 0x5000, kernel_read, &gfn), SERVED);
+        assert_int_equal(gfn, 1536 + i * 5);
+    }
+    world_fini(w);
+    free(w);
+}
+
 /* Clients write to guest memory too: then nothing of it is taken for known. */
 static void test_forced(void **state)
 {
@@ -972,6 +1043,7 @@ int main(void)
         cmocka_unit_test(test_rights),    cmocka_unit_test(test_dirty_bit), cmocka_unit_test(test_write_protect_off),
         cmocka_unit_test(test_rom_and_mmio), cmocka_unit_test(test_large),  cmocka_unit_test(test_no_paging),
         cmocka_unit_test(test_slots),     cmocka_unit_test(test_kept_roots), cmocka_unit_test(test_forced),
+        cmocka_unit_test(test_linked_again), cmocka_unit_test(test_root_again), cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_random),    cmocka_unit_test(test_random_tiny),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

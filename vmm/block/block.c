@@ -648,15 +648,15 @@ static unsigned block_run_done(struct block *block)
     for (struct block_request *request = list; request != NULL; request = request->next) {
         ran++;
     }
+    block->under_way -= ran;
+    block->plugged++; /* what the callbacks submit goes to the kernel together */
     pthread_mutex_unlock(&block->lock);
     while (list != NULL) {
         struct block_request *request = list;
         list = list->next;
-        pthread_mutex_lock(&block->lock);
-        block->under_way--;
-        pthread_mutex_unlock(&block->lock);
         request->done(request, request->result);
     }
+    block_unplug(block);
     return ran;
 }
 
