@@ -61,7 +61,7 @@ plain="-machine microvm -nographic -m 512M"
 		-append "$(head -c 100000 /dev/zero | tr '\0' a)"
 	refused "a property that a device does not have" 'pvpanic.*colour' run $plain -kernel "$kernel" -device pvpanic,colour=red
 	refused "a port that is none" 'pvpanic.*port' run $plain -kernel "$kernel" -device pvpanic,ioport=0x10000
-	refused "port 0" 'isa-debugcon.*port' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0
+	refused "port 0" 'isa-debugcon.*iobase' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0
 	refused "a device twice" 'only one' run $plain -kernel "$kernel" -device isa-debug-exit -device isa-debug-exit
 	refused "two devices at one port" 'isa-debugcon.*0x3f8.*serial' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0x3f8
 	refused "a debug port to nowhere" 'debugcon.*telegraph' run $plain -kernel "$kernel" -debugcon telegraph

@@ -336,7 +336,7 @@ static void test_modern(void **state)
     struct driver driver;
     struct piece piece = {.gpa = BUFFERS_GPA, .bytes = 16, .write = true};
     uint16_t id;
-    uint32_t written;
+    uint32_t written = 0;
     (void)state;
     place_all();
     assert_int_equal(bus_read(&mmio, COMMON(0x12), 2), 2);
