@@ -228,6 +228,7 @@ int main(int argc, char **argv)
 {
     unsigned first = 1, count = 200, passed = 0, failed = 0;
     int option;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what failed is seen though the rest be cut off */
     while ((option = getopt(argc, argv, "s:n:")) != -1) {
         if (option == 's') {
             first = (unsigned)strtoul(optarg, NULL, 0);

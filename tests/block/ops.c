@@ -417,6 +417,7 @@ int main(int argc, char **argv)
     static struct run run;
     unsigned first = 1, count = 60, passed = 0, failed = 0;
     int option;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what failed is seen though the rest be cut off */
     while ((option = getopt(argc, argv, "s:n:v")) != -1) {
         if (option == 's') {
             first = (unsigned)strtoul(optarg, NULL, 0);
