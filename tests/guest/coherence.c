@@ -301,7 +301,8 @@ static void access_slot(struct cpu *c, const struct slot *s)
     if (seen.error == ~0ull)
         return;
     c->faults++;
-    if (c->cr2 != va)
+    /* The code is two instructions: the page may go between them. */
+    if (c->cr2 != va && !(kind == FETCH && c->cr2 == va + CODE_SECOND))
         report(c, s, kind, user, w, &seen, "CR2");
     /* A fault flushes the address (SDM 3A 4.10.4.1). */
     for (unsigned n = 0; n < PER_SLOT; n++)

@@ -21,6 +21,7 @@
 #define BIG_FRAMES 8u
 #define SUB_1G 0x1c00000ull  /* what is accessed of a 1 GiB page */
 #define CODE_OFFSET 0x800u
+#define CODE_SECOND 5u /* its second instruction */
 
 struct cell {
     volatile uint64_t *entry;

@@ -15,7 +15,7 @@ static void frame_init(uint64_t frame)
     *(uint64_t *)frame = frame >> 12;
     code[0] = 0xb8;
     memcpy(code + 1, &(uint32_t){(uint32_t)(frame >> 12)}, 4);
-    code[5] = 0xc3;
+    code[CODE_SECOND] = 0xc3;
 }
 
 static struct cell *cell_new(uint64_t *entry, unsigned level, bool global)
