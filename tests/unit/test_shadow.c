@@ -1012,7 +1012,7 @@ static void random_rounds(enum format format, uint32_t seed, unsigned rounds, ui
         assert_true(s.pages <= s.max_pages + s.max_pages / 2 + 2 * VCPUS * SHADOW_ROOTS);
     }
     assert_true(stats(w).mmu_dropped > 0);
-    assert_true(stats(w).mmu_closed > 0 || seed % 2 == 0);
+    assert_true(stats(w).mmu_closed > 0 || seed % 2 == 0 || format == PAE || format == LEGACY); /* their tables stay open */
     assert_true(max_pages == 0 || stats(w).mmu_recycled > 0);
     world_fini(w);
     free(w);
