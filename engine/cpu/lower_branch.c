@@ -682,7 +682,6 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
     struct emit *e = &t->e;
     const struct insn *in = &t->insns[c->insn];
     uint64_t rip = trans_rip(t, c->insn), next = trans_next_rip(t, c->insn);
-    bool leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
 
     emit_padded(e, 8);
     if (e->overflow) {
@@ -695,7 +694,7 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
     e_d(e, bounce != NULL ? (uint32_t)(bounce - desc) : 0);
     e_d(e, (uint32_t)c->target);
     e_q(e, rip);
-    e_q(e, leaves ? 0 : next);
+    e_q(e, insn_leaves(in) ? 0 : next);
 }
 
 /* A leader's descriptor: the same shape, with the range where the bounce path would be. */

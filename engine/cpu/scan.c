@@ -409,29 +409,17 @@ static bool is_indirect(const struct insn *in)
     return in->cls == INSN_RET || ((in->cls == INSN_CALL || in->cls == INSN_JMP) && !in->z.raw.imm[0].is_relative);
 }
 
-/* TLB checks that the instruction takes, roughly: those off a register that was checked before are mostly shared. */
-static unsigned count_checks(const struct insn *in, uint32_t *seen)
+/* Does it take a TLB check? */
+static bool accesses_memory(const struct insn *in)
 {
-    uint32_t bit = 0;
-    unsigned checks = 0;
-
     switch (in->cls) {
     case INSN_PUSH: case INSN_POP: case INSN_CALL: case INSN_RET: case INSN_LEAVE:
-        bit = 1u << X86_RSP;
-        break;
+        return true;
+    case INSN_LEA: case INSN_DROP:
+        return false;
     default:
-        break;
+        return in->has_mem;
     }
-    if (bit != 0 && (*seen & bit) == 0) {
-        *seen |= bit;
-        checks++;
-    }
-    if (in->has_mem && in->cls != INSN_LEA && in->cls != INSN_DROP) {
-        bit = in->base < 16 && in->index == EMIT_NO_REG ? 1u << in->base : 0;
-        checks += (*seen & bit) == 0;
-        *seen |= bit;
-    }
-    return checks;
 }
 
 /*
@@ -444,20 +432,18 @@ static void plan_flags(struct trans *t)
         if (!t->insns[i].live_in) {
             continue;
         }
-        unsigned checks = 0, j = i;
-        uint32_t seen = 0;
-        bool leaves = false;
+        unsigned j = i;
+        bool checks = false, leaves = false;
         for (; j < t->count && !leaves; j++) {
             const struct insn *in = &t->insns[j];
-            leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
+            leaves = insn_leaves(in);
             if (!leaves && (in->flags_read != 0 || in->flags_written)) {
                 break;
             }
-            checks += count_checks(in, &seen);
+            checks |= accesses_memory(in);
         }
-        if (j == t->count) { /* an exit is reached; at the block's start the poll gains too */
-            bool indirect = is_indirect(&t->insns[j - 1]);
-            t->insns[i].park = indirect || checks >= 1;
+        if (j == t->count) { /* an exit is reached */
+            t->insns[i].park = checks || is_indirect(&t->insns[j - 1]);
             return;
         }
         i = j; /* on behind the one that reads or writes them */

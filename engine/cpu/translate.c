@@ -107,11 +107,10 @@ static void emit_fpu_check(struct trans *t, unsigned i, uint32_t kind)
 static void place_flags(struct trans *t, unsigned i)
 {
     const struct insn *in = &t->insns[i];
-    bool leaves = in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
 
     if (!in->live_in) {
         t->parked = false;
-    } else if (t->parked && !leaves && (in->flags_read != 0 || in->flags_written)) {
+    } else if (t->parked && !insn_leaves(in) && (in->flags_read != 0 || in->flags_written)) {
         lower_unpark(&t->e);
         t->parked = false;
     } else if (!t->parked && in->park) {

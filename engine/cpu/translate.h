@@ -223,6 +223,11 @@ enum insn_class classify(const struct trans *t, const ZydisDecodedInstruction *z
 
 /* scan.c: decodes the block into t->insns and works out liveness; 0, or the reason why not even one instruction was had */
 enum scan_result { SCAN_OK, SCAN_FAULT, SCAN_EXIT, SCAN_AGAIN };
+/* A near branch that is always taken. */
+static inline bool insn_leaves(const struct insn *in)
+{
+    return in->cls == INSN_CALL || in->cls == INSN_RET || in->cls == INSN_JMP;
+}
 /* False: execution goes on with the next instruction. */
 bool insn_ends_block(const struct insn *in);
 enum scan_result scan_block(struct trans *t, gva_t va, gpa_t gpa, const uint8_t *host);
