@@ -64,6 +64,21 @@ static int options_check_id(const struct options *options, const struct drive *d
     return 0;
 }
 
+static int options_add_drive(struct options *options, const char *argument, const struct keyval_list *list, struct error *error)
+{
+    struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
+    if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+        return -1;
+    }
+    if (drive->values.file[0] == '\0') {
+        return error_set(error, "-drive %s: A block device must be specified for \"file\"", argument);
+    }
+    if (drive->values.id[0] == '\0') {
+        snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
+    }
+    return options_check_id(options, drive, "-drive", error);
+}
+
 int options_apply_drive(struct options *options, const char *argument, struct error *error)
 {
     struct keyval_list list;
@@ -76,17 +91,39 @@ int options_apply_drive(struct options *options, const char *argument, struct er
         options->action = OPTIONS_DONE;
         return 0;
     }
-    struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
-    if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+    return options_add_drive(options, argument, &list, error);
+}
+
+/* FILE[,PROP=VALUE...]: the same as -drive file=FILE,format=qcow2,if=virtio,discard=unmap, in which each can be said otherwise. That an image is
+   raw must be said: a guest could write the head of a qcow2 image into it, that names a file of the host's as its backing file. */
+int options_apply_image(struct options *options, const char *word, struct error *error)
+{
+    static const struct keyval defaults[] = {{"format", "qcow2"}, {"if", "virtio"}, {"discard", "unmap"}};
+    struct keyval_list list;
+    char text[KEYVAL_VALUE_MAX + 8];
+    if (word[0] == '\0' || word[0] == ',') {
+        return error_set(error, "'%s': expected an image or an option", word);
+    }
+    if (options->image[0] != '\0') {
+        return error_set(error, "'%s': there is an image already, %s; others are named by -drive", word, options->image);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "file=%s", word) >= sizeof(text)) {
+        return error_set(error, "'%s': longer than %u characters", word, KEYVAL_VALUE_MAX);
+    }
+    if (keyval_parse(&list, word, NULL, text, error) != 0) {
         return -1;
     }
-    if (drive->values.file[0] == '\0') {
-        return error_set(error, "-drive %s: A block device must be specified for \"file\"", argument);
+    options->image_format_said = keyval_get(&list, "format") != NULL;
+    for (unsigned i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+        if (keyval_get(&list, defaults[i].name) == NULL && list.count < KEYVAL_MAX) {
+            list.pairs[list.count++] = defaults[i];
+        }
     }
-    if (drive->values.id[0] == '\0') {
-        snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
+    if (options_add_drive(options, word, &list, error) != 0) {
+        return -1;
     }
-    return options_check_id(options, drive, "-drive", error);
+    strcpy(options->image, options->drives[options->drive_count - 1].values.file);
+    return 0;
 }
 
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error)
@@ -441,5 +478,9 @@ int options_complete_devices(struct options *options, struct error *error)
             return -1;
         }
     }
-    return options->action == OPTIONS_RUN ? options_add_drive_devices(options, has_pci, error) : 0;
+    if (options->action != OPTIONS_RUN || options_add_drive_devices(options, has_pci, error) != 0) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
+    /* An installed system waits for random numbers when it first makes its keys. */
+    return options->image[0] == '\0' || options->no_defaults || options_new_device(options, device_find("virtio-rng", has_pci), error) != NULL ? 0 : -1;
 }
