@@ -139,7 +139,7 @@ files() {
 }
 
 grub_files() {
-	mkdir -p "$root/etc/default"
+	mkdir -p "$root/etc/default" "$root/boot/grub"
 	# For update-grub, which the next kernel's package calls.
 	cat >"$root/etc/default/grub" <<-CFG
 		GRUB_DEFAULT=0
