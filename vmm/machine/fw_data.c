@@ -97,10 +97,12 @@ static void blob_clear_checksums(struct acpi_blob *blob)
 
 static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
 {
-    static uint8_t tables[TABLES_ROOM];
-    struct acpi_blob blob = {.tables = tables, .room = sizeof(tables)};
+    uint8_t *tables = malloc(TABLES_ROOM);
+    struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
     struct loader_script *script = calloc(1, sizeof(*script));
-    if (script == NULL) {
+    if (tables == NULL || script == NULL) {
+        free(tables);
+        free(script);
         return -ENOMEM;
     }
     int result = acpi_write_blob(&blob, acpi) ? 0 : -ENOSPC;
@@ -125,8 +127,22 @@ static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
     if (result == 0) {
         result = fw_cfg_add_file(fw, "etc/table-loader", script->commands, script->count * sizeof(script->commands[0]));
     }
+    free(tables);
     free(script);
     return result;
+}
+
+void fw_data_selected(struct fw_cfg *fw, const char *name, const struct acpi_config *acpi)
+{
+    uint8_t *tables = strcmp(name, TABLES_FILE) == 0 ? malloc(TABLES_ROOM) : NULL;
+    if (tables != NULL) {
+        struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
+        if (acpi_write_blob(&blob, acpi)) {
+            blob_clear_checksums(&blob);
+            fw_cfg_update_file(fw, TABLES_FILE, blob.tables, blob.bytes);
+        }
+        free(tables);
+    }
 }
 
 /* ---- memory and processors ---- */
