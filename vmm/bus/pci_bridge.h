@@ -13,13 +13,11 @@ struct pci_root_port {
     struct pci_bus secondary;
 };
 
-/* A port for a slot that the guest calls `slot`; then it goes on a bus by pci_root_port_add(). */
+/*
+ * A port for a slot that the guest calls `slot`. Once its function is on a bus, pci_bus_init_secondary() makes the one behind it.
+ */
 void pci_root_port_init(struct pci_root_port *port, const char *name, uint16_t slot, uint8_t number);
-void pci_root_port_add(struct pci_bus *bus, uint8_t devfn, struct pci_root_port *port);
-/* Once everything is plugged: whether the slot has something in it. */
-void pci_root_port_update_presence(struct pci_root_port *port);
-
-/* A capability of PCI Express on a function in a slot, or -ENOSPC. */
-int pci_add_endpoint(struct pci_function *function) __attribute__((warn_unused_result));
+/* Something has been plugged into the slot of a root port, or has gone. */
+void pci_root_port_update_presence(struct pci_function *port);
 
 #endif

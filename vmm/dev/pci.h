@@ -103,4 +103,11 @@ uint32_t pci_get_long(const uint8_t *config, unsigned offset);
 /* Links a capability of `bytes` bytes, its two first ones filled in. Its offset; -ENOSPC. */
 int pci_add_capability(struct pci_function *function, uint8_t id, unsigned bytes);
 
+
+/* PCI Express (PCI Express 4.0, 7.5.3): kinds of functions, and offsets in the capability that a root port has more to say at. */
+enum { PCI_EXPRESS_ENDPOINT = 0x0, PCI_EXPRESS_ROOT_PORT = 0x4 };
+enum { PCI_EXPRESS_LINK_CAPABILITIES = 0x0c, PCI_EXPRESS_SLOT_CAPABILITIES = 0x14, PCI_EXPRESS_SLOT_STATUS = 0x1a, PCI_EXPRESS_ROOT_CONTROL = 0x1c };
+/* The capability, of a link of one lane; `flags`: more of its first register. Its offset; -ENOSPC. */
+int pci_add_express(struct pci_function *function, unsigned kind, uint16_t flags);
+
 #endif

@@ -89,14 +89,18 @@ struct virtio_mmio;
 struct virtio_pci;
 struct virtio_device;
 
+struct pci_root_port;
+
 /* A device of the user's. */
 struct machine_device {
     const struct device_spec *spec;
-    struct virtio_device *virtio;
+    struct virtio_device *virtio; /* NULL: it is none of virtio's */
     void *self;
     void (*release)(void *self);
     struct virtio_mmio *mmio; /* one of the two */
     struct virtio_pci *pci;
+    struct pci_function *function;  /* on a PCI bus; NULL: it is on none */
+    struct pci_root_port *root_port; /* NULL: it is none */
 };
 
 /* Where a board without PCI puts virtio devices. */
