@@ -103,26 +103,39 @@ static struct bus *pci_bar_bus(struct pci_bus *bus, const struct pci_bar *bar)
 
 /* ---- What a bridge forwards downstream (PCI-to-PCI Bridge 1.2, 3.2.5.6 to 3.2.5.10) ---- */
 
-static bool pci_window_holds(uint64_t first, uint64_t last, uint64_t base, uint64_t bytes)
+struct pci_window {
+    uint64_t first, last; /* none, where the last one is the smaller */
+};
+
+static bool pci_window_holds(struct pci_window window, uint64_t base, uint64_t bytes)
 {
-    return first <= base && base <= last && bytes - 1 <= last - base;
+    return window.first <= base && base <= window.last && bytes - 1 <= window.last - base;
+}
+
+/* Of a pair of registers with bits 31..20. */
+static struct pci_window pci_window(const uint8_t *config, unsigned base, unsigned limit)
+{
+    return (struct pci_window){.first = (uint64_t)(pci_get_word(config, base) & 0xfff0u) << 16,
+                               .last = (uint64_t)(pci_get_word(config, limit) & 0xfff0u) << 16 | 0xfffff};
+}
+
+static struct pci_window pci_prefetchable(const uint8_t *config)
+{
+    struct pci_window window = pci_window(config, PCI_PREF_MEMORY_BASE, PCI_PREF_MEMORY_LIMIT);
+    window.first |= (uint64_t)pci_get_long(config, PCI_PREF_BASE_UPPER32) << 32;
+    window.last |= (uint64_t)pci_get_long(config, PCI_PREF_LIMIT_UPPER32) << 32;
+    return window;
 }
 
 static bool pci_bridge_forwards(const uint8_t *config, bool port, uint64_t base, uint64_t bytes)
 {
     uint16_t command = pci_get_word(config, PCI_COMMAND);
     if (port) {
-        uint64_t first = (uint64_t)(config[PCI_IO_BASE] & 0xf0u) << 8, last = (uint64_t)(config[PCI_IO_LIMIT] & 0xf0u) << 8 | 0xfff;
-        return (command & PCI_COMMAND_IO) != 0 && pci_window_holds(first, last, base, bytes);
+        struct pci_window window = {.first = (uint64_t)(config[PCI_IO_BASE] & 0xf0u) << 8, .last = (uint64_t)(config[PCI_IO_LIMIT] & 0xf0u) << 8 | 0xfff};
+        return (command & PCI_COMMAND_IO) != 0 && pci_window_holds(window, base, bytes);
     }
-    uint64_t first = (uint64_t)(pci_get_word(config, PCI_MEMORY_BASE) & 0xfff0u) << 16;
-    uint64_t last = (uint64_t)(pci_get_word(config, PCI_MEMORY_LIMIT) & 0xfff0u) << 16 | 0xfffff;
-    uint64_t pref_first = (uint64_t)(pci_get_word(config, PCI_PREF_MEMORY_BASE) & 0xfff0u) << 16;
-    uint64_t pref_last = (uint64_t)(pci_get_word(config, PCI_PREF_MEMORY_LIMIT) & 0xfff0u) << 16 | 0xfffff;
-    pref_first |= (uint64_t)pci_get_long(config, PCI_PREF_BASE_UPPER32) << 32;
-    pref_last |= (uint64_t)pci_get_long(config, PCI_PREF_LIMIT_UPPER32) << 32;
-    return (command & PCI_COMMAND_MEMORY) != 0 &&
-           (pci_window_holds(first, last, base, bytes) || pci_window_holds(pref_first, pref_last, base, bytes));
+    return (command & PCI_COMMAND_MEMORY) != 0 && (pci_window_holds(pci_window(config, PCI_MEMORY_BASE, PCI_MEMORY_LIMIT), base, bytes) ||
+                                                   pci_window_holds(pci_prefetchable(config), base, bytes));
 }
 
 static bool pci_forwarded(const struct pci_function *function, bool port, uint64_t base, uint64_t bytes)
@@ -197,6 +210,27 @@ static void pci_update_bars(struct pci_bus *root)
             }
         }
     }
+}
+
+uint64_t pci_bus_last(struct pci_bus *root)
+{
+    uint64_t last = 0;
+    pthread_mutex_lock(&root->lock);
+    for (const struct pci_function *function = root->first; function != NULL; function = function->next) {
+        for (unsigned i = 0; i < PCI_BARS; i++) {
+            const struct pci_bar *bar = &function->bars[i];
+            unsigned at = PCI_BASE_ADDRESS_0 + i * 4;
+            uint64_t base = bar->bytes != 0 && !bar->port ? pci_get_long(function->config, at) & ~UINT64_C(15) : 0;
+            base |= bar->bytes != 0 && bar->wide ? (uint64_t)pci_get_long(function->config, at + 4) << 32 : 0;
+            last = base != 0 && base + bar->bytes - 1 > last ? base + bar->bytes - 1 : last;
+        }
+        if (function->secondary != NULL) {
+            struct pci_window window = pci_prefetchable(function->config);
+            last = window.first < window.last && window.last > last ? window.last : last;
+        }
+    }
+    pthread_mutex_unlock(&root->lock);
+    return last;
 }
 
 static void pci_init_bar(struct pci_function *function, unsigned index)

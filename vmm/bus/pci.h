@@ -60,6 +60,9 @@ void pci_bus_init_secondary(struct pci_bus *bus, struct pci_function *bridge);
 /* Where interrupt pins go. Called with intx_lock held. */
 void pci_bus_connect(struct pci_bus *bus, unsigned (*pirq_of)(unsigned device, unsigned pin), const struct irq *pirq);
 
+/* The last byte of memory that any BAR or bridge claims, decoded or not: where firmware has put things. 0: none does. */
+uint64_t pci_bus_last(struct pci_bus *root);
+
 /* Before a guest runs. The place must be free. */
 void pci_function_add(struct pci_bus *bus, uint8_t devfn, struct pci_function *function);
 /* Its BARs leave the buses. */

@@ -308,8 +308,6 @@ static void acpi_write_virtio(struct aml *aml, const struct acpi_config *config)
 
 #define DISPLAY_GPA 0xa0000u
 #define DISPLAY_LAST_GPA 0xbffffu
-#define HIGH_WINDOW_ALIGN (UINT64_C(1) << 30)
-#define HIGH_WINDOW_LAST ((UINT64_C(1) << 39) - 1) /* what every processor of the kind can address */
 
 /* A window that has no place says what another one has said: the tables' length must not depend on where firmware has put things. */
 static void acpi_write_window(struct aml *aml, uint64_t first, uint64_t end)
@@ -327,9 +325,8 @@ static void acpi_write_pci_windows(struct aml *aml, const struct acpi_config *co
         acpi_write_window(aml, config->pci_gpa, config->ecam_gpa < LAYOUT_IOAPIC_GPA ? config->ecam_gpa : LAYOUT_IOAPIC_GPA);
         acpi_write_window(aml, ecam_end > config->pci_gpa ? ecam_end : config->pci_gpa, LAYOUT_IOAPIC_GPA);
     }
-    if (config->pci_high) {
-        uint64_t first = (config->ram_end_gpa + HIGH_WINDOW_ALIGN - 1) & ~(HIGH_WINDOW_ALIGN - 1);
-        aml_memory_window64(aml, first, first < HIGH_WINDOW_LAST ? HIGH_WINDOW_LAST : first + HIGH_WINDOW_ALIGN - 1);
+    if (config->pci_high_last != 0) {
+        aml_memory_window64(aml, config->pci_high_gpa, config->pci_high_last);
     }
 }
 

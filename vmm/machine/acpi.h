@@ -32,8 +32,7 @@ struct acpi_config {
     bool pci;              /* a host bridge with configuration mechanism #1 */
     uint64_t pci_gpa;      /* memory below the I/O APIC from here on is its, but for what follows */
     uint64_t ecam_gpa, ecam_bytes; /* PCI Express: configuration spaces of buses from 0 on; 0 bytes: none */
-    bool pci_high;                 /* memory behind all RAM is its too */
-    uint64_t ram_end_gpa;
+    uint64_t pci_high_gpa, pci_high_last; /* memory behind all RAM that is its too; both 0: none */
     /* Interrupts of a device's pins, 0 INTA to 3 INTD: the PIRQ, and its GSI. NULL: pins go nowhere. */
     unsigned (*pirq_of)(unsigned device, unsigned pin);
     const uint8_t *pirq_gsi;

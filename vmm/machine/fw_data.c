@@ -12,6 +12,7 @@
 #include "machine/layout.h"
 #include "machine/linux_rom.h"
 #include "machine/multiboot.h"
+#include "machine/smbios.h"
 
 /* ---- ACPI: etc/table-loader's script (QEMU, hw/acpi/bios-linker-loader.c has the format) ---- */
 
@@ -143,6 +144,21 @@ void fw_data_selected(struct fw_cfg *fw, const char *name, const struct acpi_con
         }
         free(tables);
     }
+}
+
+/* ---- SMBIOS ---- */
+
+static int fw_data_add_smbios(struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram)
+{
+    struct smbios smbios = {.tables = malloc(SMBIOS_ROOM)};
+    if (smbios.tables == NULL) {
+        return -ENOMEM;
+    }
+    int result = smbios_write(&smbios, config->board->name, &config->smp, ram) ? 0 : -ENOSPC;
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-tables", smbios.tables, smbios.bytes);
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-anchor", smbios.anchor, sizeof(smbios.anchor));
+    free(smbios.tables);
+    return result;
 }
 
 /* ---- memory and processors ---- */
@@ -315,6 +331,7 @@ int fw_data_fill(struct fw_data *data, struct fw_cfg *fw, const struct machine_c
                  const struct acpi_config *acpi, struct error *error)
 {
     int result = fw_data_add_memory(fw, config, ram);
+    result = result != 0 ? result : fw_data_add_smbios(fw, config, ram);
     if (result == 0 && config->acpi) {
         result = fw_data_add_acpi(fw, acpi);
     }

@@ -17,6 +17,8 @@
 
 #define Q35_LOW_MAX UINT64_C(0xb0000000) /* RAM ends before it, or leaves it free for configuration space, and ends at 2 GiB */
 #define Q35_LOW_OF_MORE UINT64_C(0x80000000)
+#define Q35_HIGH_ALIGN (UINT64_C(1) << 30)
+#define Q35_HIGH_BYTES (UINT64_C(32) << 30) /* at least, behind all RAM: more, where firmware has put things above */
 #define Q35_APIC_BASE 16
 #define Q35_HPET_ROUTES 0xff0104u /* the pins of interrupts 0 and 8, and of PIRQs */
 
@@ -102,8 +104,9 @@ static void q35_fill_acpi(struct pc *pc, struct acpi_config *acpi)
 {
     const struct q35_board *board = (const struct q35_board *)pc;
     acpi->pci_gpa = pc->machine->ram.low_bytes;
-    acpi->pci_high = true;
-    acpi->ram_end_gpa = RAM_HIGH_GPA + ram_high_bytes(&pc->machine->ram);
+    acpi->pci_high_gpa = (RAM_HIGH_GPA + ram_high_bytes(&pc->machine->ram) + Q35_HIGH_ALIGN - 1) & ~(Q35_HIGH_ALIGN - 1);
+    uint64_t last = pci_bus_last(&pc->pci), least = acpi->pci_high_gpa + Q35_HIGH_BYTES - 1;
+    acpi->pci_high_last = last > least ? last | (Q35_HIGH_ALIGN - 1) : least;
     acpi->ecam_gpa = board->ecam_bytes != 0 ? board->ecam_gpa : Q35_LOW_MAX;
     acpi->ecam_bytes = board->ecam_bytes != 0 ? board->ecam_bytes : PCI_BUSES_MAX * PCI_ECAM_BYTES;
 }
