@@ -16,6 +16,7 @@
 #include "vcpu/topology.h"
 
 #define OPTIONS_SERIALS_MAX 2u /* ports of the board */
+#define OPTIONS_FLASHES_MAX 2u
 
 enum options_action {
     OPTIONS_RUN,
@@ -56,6 +57,9 @@ struct options {
     bool image_format_said;
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
+    bool hpet;
+    char flash_names[OPTIONS_FLASHES_MAX][OPTIONS_WORD_MAX]; /* -machine pflash0=, pflash1=: a drive's id; "": not said */
+    struct drive *flash[OPTIONS_FLASHES_MAX];                /* of these, and of -drive if=pflash; NULL: none */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
     struct options_arguments device_arguments;
     unsigned device_count, drive_count, object_count, chardev_count;
