@@ -500,7 +500,8 @@ static const struct options_option {
 void options_help(void)
 {
     puts("An image without an option, FILE[,PROP=VALUE...], is the machine's disk: -drive file=FILE,format=qcow2,if=virtio,discard=unmap. With one,\n"
-         "what is not said is -machine " OPTIONS_IMAGE_MACHINE " -smp 2 -m 1G -device virtio-rng. A raw image must say so: FILE,format=raw.\n"
+         "what is not said is -machine " OPTIONS_IMAGE_MACHINE " -smp 2 -m 1G -device virtio-rng; or q35 with OVMF, if it has code for UEFI only. A raw\n"
+         "image must say so: FILE,format=raw.\n"
          "\n"
          "Options:");
     for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_table); i++) {
@@ -526,6 +527,7 @@ static void options_complete_defaults(struct options *options)
 {
     static const struct cpu_topology none;
     bool image = options->image[0] != '\0';
+    options->machine_said = options->machine != NULL;
     if (options->machine == NULL) {
         options->machine = image ? OPTIONS_IMAGE_MACHINE : "microvm";
     }

@@ -6,7 +6,6 @@
 #include "cli/run.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "cli/run_image.h"
 #include "cli/terminal.h"
 #include "inspect/server.h"
 #include "machine/machine.h"
@@ -176,25 +176,9 @@ static int run_open_chardevs(struct run *run, struct error *error)
     return 0;
 }
 
-/* The image that stands without an option is qcow2 unless it says otherwise; what to say is worth a line. */
-static int run_check_image(const struct options *options, struct error *error)
-{
-    char head[4] = "";
-    int fd = options->image[0] != '\0' && !options->image_format_said ? open(options->image, O_RDONLY | O_CLOEXEC) : -1;
-    if (fd < 0) {
-        return 0; /* drive_open() says what is wrong */
-    }
-    bool other = pread(fd, head, sizeof(head), 0) >= 0 && memcmp(head, "QFI\xfb", sizeof(head)) != 0;
-    close(fd);
-    return other ? error_set(error, "%s: no qcow2 image; if it is a raw one, say '%s,format=raw'", options->image, options->image) : 0;
-}
-
 /* Images, each opened once; what a node took over from another is opened as that node's. */
 static int run_open_drives(struct run *run, struct error *error)
 {
-    if (run_check_image(run->options, error) != 0) {
-        return -1;
-    }
     for (unsigned i = 0; i < run->config.drive_count; i++) {
         struct drive *drive = &run->config.drives[i];
         bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
@@ -255,18 +239,6 @@ static void run_fini(struct run *run)
 
 /* ---- Machines ---- */
 
-/* Somebody who runs an image may not know us. */
-static void run_greet(const struct options *options)
-{
-    bool keys = false;
-    for (unsigned i = 0; i < options->serial_count; i++) {
-        keys = keys || strcmp(options->serial[i], "mon:stdio") == 0;
-    }
-    if (options->image[0] != '\0') {
-        fprintf(stderr, "kage: %s on board %s, processors: %u, memory: %llu MiB%s\n", options->image, options->machine, options->smp.cpus,
-                (unsigned long long)(options->ram_bytes >> 20), keys ? "; Ctrl-a x leaves, Ctrl-a h helps" : "");
-    }
-}
 
 /* One machine, from power on to whatever ends it. */
 static enum power_event run_once(struct run *run, bool first, int *status, struct error *error)
@@ -277,7 +249,7 @@ static enum power_event run_once(struct run *run, bool first, int *status, struc
     if (first) {
         run_take_terminal(run->options);
         fprintf(stderr, "kage: accelerator %s: %s\n", run->config.backend->name, run->reason);
-        run_greet(run->options);
+        run_image_greet(run->options);
     }
     run->machine_up = true;
     enum power_event event = machine_run(&run->machine, status, error);
@@ -298,6 +270,9 @@ static int run_until_end(struct run *run, struct error *error)
 
 int run_machine(struct options *options, struct error *error)
 {
+    if (run_image_choose(options, error) != 0) {
+        return -1;
+    }
     struct run run = {
         .options = options,
         .signals.fd = -1,

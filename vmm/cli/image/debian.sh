@@ -325,7 +325,8 @@ finish() {
 		wait "$running" 2>/dev/null || :
 	fi
 	# Files of other ids are their owner's only in the namespace.
-	[ -z "$work" ] || { [ -n "$leave" ] && $leave rm -rf --one-file-system "$work" 2>/dev/null; rm -rf --one-file-system "$work" 2>/dev/null; } || :
+	[ -z "$work" ] || $leave rm -rf --one-file-system "$work" || :
+	work=
 }
 trap finish EXIT
 trap 'clear_line; echo "kage: image: stopped; nothing is left behind" >&2; exit 130' INT TERM HUP
@@ -387,6 +388,7 @@ step 3 boot "Making it bootable"
 enter=
 step 4 write "Writing $KAGE_IMAGE_OUT"
 mv "$work/out" "$KAGE_IMAGE_OUT"
+finish
 
 case $KAGE_IMAGE_FIRMWARE in
 bios) by=BIOS ;;
