@@ -27,6 +27,7 @@
 #include "machine/devices.h"
 #include "machine/events.h"
 #include "machine/ram.h"
+#include "machine/runstate.h"
 #include "util/error.h"
 #include "util/loop.h"
 #include "vcpu/topology.h"
@@ -70,6 +71,7 @@ struct machine_config {
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
+    struct run_watch *run_watch; /* NULL: nobody; told of each machine's stops, after its devices */
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
     unsigned device_count, drive_count, object_count, chardev_count;
     const struct device_spec *devices;
@@ -132,6 +134,7 @@ struct machine {
     unsigned device_count;
     struct machine_device devices[DEVICES_MAX];
     struct power power;
+    struct runstate run;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };
