@@ -37,7 +37,7 @@ BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libc
 	liblz4-dev libzstd-dev libjansson-dev liburing-dev libc6-dev-i386 lib32gcc-12-dev
 RUN_PACKAGES := cpio
 TEST_PACKAGES := cpio util-linux bsdutils seabios qemu-system-x86 qemu-utils mmdebstrap e2fsprogs fdisk
-BENCH_PACKAGES := cpio qemu-system-x86 busybox-static seabios
+BENCH_PACKAGES := cpio qemu-system-x86 qemu-utils busybox-static seabios mmdebstrap e2fsprogs fdisk
 
 FORMAT_SOURCES = $(shell git ls-files '*.c' '*.h')
 

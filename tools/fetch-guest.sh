@@ -9,9 +9,10 @@
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 #   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
 #   CACHE/debian/disk.img    a disk with GRUB and a small Debian with systemd, made by mmdebstrap
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian]...   (all of them by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian|fio]...   (all of them but fio by default)
 set -eu
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
@@ -24,7 +25,7 @@ have() {
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
 	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
-	debian) [ -s "$cache/debian/disk.img" ] ;;
+	debian | fio) [ -s "$cache/$1/disk.img" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
 }
@@ -140,6 +141,26 @@ HOOK
 	mv "$image" "$cache/debian/disk.img"
 }
 
+# Unpacked, not installed: fio needs no more than its libraries.
+make_fio() {
+	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null || {
+		echo "fetch-guest: mmdebstrap and e2fsprogs are needed for fio" >&2
+		return 1
+	}
+	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
+	echo "Fetching fio" >&2
+	mkdir -p "$work/fio"
+	mmdebstrap --quiet --variant=extract --include=fio bookworm "$work/fio.tar" >&2 || return 1
+	tar -xf "$work/fio.tar" -C "$work/fio" --exclude='./dev/*' || return 1
+	rm -rf "$work/fio.tar" "$work/fio/usr/share/doc" "$work/fio/usr/share/man"
+	for directory in proc sys dev tmp; do mkdir -p "$work/fio/$directory"; done
+	truncate -s 320M "$work/fio.img"
+	mke2fs -q -t ext4 -E root_owner=0:0 -d "$work/fio" "$work/fio.img" >&2 || return 1
+	rm -rf "$work/fio"
+	mkdir -p "$cache/fio"
+	mv "$work/fio.img" "$cache/fio/disk.img"
+}
+
 for part; do
 	have "$part" && continue
 	command -v apt-get >/dev/null || { echo "fetch-guest: there is no apt-get here to fetch $part with" >&2; exit 1; }
@@ -182,6 +203,10 @@ for part; do
 			virtio_scsi virtio-rng; do
 			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
 		done
+		continue
+		;;
+	fio)
+		make_fio || { echo "fetch-guest: no fio" >&2; exit 1; }
 		continue
 		;;
 	debian)
