@@ -103,8 +103,8 @@ static void machine_power_request(void *opaque, enum power_event event, int stat
 
 const struct board machine_boards[] = {
     {"microvm", "a PC without PCI and firmware (default)", microvm_init},
-    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init},
-    {NULL, NULL, NULL},
+    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init, .ide_units = 2, .ide_places = 4},
+    {.name = NULL},
 };
 
 const struct board *machine_find_board(const char *name)

@@ -25,6 +25,7 @@
 #include "bus/pci.h"
 #include "machine/boot.h"
 #include "machine/devices.h"
+#include "machine/disks.h"
 #include "machine/events.h"
 #include "machine/ram.h"
 #include "util/error.h"
@@ -42,6 +43,7 @@ struct board {
     const char *name;
     const char *help;
     int (*init)(struct machine *machine, struct error *error);
+    unsigned ide_units, ide_places; /* of its own disk controller: places of a bus, and all; 0: it has none, and disks are virtio's */
 };
 extern const struct board machine_boards[]; /* ends with a name of NULL */
 const struct board *machine_find_board(const char *name);
@@ -58,6 +60,9 @@ struct machine_config {
     const char *kernel;
     const char *initrd;
     const char *cmdline;
+    const char *boot_order; /* letters of -boot; of the first machine, perhaps another one */
+    bool boot_menu, boot_strict;
+    int boot_menu_wait, boot_fail_wait; /* milliseconds; -1: not said */
     bool acpi;
     bool rtc; /* announce the real-time clock to the guest */
     unsigned serial_count;
@@ -82,12 +87,14 @@ struct virtio_mmio;
 struct virtio_pci;
 struct virtio_device;
 
-/* A device of the user's. */
+/* A device of the user's, or a disk controller of the board's. */
 struct machine_device {
-    const struct device_spec *spec;
-    struct virtio_device *virtio;
+    const struct device_spec *spec; /* NULL: the board's */
+    struct virtio_device *virtio;   /* NULL: it is another */
     void *self;
     void (*release)(void *self);
+    void (*stop)(void *self);      /* of one that is not virtio: who waits goes on */
+    struct pci_function *function; /* of one that is not virtio */
     struct virtio_mmio *mmio; /* one of the two */
     struct virtio_pci *pci;
 };
@@ -130,7 +137,9 @@ struct machine {
     struct virtio_slots virtio_slots;
     unsigned virtio_slots_used;
     unsigned device_count;
-    struct machine_device devices[DEVICES_MAX];
+    struct machine_device devices[DEVICES_MAX + 1]; /* and the board's disk controller */
+    unsigned boot_entry_count;
+    struct boot_entry boot_entries[DEVICES_MAX];
     struct power power;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;

@@ -352,6 +352,10 @@ static int pc_init_fw_cfg(struct pc *pc, struct error *error)
     acpi.pirq_gsi = pc_pirq_gsi;
     fw_cfg_init(&pc->fw_cfg, pc_memory_at, pc);
     pc->fw_cfg_present = true;
+    pc->data.bootorder = disks_bootorder(machine, machine->config->kernel != NULL ? "/rom@" FW_DATA_ROM : NULL);
+    if (pc->data.bootorder == NULL) {
+        return error_set(error, "no memory for the boot order");
+    }
     return fw_data_fill(&pc->data, &pc->fw_cfg, machine->config, &machine->ram, &acpi, error) != 0 ||
                    board_place(machine, PC_FW_CFG_PORT, FW_CFG_PORTS, &fw_cfg_ops, &pc->fw_cfg, error) != 0
                ? -1
@@ -399,7 +403,7 @@ int pc_init(struct machine *machine, struct error *error)
     machine->dma = (struct dma){.at = pc_memory_at, .opaque = pc};
     if (board_init_ram(machine, error) != 0 || pc_load_bios(pc, error) != 0 || board_init_vm(machine, error) != 0 ||
         pc_init_memory(pc, error) != 0 || board_init_irqchip(machine, error) != 0 || board_init_devices(machine, error) != 0 ||
-        pc_init_pci(pc, error) != 0 || devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
+        pc_init_pci(pc, error) != 0 || disks_add_ide(machine, PCI_DEVFN(1, 1), error) != 0 || devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
         board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
         return -1;
     }
