@@ -259,6 +259,7 @@ static int run_until_end(struct run *run, struct error *error)
 {
     int status = 0;
     enum power_event event = run_once(run, true, &status, error);
+    run->config.boot_order = run->options->boot.order;
     while (event == POWER_RESET && !run->options->no_reboot && !run->quit) {
         event = run_once(run, false, &status, error);
     }
@@ -282,6 +283,11 @@ int run_machine(struct options *options, struct error *error)
                 .acpi = options->acpi,
                 .rtc = options->rtc,
                 .board = machine_find_board(options->machine),
+                .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
+                .boot_menu = options->boot.menu,
+                .boot_strict = options->boot.strict,
+                .boot_menu_wait = (int)options->boot.menu_wait,
+                .boot_fail_wait = (int)options->boot.fail_wait,
                 .mmu = options->mmu,
                 .bios = options->bios,
                 .flash = {options->flash[0], options->flash[1]},

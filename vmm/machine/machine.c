@@ -102,9 +102,10 @@ static void machine_power_request(void *opaque, enum power_event event, int stat
 }
 
 const struct board machine_boards[] = {
-    {"microvm", "a PC without PCI and firmware (default)", microvm_init, NULL, false},
-    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init, "pci.0", true},
-    {"q35", "Q35, ICH9, PCI Express; SeaBIOS, or OVMF in flash memory (alias pc-q35)", q35_init, "pcie.0", true},
+    {"microvm", "a PC without PCI and firmware (default)", microvm_init},
+    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init, .pci_bus = "pci.0", .has_firmware = true, .ide_units = 2, .ide_places = 4},
+    {"q35", "Q35, ICH9, PCI Express; SeaBIOS, or OVMF in flash memory (alias pc-q35)", q35_init, .pci_bus = "pcie.0", .has_firmware = true, .ide_units = 1,
+     .ide_places = 6},
     {.name = NULL},
 };
 

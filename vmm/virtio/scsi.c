@@ -165,7 +165,7 @@ static void scsi_start(struct scsi_request *request, const struct virtio_chain *
     virtio_chain_read(chain, 0, &header, sizeof(header));
     size_t sent = virtio_chain_read(chain, sizeof(header), parameters, sizeof(parameters));
     uint32_t out = chain->out_bytes - (uint32_t)sizeof(header), in = chain->in_bytes - (uint32_t)sizeof(struct scsi_response);
-    const struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
+    struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
     request->io.op = BLOCK_FLUSH; /* until it is known */
     request->data_bytes = out != 0 ? out : in;
     if (disk == NULL || (out != 0 && in != 0)) { /* both ways at once: VIRTIO_SCSI_F_INOUT is not offered */
@@ -310,7 +310,7 @@ struct virtio_device *virtio_scsi_device(struct virtio_scsi *scsi)
     return &scsi->device;
 }
 
-int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk)
+int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk, int *at_target)
 {
     unsigned at = target >= 0 ? (unsigned)target : 0;
     while (target < 0 && at < VIRTIO_SCSI_TARGETS && scsi->targets[at] != NULL) {
@@ -327,5 +327,8 @@ int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk
         return -ENOMEM;
     }
     *scsi->targets[at] = *disk;
+    if (at_target != NULL) {
+        *at_target = (int)at;
+    }
     return 0;
 }
