@@ -344,7 +344,7 @@ static int fill(void)
 
 static int setup_data(void **state)
 {
-    config = (struct machine_config){.acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
+    config = (struct machine_config){.board = machine_find_board("pc"), .acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
     ram = (struct ram){.bytes = UINT64_C(0x140000000), .low_bytes = RAM_HOLE_GPA}; /* nothing reads it */
     return setup(state);
 }

@@ -181,7 +181,11 @@ static int run_open_drives(struct run *run, struct error *error)
     for (unsigned i = 0; i < run->config.drive_count; i++) {
         struct drive *drive = &run->config.drives[i];
         bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
-        if (!taken && drive_open(drive, &run->loop, error) != 0) {
+        bool flash = false;
+        for (unsigned unit = 0; unit < MACHINE_FLASHES_MAX; unit++) {
+            flash = flash || run->config.flash[unit] == drive;
+        }
+        if (!taken && drive_open(drive, flash ? NULL : &run->loop, error) != 0) {
             return -1;
         }
     }
@@ -286,6 +290,8 @@ int run_machine(struct options *options, struct error *error)
                 .boot_fail_wait = (int)options->boot.fail_wait,
                 .mmu = options->mmu,
                 .bios = options->bios,
+                .flash = {options->flash[0], options->flash[1]},
+                .hpet = options->hpet,
                 .kernel_cmdline = options->kernel_cmdline,
                 .device_count = options->device_count,
                 .devices = options->devices,

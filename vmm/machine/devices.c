@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bus/pci_bridge.h"
 #include "machine/board.h"
 #include "machine/devices_internal.h"
 #include "virtio/blk.h"
@@ -53,12 +54,20 @@ static const char *const error_actions[] = {"auto", "report", "ignore", "stop", 
 
 static const struct property any_properties[] = {
     TEXT("id", id, "its name"),
-    TEXT("bus", bus, "the bus that it goes on (there is one of each kind)"),
+    TEXT("bus", bus, "the bus that it goes on: pci.0 of pc, pcie.0 of q35, the id of a root port, ID.0 of another device"),
     END,
 };
 
 static const struct property pci_properties[] = {
     TEXT("addr", addr, "slot and optional function number, as 06.0 or 06 (default: the first free slot)"),
+    BOOL("multifunction", multifunction, "off", "its slot has more functions"),
+    END,
+};
+
+static const struct property root_port_properties[] = {
+    NUMBER("port", port_number, "0", "its number", 0, 0xff),
+    NUMBER("chassis", chassis, "0", "of several slots of one number (it is not looked at)", 0, 0xff),
+    NUMBER("slot", slot, "0", "the number of the slot behind it", 0, 0x1fff),
     END,
 };
 
@@ -207,11 +216,33 @@ static int parse_devfn(const char *text)
     return end != text && *end == '\0' && slot < 32 && function < 8 ? PCI_DEVFN(slot, function) : -1;
 }
 
-int place_find_devfn(const struct machine *machine, const struct device_spec *spec, struct error *error)
+/* The bus that is named: the root bus, or what is behind a root port. NULL: error. */
+static struct pci_bus *place_find_bus(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
-    const struct pci_bus *bus = machine->pci;
+    const char *name = spec->values.bus;
+    const char *root = machine->config->board->pci_bus;
+    if (machine->pci == NULL) {
+        error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
+        return NULL;
+    }
+    if (name[0] == '\0' || (root != NULL && strcmp(name, root) == 0)) {
+        return machine->pci;
+    }
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        const struct machine_device *device = &machine->devices[i];
+        if (device->root_port != NULL && strcmp(device->spec->values.id, name) == 0) {
+            return &device->root_port->secondary;
+        }
+    }
+    error_set(error, "-device %s: Bus '%s' not found", spec->model->name, name);
+    return NULL;
+}
+
+static int place_find_devfn(const struct pci_bus *bus, const struct device_spec *spec, struct error *error)
+{
+    bool slot_0_only = bus->bridge != NULL; /* a link leads to one device */
     if (spec->values.addr[0] == '\0') {
-        for (unsigned slot = 2; slot < 32; slot++) {
+        for (unsigned slot = slot_0_only ? 0 : 2; slot < (slot_0_only ? 1 : 32); slot++) {
             if (bus->functions[PCI_DEVFN(slot, 0)] == NULL) {
                 return PCI_DEVFN(slot, 0);
             }
@@ -222,6 +253,10 @@ int place_find_devfn(const struct machine *machine, const struct device_spec *sp
     if (devfn < 0) {
         return error_set(error, "-device %s: addr=%s: must be a slot, 0 to 1f, and perhaps a function, as 06.0", spec->model->name, spec->values.addr);
     }
+    if (slot_0_only && devfn >> 3 != 0) {
+        return error_set(error, "-device %s: PCI: slot %d is not valid for %s, parent device only allows plugging into slot 0.", spec->model->name,
+                         devfn >> 3, spec->model->name);
+    }
     if (bus->functions[devfn] != NULL) {
         return error_set(error, "-device %s: PCI: slot %d function %d not available for %s, in use by %s", spec->model->name, devfn >> 3, devfn & 7,
                          spec->model->name, bus->functions[devfn]->name);
@@ -229,23 +264,39 @@ int place_find_devfn(const struct machine *machine, const struct device_spec *sp
     return devfn;
 }
 
+int place_function(struct machine *machine, const struct device_spec *spec, struct pci_function *function, struct error *error)
+{
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    int devfn = bus != NULL ? place_find_devfn(bus, spec, error) : -1;
+    if (devfn < 0) {
+        return -1;
+    }
+    function->name = spec->model->name;
+    function->config[PCI_HEADER_TYPE] |= spec->values.multifunction ? PCI_HEADER_MULTI_FUNCTION : 0;
+    pci_function_add(bus, (uint8_t)devfn, function);
+    if (bus->bridge != NULL) {
+        pci_root_port_update_presence(bus->bridge);
+    }
+    return 0;
+}
+
 static int place_pci(struct machine *machine, struct machine_device *device, const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
-    bool no_legacy = values->disable_legacy_choice == ON_OFF_AUTO_ON || spec->model->modern;
-    struct virtio_pci_options options = {.legacy = !no_legacy, .modern = !values->disable_modern, .vectors = (unsigned)values->vectors};
-    if (machine->pci == NULL) {
-        return error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    if (bus == NULL) {
+        return -1;
     }
+    /* A device in an Express slot has no ports but at a driver's wish. */
+    bool express = bus->bridge != NULL;
+    bool no_legacy = values->disable_legacy_choice == ON_OFF_AUTO_ON || spec->model->modern ||
+                     (express && values->disable_legacy_choice == ON_OFF_AUTO_AUTO && !spec->model->transitional);
+    struct virtio_pci_options options = {.legacy = !no_legacy, .modern = !values->disable_modern, .express = express, .vectors = (unsigned)values->vectors};
     if (!options.legacy && !options.modern) {
         return place_fail(spec, "device cannot work as neither modern nor legacy mode is enabled", error);
     }
     if (values->vectors == AUTO_VECTORS) {
         options.vectors = device->virtio->queue_count + 1;
-    }
-    int devfn = place_find_devfn(machine, spec, error);
-    if (devfn < 0) {
-        return -1;
     }
     device->pci = calloc(1, sizeof(*device->pci));
     if (device->pci == NULL) {
@@ -255,8 +306,10 @@ static int place_pci(struct machine *machine, struct machine_device *device, con
     if (result != 0) {
         return place_fail(spec, strerror(-result), error);
     }
-    device->pci->function.name = spec->model->name;
-    pci_function_add(machine->pci, (uint8_t)devfn, &device->pci->function);
+    if (place_function(machine, spec, &device->pci->function, error) != 0) {
+        return -1;
+    }
+    device->function = &device->pci->function;
     return 0;
 }
 
@@ -301,6 +354,33 @@ static struct virtio_options virtio_options_of(const struct device_values *value
                                    .event_idx = values->event_idx,
                                    .indirect_desc = values->indirect_desc,
                                    .queue_reset = values->queue_reset};
+}
+
+/* ---- PCI Express root ports ---- */
+
+static int build_root_port(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct device_values *values = &spec->values;
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    if (bus == NULL) {
+        return -1;
+    }
+    if (bus != machine->pci || strcmp(machine->config->board->pci_bus, "pcie.0") != 0) {
+        return place_fail(spec, "a root port can only be on the root bus of PCI Express, pcie.0", error);
+    }
+    struct pci_root_port *port = calloc(1, sizeof(*port));
+    if (port == NULL) {
+        return place_fail(spec, "no memory", error);
+    }
+    struct machine_device *device = &machine->devices[machine->device_count++];
+    *device = (struct machine_device){.spec = spec, .self = port, .release = free, .root_port = port};
+    pci_root_port_init(port, spec->model->name, (uint16_t)values->slot, (uint8_t)values->port_number);
+    if (place_function(machine, spec, &port->function, error) != 0) {
+        return -1;
+    }
+    device->function = &port->function;
+    pci_bus_init_secondary(&port->secondary, &port->function);
+    return 0;
 }
 
 /* ---- virtio-blk ---- */
@@ -536,6 +616,7 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 
 /* ---- The table ---- */
 
+#define BRIDGE "Controller/Bridge/Hub"
 #define STORAGE "Storage"
 #define MISC "Misc"
 #define INPUT "Input"
@@ -553,6 +634,8 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 #define virtio_properties_and_pci virtio_properties, virtio_pci_properties
 
 const struct device_model device_models[] = {
+    {"pcie-root-port", NULL, DEVICE_BUS_PCI, BRIDGE, "a PCI Express root port, whose id is the bus behind it",
+     {any_properties, pci_properties, root_port_properties, NULL}, false, false, false, NULL, build_root_port},
     VIRTIO_MODELS("virtio-blk", STORAGE, "a disk", blk_properties, build_blk),
     VIRTIO_MODELS("virtio-scsi", STORAGE, "a SCSI host", scsi_properties, build_scsi),
     {"scsi-hd", NULL, DEVICE_BUS_SCSI, STORAGE, "a disk on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
@@ -657,7 +740,7 @@ static void device_stop(const struct machine_device *device)
 {
     if (device->virtio != NULL) {
         virtio_stop(device->virtio);
-    } else {
+    } else if (device->stop != NULL) {
         device->stop(device->self);
     }
 }
@@ -674,11 +757,8 @@ void devices_fini(struct machine *machine)
     while (machine->device_count > 0) {
         struct machine_device *device = &machine->devices[--machine->device_count];
         device_stop(device);
-        if (device->pci != NULL) {
-            pci_function_remove(machine->pci, &device->pci->function);
-        }
         if (device->function != NULL) {
-            pci_function_remove(machine->pci, device->function);
+            pci_function_remove(device->function->bus, device->function);
         }
         if (device->mmio != NULL) {
             virtio_mmio_fini(device->mmio);

@@ -41,6 +41,9 @@ struct device_values {
     uint64_t max_ports, number;
     /* SCSI */
     uint64_t scsi_id, lun, channel;
+    /* PCI */
+    bool multifunction;
+    uint64_t port_number, chassis, slot;
     /* IDE */
     uint64_t unit;
 };

@@ -10,8 +10,8 @@
 
 /* "-device NAME: what" */
 int place_fail(const struct device_spec *spec, const char *what, struct error *error);
-/* Where addr= says, or the first free slot; -1 with `error` filled. */
-int place_find_devfn(const struct machine *machine, const struct device_spec *spec, struct error *error);
+/* Puts a function where bus= and addr= say, or into the first free slot. 0, or -1 with `error` filled. */
+int place_function(struct machine *machine, const struct device_spec *spec, struct pci_function *function, struct error *error);
 struct drive *find_drive(const struct machine_config *config, const char *id);
 
 #endif

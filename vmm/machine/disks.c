@@ -55,16 +55,25 @@ static const struct disk_controller *disks_kind(const struct machine_device *dev
     return NULL;
 }
 
-static void disks_place(struct machine *machine, const struct device_spec *spec, unsigned kind, void *self, struct pci_function *function, uint8_t devfn)
+/* Where the user says (`spec`), or the board. Takes over `self`, on failure too. */
+static int disks_place(struct machine *machine, const struct device_spec *spec, unsigned kind, void *self, struct pci_function *function, uint8_t devfn,
+                       struct error *error)
 {
-    machine->devices[machine->device_count++] = (struct machine_device){
+    struct machine_device *device = &machine->devices[machine->device_count++];
+    *device = (struct machine_device){
         .spec = spec,
         .self = self,
         .release = disk_controllers[kind].release,
         .stop = disk_controllers[kind].stop,
-        .function = function,
     };
-    pci_function_add(machine->pci, devfn, function);
+    if (spec != NULL && place_function(machine, spec, function, error) != 0) {
+        return -1;
+    }
+    if (spec == NULL) {
+        pci_function_add(machine->pci, devfn, function);
+    }
+    device->function = function;
+    return 0;
 }
 
 int disks_add_ide(struct machine *machine, uint8_t devfn, struct error *error)
@@ -74,7 +83,9 @@ int disks_add_ide(struct machine *machine, uint8_t devfn, struct error *error)
     if (ide == NULL) {
         return -1;
     }
-    disks_place(machine, NULL, 0, ide, &ide->function, devfn);
+    if (disks_place(machine, NULL, 0, ide, &ide->function, devfn, error) != 0) {
+        return -1;
+    }
     for (unsigned i = 0; i < IDE_CHANNELS; i++) {
         if (board_place(machine, (uint16_t)IDE_PORTS(i), IDE_COMMAND_PORTS, &ide_command_ops, &ide->channels[i], error) != 0 ||
             board_place(machine, (uint16_t)IDE_CONTROL_PORT(i), 1, &ide_control_ops, &ide->channels[i], error) != 0) {
@@ -87,10 +98,7 @@ int disks_add_ide(struct machine *machine, uint8_t devfn, struct error *error)
 static int disks_new_ahci(struct machine *machine, const struct device_spec *spec, uint8_t devfn, struct error *error)
 {
     struct ahci *ahci = ahci_new(machine->config->loop, &machine->dma, &machine->events.msi, error);
-    if (ahci != NULL) {
-        disks_place(machine, spec, 1, ahci, &ahci->function, devfn);
-    }
-    return ahci != NULL ? 0 : -1;
+    return ahci != NULL ? disks_place(machine, spec, 1, ahci, &ahci->function, devfn, error) : -1;
 }
 
 int disks_add_ahci(struct machine *machine, uint8_t devfn, struct error *error)
@@ -100,11 +108,7 @@ int disks_add_ahci(struct machine *machine, uint8_t devfn, struct error *error)
 
 int build_ahci(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
-    if (machine->pci == NULL) {
-        return error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
-    }
-    int devfn = place_find_devfn(machine, spec, error);
-    return devfn < 0 ? -1 : disks_new_ahci(machine, spec, (uint8_t)devfn, error);
+    return disks_new_ahci(machine, spec, 0, error);
 }
 
 /* ---- Drives ---- */
@@ -228,11 +232,15 @@ int build_ide_drive(struct machine *machine, const struct device_spec *spec, str
 
 /* ---- bootindex ---- */
 
+static void disks_format_place(char text[8], uint8_t devfn)
+{
+    snprintf(text, 8, (devfn & 7) != 0 ? "%x,%x" : "%x", (unsigned)devfn >> 3, devfn & 7u);
+}
+
 int disks_set_bootindex(struct machine *machine, const struct device_spec *spec, const struct pci_function *function, const char *kind,
                         const char *rest, struct error *error)
 {
     uint64_t index = spec->values.bootindex;
-    unsigned devfn = 0;
     if (index == DISKS_NO_BOOTINDEX || function == NULL) {
         return 0; /* a board without PCI has no firmware that would ask */
     }
@@ -241,13 +249,14 @@ int disks_set_bootindex(struct machine *machine, const struct device_spec *spec,
             return error_set(error, "-device %s: The bootindex %" PRIu64 " has already been used", spec->model->name, index);
         }
     }
-    while (machine->pci->functions[devfn] != function) {
-        devfn++;
-    }
     struct boot_entry *entry = &machine->boot_entries[machine->boot_entry_count++];
-    char place[8];
-    snprintf(place, sizeof(place), (devfn & 7) != 0 ? "%x,%x" : "%x", devfn >> 3, devfn & 7);
-    snprintf(entry->path, sizeof(entry->path), "/pci@i0cf8/%s@%s%s", kind, place, rest);
+    char place[8], bridge_place[8] = "";
+    const struct pci_function *bridge = function->bus->bridge;
+    disks_format_place(place, function->devfn);
+    if (bridge != NULL) {
+        disks_format_place(bridge_place, bridge->devfn);
+    }
+    snprintf(entry->path, sizeof(entry->path), "/pci@i0cf8%s%s/%s@%s%s", bridge != NULL ? "/pci-bridge@" : "", bridge_place, kind, place, rest);
     entry->index = index;
     return 0;
 }

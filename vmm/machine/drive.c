@@ -11,7 +11,7 @@
         "throttling." name, PROPERTY_SIZE, AT(throttle.field), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL \
     }
 
-static const char *const interfaces[] = {"default", "none", "virtio", "ide", NULL};
+static const char *const interfaces[] = {"default", "none", "virtio", "ide", "pflash", NULL};
 static const char *const medias[] = {"disk", "cdrom", NULL};
 static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
 static const char *const aios[] = {"auto", "io_uring", "threads", NULL};
@@ -28,7 +28,7 @@ const struct property drive_properties[] = {
     {"if", PROPERTY_CHOICE, AT(interface), NULL, "the device that is made for it", 0, 0, interfaces},
     {"index", PROPERTY_NUMBER, AT(index), "0xffffffff", "of if=ide: the place, counted over all buses; 0xffffffff: the next", 0, DRIVE_PLACE_NEXT, NULL},
     {"bus", PROPERTY_NUMBER, AT(bus), "0xffffffff", "of if=ide: the bus", 0, DRIVE_PLACE_NEXT, NULL},
-    {"unit", PROPERTY_NUMBER, AT(unit), "0xffffffff", "of if=ide: the place on the bus", 0, DRIVE_PLACE_NEXT, NULL},
+    {"unit", PROPERTY_NUMBER, AT(unit), "0xffffffff", "of if=ide: the place on the bus; of if=pflash: 0 ends at 4 GiB, 1 is below", 0, DRIVE_PLACE_NEXT, NULL},
     {"media", PROPERTY_CHOICE, AT(media), "disk", "what it is", 0, 0, medias},
     {"readonly", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
     {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the same", 0, 0, NULL},
@@ -133,7 +133,7 @@ int drive_open(struct drive *drive, struct loop *loop, struct error *error)
     if (drive->block == NULL) {
         return -1;
     }
-    int result = block_attach(drive->block, loop);
+    int result = loop != NULL ? block_attach(drive->block, loop) : 0;
     if (result != 0) {
         drive_close(drive);
         return error_set(error, "-drive file=%s: %s", values->file, strerror(-result));

@@ -8,7 +8,7 @@
 #include "block/block.h"
 #include "machine/property.h"
 
-enum drive_interface { DRIVE_IF_DEFAULT, DRIVE_IF_NONE, DRIVE_IF_VIRTIO, DRIVE_IF_IDE };
+enum drive_interface { DRIVE_IF_DEFAULT, DRIVE_IF_NONE, DRIVE_IF_VIRTIO, DRIVE_IF_IDE, DRIVE_IF_PFLASH };
 enum drive_media { DRIVE_MEDIA_DISK, DRIVE_MEDIA_CDROM };
 #define DRIVE_PLACE_NEXT UINT64_C(0xffffffff)
 enum drive_format { DRIVE_FORMAT_GUESS, DRIVE_FORMAT_RAW, DRIVE_FORMAT_QCOW2 };
@@ -39,7 +39,7 @@ struct drive {
     bool node;            /* of -blockdev */
 };
 
-/* Opens the image. 0, or -1 with `error` filled. */
+/* Opens the image; `loop` NULL: for one that waits for its requests. 0, or -1 with `error` filled. */
 int drive_open(struct drive *drive, struct loop *loop, struct error *error);
 void drive_close(struct drive *drive);
 

@@ -12,6 +12,7 @@
 #include "machine/layout.h"
 #include "machine/linux_rom.h"
 #include "machine/multiboot.h"
+#include "machine/smbios.h"
 
 /* ---- ACPI: etc/table-loader's script (QEMU, hw/acpi/bios-linker-loader.c has the format) ---- */
 
@@ -97,10 +98,12 @@ static void blob_clear_checksums(struct acpi_blob *blob)
 
 static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
 {
-    static uint8_t tables[TABLES_ROOM];
-    struct acpi_blob blob = {.tables = tables, .room = sizeof(tables)};
+    uint8_t *tables = malloc(TABLES_ROOM);
+    struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
     struct loader_script *script = calloc(1, sizeof(*script));
-    if (script == NULL) {
+    if (tables == NULL || script == NULL) {
+        free(tables);
+        free(script);
         return -ENOMEM;
     }
     int result = acpi_write_blob(&blob, acpi) ? 0 : -ENOSPC;
@@ -125,7 +128,36 @@ static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
     if (result == 0) {
         result = fw_cfg_add_file(fw, "etc/table-loader", script->commands, script->count * sizeof(script->commands[0]));
     }
+    free(tables);
     free(script);
+    return result;
+}
+
+void fw_data_selected(struct fw_cfg *fw, const char *name, const struct acpi_config *acpi)
+{
+    uint8_t *tables = strcmp(name, TABLES_FILE) == 0 ? malloc(TABLES_ROOM) : NULL;
+    if (tables != NULL) {
+        struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
+        if (acpi_write_blob(&blob, acpi)) {
+            blob_clear_checksums(&blob);
+            fw_cfg_update_file(fw, TABLES_FILE, blob.tables, blob.bytes);
+        }
+        free(tables);
+    }
+}
+
+/* ---- SMBIOS ---- */
+
+static int fw_data_add_smbios(struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram)
+{
+    struct smbios smbios = {.tables = malloc(SMBIOS_ROOM)};
+    if (smbios.tables == NULL) {
+        return -ENOMEM;
+    }
+    int result = smbios_write(&smbios, config->board->name, &config->smp, ram) ? 0 : -ENOSPC;
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-tables", smbios.tables, smbios.bytes);
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-anchor", smbios.anchor, sizeof(smbios.anchor));
+    free(smbios.tables);
     return result;
 }
 
@@ -314,6 +346,7 @@ int fw_data_fill(struct fw_data *data, struct fw_cfg *fw, const struct machine_c
                  const struct acpi_config *acpi, struct error *error)
 {
     int result = fw_data_add_memory(fw, config, ram);
+    result = result != 0 ? result : fw_data_add_smbios(fw, config, ram);
     if (result == 0 && config->acpi) {
         result = fw_data_add_acpi(fw, acpi);
     }

@@ -21,6 +21,8 @@ struct fw_data {
 /* 0, or -1 with `error` filled; fw_data_fini() in either case. */
 int fw_data_fill(struct fw_data *data, struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram,
                  const struct acpi_config *acpi, struct error *error);
+/* `name` is about to be read: the tables say what `acpi` does now, which is as long as it was. */
+void fw_data_selected(struct fw_cfg *fw, const char *name, const struct acpi_config *acpi);
 void fw_data_fini(struct fw_data *data);
 
 #endif
