@@ -9,15 +9,16 @@
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 #   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
 #   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
 #   CACHE/debian/disk.img    a disk with GRUB and a small Debian with systemd, made by mmdebstrap
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian|fio]...   (all of them but fio by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian|fio]...   (all of them but fio by default)
 set -eu
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules debian
+[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules ata debian
 
 have() {
 	case $1 in
@@ -25,6 +26,7 @@ have() {
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
 	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
+	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
 	debian | fio) [ -s "$cache/$1/disk.img" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
@@ -207,6 +209,16 @@ for part; do
 		;;
 	fio)
 		make_fio || { echo "fetch-guest: no fio" >&2; exit 1; }
+		continue
+		;;
+	ata)
+		[ -s "$cache/generic/package" ] || "$0" generic
+		unpack "$(cat "$cache/generic/package")" "$work/root"
+		mkdir -p "$cache/generic/modules"
+		for module in scsi_common scsi_mod crc64 crc64-rocksoft t10-pi sd_mod cdrom sr_mod libata ata_piix libahci crc16 mbcache jbd2 \
+			crc32c_generic crct10dif_common crct10dif_generic crc-t10dif ext4 isofs ahci; do
+			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/generic/modules/" \;
+		done
 		continue
 		;;
 	debian)

@@ -55,9 +55,9 @@ static int setup(void **state)
     device = virtio_scsi_device(scsi);
     device->transport = &test_transport;
     disk = (struct scsi_disk){.block = block, .block_bytes = 512, .serial = "serial-1"};
-    assert_int_equal(virtio_scsi_add(scsi, 3, &disk), 0);
-    assert_int_equal(virtio_scsi_add(scsi, 3, &disk), -EEXIST);
-    assert_int_equal(virtio_scsi_add(scsi, 256, &disk), -ENOSPC);
+    assert_int_equal(virtio_scsi_add(scsi, 3, &disk, NULL), 0);
+    assert_int_equal(virtio_scsi_add(scsi, 3, &disk, NULL), -EEXIST);
+    assert_int_equal(virtio_scsi_add(scsi, 256, &disk, NULL), -ENOSPC);
     assert_true(driver_negotiate(device, device->offered));
     driver_init_queue(&driver, device, 2, 64);
     driver_ok(device);
@@ -259,7 +259,7 @@ static void test_cdrom(void **state)
             cdb[i] = round % 2 == 0 || random >> 63 ? (uint8_t)(random >> 40) : 0;
             list[i] = list[i + 32] = (uint8_t)(random >> 50 & 3);
         }
-        const struct scsi_disk *one = round % 3 == 0 ? &cd : &disk;
+        struct scsi_disk *one = round % 3 == 0 ? &cd : &disk;
         scsi_disk_execute(one, cdb, list, round % 65, &command);
         assert_true(command.reply_bytes <= SCSI_REPLY_MAX);
         if (command.io) {

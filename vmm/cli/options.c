@@ -13,6 +13,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/options_devices.h"
+#include "cli/options_disks.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
@@ -148,7 +149,10 @@ static int options_set_board(struct options *options, const char *value, struct 
         for (const struct board *board = machine_boards; board->name != NULL; board++) {
             printf("  %-8s %s\n", board->name, board->help);
         }
-        puts("Properties, with -accel soft:\n"
+        puts("Properties of pc and q35:\n"
+             "  hpet=on|off            the HPET (on)\n"
+             "  pflash0=, pflash1=ID   flash memory with firmware and its variables: a -blockdev, or -drive if=none\n"
+             "Properties, with -accel soft:\n"
              "  mmu=ept     a guest's addresses through its own page tables and EPT (default)\n"
              "  mmu=shadow  through shadow page tables, made of the guest's");
         options->action = OPTIONS_DONE;
@@ -182,6 +186,25 @@ static int options_set_rtc(struct options *options, const char *value, struct er
     return options_parse_bool("-machine: rtc", value, &options->rtc, error);
 }
 
+static int options_set_hpet(struct options *options, const char *value, struct error *error)
+{
+    return options_parse_bool("-machine: hpet", value, &options->hpet, error);
+}
+
+static int options_set_flash0(struct options *options, const char *value, struct error *error)
+{
+    (void)error;
+    strcpy(options->flash_names[0], value); /* as long as a part of a list can be */
+    return 0;
+}
+
+static int options_set_flash1(struct options *options, const char *value, struct error *error)
+{
+    (void)error;
+    strcpy(options->flash_names[1], value);
+    return 0;
+}
+
 static int options_set_mmu(struct options *options, const char *value, struct error *error)
 {
     options->mmu = kage_mmu_find(value);
@@ -196,6 +219,9 @@ static int options_apply_machine(struct options *options, const char *argument, 
         {"acpi", options_set_acpi, NULL},
         {"rtc", options_set_rtc, NULL},
         {"mmu", options_set_mmu, NULL},
+        {"hpet", options_set_hpet, NULL},
+        {"pflash0", options_set_flash0, NULL},
+        {"pflash1", options_set_flash1, NULL},
         {"pit", NULL, "on"},
         {"pic", NULL, "on"},
         {"isa-serial", NULL, "on"},
@@ -428,7 +454,7 @@ static const struct options_option {
     const char *help;     /* NULL: another name of the row before */
     int (*apply)(struct options *options, const char *argument, struct error *error);
 } options_table[] = {
-    {"machine", "microvm|pc[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, mmu=ept|shadow, accel=NAME", options_apply_machine},
+    {"machine", "microvm|pc|q35[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, hpet=on|off, mmu=ept|shadow, accel=NAME, pflash0=, pflash1=", options_apply_machine},
     {"M", "", NULL, options_apply_machine},
     {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
@@ -436,7 +462,7 @@ static const struct options_option {
     {"m", "SIZE[K|M|G]", "guest memory, in MiB without a suffix (128M)", options_apply_memory},
     {"mem-path", "PATH", "guest memory from a file, or from one without a name in a directory (hugetlbfs)", options_apply_mem_path},
     {"mem-prealloc", NULL, "allocate all guest memory at the start", options_apply_mem_prealloc},
-    {"bios", "FILE", "firmware of machine pc (SeaBIOS, of Debian's package)", options_apply_bios},
+    {"bios", "FILE", "firmware of machines pc and q35 (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
     {"kernel", "FILE", "the kernel: bzImage, vmlinux, another ELF file with a PVH entry, or multiboot", options_apply_kernel},
@@ -452,6 +478,13 @@ static const struct options_option {
     {"serial", "stdio|mon:stdio|null|none|file:PATH|pty|unix:PATH[,server][,nowait]", "where a serial port goes (mon:stdio)",
      options_apply_serial},
     {"device", "NAME[,PROP=VALUE...]|JSON", "adds a device; '-device help' lists them", options_apply_device},
+    {"hda", "FILE", "a disk of the machine's own controller; raw, other formats by -drive. -hdb, -hdc, -hdd: the others", options_apply_hda},
+    {"hdb", "", NULL, options_apply_hdb},
+    {"hdc", "", NULL, options_apply_hdc},
+    {"hdd", "", NULL, options_apply_hdd},
+    {"cdrom", "FILE", "a CD-ROM in the third place of them", options_apply_cdrom},
+    {"boot", "[order=]LETTERS[,once=LETTERS][,menu=on][,strict=on]", "what firmware boots from: c disk, d CD-ROM, n network; '-boot help'",
+     options_apply_boot},
     {"drive", "file=FILE,format=FORMAT[,PROP=VALUE...]", "a disk image; '-drive help' lists properties", options_apply_drive},
     {"blockdev", "DRIVER,node-name=NAME[,PROP=VALUE...]", "a disk image for a -device's drive=", options_apply_blockdev},
     {"chardev", "null|stdio|file|pty|socket,id=NAME[,path=PATH][,mux=on][,server=on][,wait=off]", "a backend for a device, or for -serial chardev:NAME",
@@ -493,7 +526,7 @@ static const struct options_option *options_find(const char *name)
 /* What holds for the options together, and what stands where none was given. */
 static int options_complete(struct options *options, struct error *error)
 {
-    bool has_firmware = strcmp(options->machine, "pc") == 0;
+    bool has_firmware = machine_find_board(options->machine)->has_firmware;
     if (options_complete_devices(options, error) != 0 || options->action != OPTIONS_RUN) {
         return options->action != OPTIONS_RUN ? 0 : -1;
     }
@@ -501,7 +534,7 @@ static int options_complete(struct options *options, struct error *error)
         return error_set(error, "no kernel to boot; name one with -kernel FILE");
     }
     if (options->bios != NULL && !has_firmware) {
-        return error_set(error, "-bios: the machine %s has no firmware; pc has", options->machine);
+        return error_set(error, "-bios: the machine %s has no firmware; pc and q35 have", options->machine);
     }
     if (topology_complete(&options->smp, error) != 0) {
         return -1;
@@ -544,7 +577,9 @@ int options_parse(struct options *options, int count, char **words, struct error
         .mmu = -1,
         .acpi = true,
         .kernel_cmdline = true,
+        .hpet = true,
     };
+    options_default_boot(options);
     for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {
         const char *word = words[i];
         if (word[0] != '-' || word[1] == '\0') {

@@ -6,6 +6,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/keyval.h"
+#include "cli/options_disks.h"
 #include "machine/machine.h"
 
 /* ---- Keeping arguments ---- */
@@ -31,7 +32,7 @@ int options_apply_device(struct options *options, const char *argument, struct e
 
 /* ---- -drive, -blockdev ---- */
 
-static struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
+struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
 {
     if (options->drive_count == DRIVES_MAX) {
         error_set(error, "%s: more than %u drives", what, DRIVES_MAX);
@@ -53,7 +54,7 @@ static int options_set_all(const struct keyval_list *list, property_lists proper
     return 0;
 }
 
-static int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
+int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
 {
     for (unsigned i = 0; i < options->drive_count; i++) {
         const struct drive *other = &options->drives[i];
@@ -293,7 +294,7 @@ int options_apply_chardev(struct options *options, const char *argument, struct 
 
 /* ---- -device ---- */
 
-static struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
+struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
 {
     for (unsigned i = 0; i < options->device_count; i++) {
         if (model->single && options->devices[i].model == model) {
@@ -333,7 +334,7 @@ static int options_check_chardev(struct options *options, struct device_spec *sp
                : error_set(error, "-device %s: %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", spec->model->name, chardev);
 }
 
-static int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
+int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
     if (values->port + values->bytes > 0x10000) {
@@ -412,10 +413,7 @@ static int options_add_drive_devices(struct options *options, bool has_pci, stru
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
         uint64_t interface = drive->values.interface;
-        if (interface == DRIVE_IF_DEFAULT && has_pci) {
-            return error_set(error, "-drive file=%s: the machine's own disks are not there yet; say if=virtio, or if=none and a -device", drive->values.file);
-        }
-        if (interface == DRIVE_IF_NONE) {
+        if (interface != DRIVE_IF_VIRTIO && (interface != DRIVE_IF_DEFAULT || machine_find_board(options->machine)->ide_units != 0)) {
             continue;
         }
         struct device_spec *spec = options_new_device(options, device_find("virtio-blk", has_pci), error);
@@ -430,10 +428,57 @@ static int options_add_drive_devices(struct options *options, bool has_pci, stru
     return 0;
 }
 
+/* ---- Flash memory ---- */
+
+static int options_take_flash(struct options *options, unsigned unit, struct drive *drive, struct error *error)
+{
+    if (unit >= OPTIONS_FLASHES_MAX) {
+        return error_set(error, "-drive file=%s: if=pflash has units 0 and 1", drive->values.file);
+    }
+    if (options->flash[unit] != NULL || drive->used_by != NULL) {
+        return error_set(error, "pflash%u: there are two drives for it, or its drive is in use: %s", unit, drive->values.file);
+    }
+    options->flash[unit] = drive;
+    drive->used_by = "pflash";
+    return 0;
+}
+
+static int options_find_flash(struct options *options, struct error *error)
+{
+    for (unsigned unit = 0; unit < OPTIONS_FLASHES_MAX; unit++) {
+        const char *name = options->flash_names[unit];
+        struct drive *drive = NULL;
+        for (unsigned i = 0; i < options->drive_count; i++) {
+            drive = strcmp(options->drives[i].values.id, name) == 0 ? &options->drives[i] : drive;
+        }
+        if (name[0] != '\0' && drive == NULL) {
+            return error_set(error, "-machine pflash%u=%s: Cannot find device='%s' nor node-name='%s'", unit, name, name, name);
+        }
+        if (name[0] != '\0' && options_take_flash(options, unit, drive, error) != 0) {
+            return -1;
+        }
+    }
+    unsigned next = 0;
+    for (unsigned i = 0; i < options->drive_count; i++) {
+        struct drive *drive = &options->drives[i];
+        if (drive->values.interface == DRIVE_IF_PFLASH && !drive->node) {
+            unsigned unit = drive->values.unit != DRIVE_PLACE_NEXT ? (unsigned)drive->values.unit : next;
+            if (options_take_flash(options, unit, drive, error) != 0) {
+                return -1;
+            }
+            next = unit + 1;
+        }
+    }
+    if ((options->flash[0] != NULL || options->flash[1] != NULL) && !machine_find_board(options->machine)->has_firmware) {
+        return error_set(error, "if=pflash: the machine %s has no firmware; pc and q35 have", options->machine);
+    }
+    return 0;
+}
+
 int options_complete_devices(struct options *options, struct error *error)
 {
-    bool has_pci = strcmp(options->machine, "pc") == 0;
-    if (options_resolve_nodes(options, error) != 0) {
+    bool has_pci = machine_find_board(options->machine)->pci_bus != NULL;
+    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
         return -1;
     }
     for (unsigned i = 0; i < options->device_arguments.count && options->action == OPTIONS_RUN; i++) {

@@ -215,7 +215,11 @@ static int run_open_drives(struct run *run, struct error *error)
     for (unsigned i = 0; i < run->config.drive_count; i++) {
         struct drive *drive = &run->config.drives[i];
         bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
-        if (!taken && drive_open(drive, &run->loop, error) != 0) {
+        bool flash = false;
+        for (unsigned unit = 0; unit < MACHINE_FLASHES_MAX; unit++) {
+            flash = flash || run->config.flash[unit] == drive;
+        }
+        if (!taken && drive_open(drive, flash ? NULL : &run->loop, error) != 0) {
             return -1;
         }
     }
@@ -289,6 +293,7 @@ static int run_until_end(struct run *run, struct error *error)
 {
     int status = 0;
     enum power_event event = run_once(run, true, &status, error);
+    run->config.boot_order = run->options->boot.order;
     while (event == POWER_RESET && !run->options->no_reboot && !run->quit) {
         event = run_once(run, false, &status, error);
     }
@@ -312,8 +317,15 @@ int run_machine(struct options *options, struct error *error)
                 .acpi = options->acpi,
                 .rtc = options->rtc,
                 .board = machine_find_board(options->machine),
+                .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
+                .boot_menu = options->boot.menu,
+                .boot_strict = options->boot.strict,
+                .boot_menu_wait = (int)options->boot.menu_wait,
+                .boot_fail_wait = (int)options->boot.fail_wait,
                 .mmu = options->mmu,
                 .bios = options->bios,
+                .flash = {options->flash[0], options->flash[1]},
+                .hpet = options->hpet,
                 .kernel_cmdline = options->kernel_cmdline,
                 .device_count = options->device_count,
                 .devices = options->devices,

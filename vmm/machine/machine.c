@@ -104,14 +104,17 @@ static void machine_power_request(void *opaque, enum power_event event, int stat
 
 const struct board machine_boards[] = {
     {"microvm", "a PC without PCI and firmware (default)", microvm_init},
-    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init},
-    {NULL, NULL, NULL},
+    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init, .pci_bus = "pci.0", .has_firmware = true, .ide_units = 2, .ide_places = 4},
+    {"q35", "Q35, ICH9, PCI Express; SeaBIOS, or OVMF in flash memory (alias pc-q35)", q35_init, .pci_bus = "pcie.0", .has_firmware = true, .ide_units = 1,
+     .ide_places = 6},
+    {.name = NULL},
 };
 
 const struct board *machine_find_board(const char *name)
 {
-    if (strcmp(name, "pc-i440fx") == 0) {
-        name = "pc";
+    static const char *const aliases[][2] = {{"pc-i440fx", "pc"}, {"pc-q35", "q35"}};
+    for (unsigned i = 0; i < sizeof(aliases) / sizeof(aliases[0]); i++) {
+        name = strcmp(name, aliases[i][0]) == 0 ? aliases[i][1] : name;
     }
     for (const struct board *board = machine_boards; board->name != NULL; board++) {
         if (strcmp(board->name, name) == 0) {
@@ -174,6 +177,10 @@ void machine_fini(struct machine *machine)
     if (machine->testdev != NULL) {
         testdev_fini(machine->testdev);
         free(machine->testdev);
+    }
+    if (machine->hpet != NULL) {
+        hpet_device_fini(machine->hpet);
+        free(machine->hpet);
     }
     pc_fini(machine);
     events_fini(&machine->events);

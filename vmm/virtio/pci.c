@@ -631,6 +631,10 @@ int virtio_pci_init(struct virtio_pci *pci, struct virtio_device *device, const 
         result = msix_init(&pci->msix, &pci->function, BAR_MSIX, vectors, msi);
         pci->has_msix = result == 0;
     }
+    if (result == 0 && options->express) {
+        int at = pci_add_express(&pci->function, PCI_EXPRESS_ENDPOINT, 0);
+        result = at < 0 ? at : 0;
+    }
     device->transitional = options->legacy;
     device->transport = &pci_transport;
     device->transport_self = pci;

@@ -63,7 +63,7 @@ struct scsi_tmf {
 struct scsi_request {
     struct block_request io; /* first: its callback gets it */
     struct virtio_scsi *scsi;
-    const struct scsi_disk *disk;
+    struct scsi_disk *disk;
     struct scsi_request *next, **link; /* of those in flight */
     uint64_t tag;
     struct scsi_tmf *tmf; /* NULL: nobody has called it back */
@@ -90,7 +90,7 @@ struct virtio_scsi {
 };
 
 /* The one logical unit of a target (5.6.6.1: 1, target, 0x40 | high bits, low bits). */
-static const struct scsi_disk *scsi_find(const struct virtio_scsi *scsi, const uint8_t lun[8])
+static struct scsi_disk *scsi_find(const struct virtio_scsi *scsi, const uint8_t lun[8])
 {
     bool single = lun[0] == 1 && (lun[2] & 0xbf) == 0 && lun[3] == 0 && scsi->targets[lun[1]] != NULL;
     return single ? &scsi->targets[lun[1]]->disk : NULL;
@@ -250,7 +250,7 @@ static void scsi_start(struct scsi_request *request, const struct virtio_chain *
     virtio_chain_read(chain, 0, &header, sizeof(header));
     size_t sent = virtio_chain_read(chain, sizeof(header), parameters, sizeof(parameters));
     uint32_t out = chain->out_bytes - (uint32_t)sizeof(header), in = chain->in_bytes - (uint32_t)sizeof(struct scsi_response);
-    const struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
+    struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
     request->io.op = BLOCK_FLUSH; /* until it is known */
     request->data_bytes = out != 0 ? out : in;
     if (disk == NULL || (out != 0 && in != 0)) { /* both ways at once: VIRTIO_SCSI_F_INOUT is not offered */
@@ -313,13 +313,16 @@ static const struct {
  * What the host has already cannot be called back: the task ends as called back when the host is done with its memory, and the function when
  * its last task has. NULL: it has nothing to wait for, and *response is its answer.
  */
-static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, const struct scsi_disk *disk, uint32_t subtype, uint64_t tag, uint8_t *response)
+static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, struct scsi_disk *disk, uint32_t subtype, uint64_t tag, uint8_t *response)
 {
     struct scsi_tmf *tmf = NULL;
     *response = S_FUNCTION_COMPLETE;
     if (subtype >= sizeof(scsi_functions) / sizeof(scsi_functions[0])) {
         *response = S_FUNCTION_REJECTED;
         return NULL;
+    }
+    if (scsi_functions[subtype].response == S_RESET) {
+        disk->attention = SCSI_ATTENTION_RESET; /* the next command finds it (SAM-5 6.3.2) */
     }
     for (struct scsi_request *request = scsi->tasks; request != NULL; request = request->next) {
         if (request->disk != disk || (scsi_functions[subtype].one_task && request->tag != tag)) {
@@ -345,7 +348,7 @@ static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, const struct scsi_
 static bool scsi_task_management(struct virtio_scsi *scsi, struct virtqueue *queue, const struct virtio_chain *chain, const uint8_t lun[8],
                                  uint32_t subtype, uint64_t tag, uint32_t *written)
 {
-    const struct scsi_disk *disk = scsi_find(scsi, lun);
+    struct scsi_disk *disk = scsi_find(scsi, lun);
     uint8_t response = S_INCORRECT_LUN;
     struct scsi_tmf *tmf = disk != NULL && chain->in_bytes != 0 ? scsi_manage(scsi, disk, subtype, tag, &response) : NULL;
     if (tmf == NULL) {
@@ -493,13 +496,13 @@ void virtio_scsi_free(struct virtio_scsi *scsi)
     virtio_unlock(&scsi->device);
     for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
         struct scsi_target *target = scsi->targets[i];
-        if (target != NULL) {
+        if (target != NULL && target->disk.block != NULL) {
             block_drain(target->disk.block);
             block_on_resize(target->disk.block, NULL, NULL);
-            if (scsi->watching) {
-                target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
-                scsi->watching = false;
-            }
+        }
+        if (target != NULL && target->disk.errors.run != NULL && scsi->watching) {
+            target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
+            scsi->watching = false;
         }
     }
     for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
@@ -514,7 +517,7 @@ struct virtio_device *virtio_scsi_device(struct virtio_scsi *scsi)
     return &scsi->device;
 }
 
-int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk)
+int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk, int *at_target)
 {
     unsigned at = target >= 0 ? (unsigned)target : 0;
     while (target < 0 && at < VIRTIO_SCSI_TARGETS && scsi->targets[at] != NULL) {
@@ -532,11 +535,16 @@ int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk
     }
     *added = (struct scsi_target){.scsi = scsi, .disk = *disk};
     scsi->targets[at] = added;
-    block_on_resize(disk->block, scsi_resized, added);
+    if (disk->block != NULL) {
+        block_on_resize(disk->block, scsi_resized, added);
+    }
     if (disk->errors.run != NULL && !scsi->watching) { /* there is one machine */
         scsi->watch = (struct run_watch){.changed = scsi_run_changed, .opaque = scsi};
         scsi->watching = true;
         disk->errors.run->watch(disk->errors.run->opaque, &scsi->watch);
+    }
+    if (at_target != NULL) {
+        *at_target = (int)at;
     }
     return 0;
 }
