@@ -155,7 +155,7 @@ static void scsi_done(struct block_request *io, int result)
     scsi_memory(request, kage_memory_end_write);
     virtio_lock(device);
     enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_IGNORE;
-    if (action == DISK_ERROR_STOP && virtio_live(device) && !request->queue->resetting && request->tmf == NULL) {
+    if (action == DISK_ERROR_STOP && virtio_live(device) && !request->queue->resetting && !device->halted && request->tmf == NULL) {
         request->waiting = true;
         disk_error_stop(errors, block_filename(request->disk->block), result);
     } else {
