@@ -98,9 +98,10 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
     struct block_extent extents[BLOCK_PARTS_MAX];
     unsigned count = 0;
     struct block_node *root = block->root;
-    int fd = root->file->driver->fd != NULL ? root->file->driver->fd(root->file) : -1;
+    const struct block_driver *protocol = root->file->driver;
+    int fd = protocol->fd != NULL ? protocol->fd(root->file) : -1;
     /* Where clusters are smaller than O_DIRECT's grain, a write reads and writes its neighbours too: one at a time. */
-    if (fd < 0 || root->driver->map_cached == NULL || request->iov_count > BLOCK_IOV_MAX || block->range_bytes < root->alignment) {
+    if ((fd < 0 && protocol->submit == NULL) || root->driver->map_cached == NULL || request->iov_count > BLOCK_IOV_MAX || block->range_bytes < root->alignment) {
         return NULL;
     }
     for (uint64_t done = 0; done < request->bytes;) {
@@ -145,6 +146,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
             .iov = iov,
             .iov_count = iov_count,
             .done = block_part_done,
+            .aio = block->aio,
         };
         iov += iov_count;
         done += extents[i].bytes;
@@ -154,6 +156,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
 
 void block_send_plain(struct block *block, struct block_parts *parts)
 {
+    struct block_node *file = block->root->file;
     unsigned count = parts->count;
     bool zero[BLOCK_PARTS_MAX];
     for (unsigned i = 0; i < count; i++) {
@@ -171,7 +174,9 @@ void block_send_plain(struct block *block, struct block_parts *parts)
         return;
     }
     for (unsigned i = 0; i < count; i++) { /* behind the last submission `parts` may be gone */
-        if (!zero[i]) {
+        if (!zero[i] && file->driver->submit != NULL) {
+            file->driver->submit(file, &parts->part[i].io, aio_end);
+        } else if (!zero[i]) {
             aio_submit(block->aio, &parts->part[i].io);
         }
     }
