@@ -80,11 +80,27 @@ static int nbd_split_host(char *text, char **host, char **port)
     return (*host)[0] != '\0' && digits > 0 && digits < 6 && (*port)[digits] == '\0' ? 0 : -1;
 }
 
+/* With the port that is meant, and without a slash behind which nothing is; as QEMU has them. */
+static char *nbd_plain_uri(const char *name)
+{
+    char *uri = NULL;
+    size_t scheme = nbd_scheme_length(name);
+    const char *authority = name + scheme + 3, *path = authority + strcspn(authority, "/?"), *port;
+    const char *bracket = memchr(authority, ']', (size_t)(path - authority));
+    port = memchr(bracket != NULL ? bracket : authority, ':', (size_t)(path - (bracket != NULL ? bracket : authority)));
+    bool inet = scheme == 3 || scheme == 4; /* nbd, nbds */
+    bool empty = path[0] == '/' && (path[1] == '\0' || path[1] == '?');
+    if (asprintf(&uri, "%.*s%s%s", (int)(path - name), name, inet && port == NULL ? ":" NBD_PORT : "", path + empty) < 0) {
+        return NULL;
+    }
+    return uri;
+}
+
 char *nbd_uri(const char *name, struct error *error)
 {
     static const char mark[] = ":exportname=";
     if (nbd_scheme_length(name) != 0) {
-        char *uri = strdup(name);
+        char *uri = nbd_plain_uri(name);
         if (uri == NULL) {
             error_set(error, "%s", strerror(ENOMEM));
         }

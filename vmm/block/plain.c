@@ -84,10 +84,11 @@ static unsigned block_slice(const struct block_request *request, uint64_t skip, 
     return count;
 }
 
-static bool block_iov_aligned(const struct block *block, const struct iovec *iov, unsigned count, uint64_t offset)
+/* The kernel wants its buffers aligned as well; a protocol with its own I/O moves the bytes itself. */
+static bool block_iov_aligned(const struct block *block, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
 {
-    uint64_t mask = offset;
-    for (unsigned i = 0; i < count; i++) {
+    uint64_t mask = offset | bytes;
+    for (unsigned i = 0; i < count && block->root->file->driver->submit == NULL; i++) {
         mask |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
     }
     return (mask & (block->root->alignment - 1)) == 0;
@@ -130,7 +131,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
     for (unsigned i = 0; i < count; i++) {
         struct block_part *part = &parts->part[i];
         unsigned iov_count = block_slice(request, done, extents[i].bytes, iov);
-        if (!(extents[i].flags & EXTENT_ZERO) && !block_iov_aligned(block, iov, iov_count, extents[i].host_offset)) {
+        if (!(extents[i].flags & EXTENT_ZERO) && !block_iov_aligned(block, iov, iov_count, extents[i].host_offset, extents[i].bytes)) {
             free(parts);
             return NULL;
         }
