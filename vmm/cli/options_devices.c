@@ -81,6 +81,11 @@ int options_apply_drive(struct options *options, const char *argument, struct er
     if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
         return -1;
     }
+    char what[64];
+    snprintf(what, sizeof(what), "-drive id=%.40s", drive->values.id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
+        return -1;
+    }
     if (drive->values.file[0] == '\0') {
         return error_set(error, "-drive %s: A block device must be specified for \"file\"", argument);
     }
@@ -115,13 +120,21 @@ int options_apply_blockdev(struct options *options, const char *argument, struct
     if (values->id[0] == '\0') {
         return error_set(error, "-blockdev %s: 'node-name' must be specified for the root node", argument);
     }
-    if (values->protocol[0] != '\0' && strcmp(values->protocol, "file") != 0) {
-        return error_set(error, "-blockdev %s: Unknown driver '%s'", argument, values->protocol);
+    char what[64];
+    snprintf(what, sizeof(what), "-blockdev node-name=%.40s", values->id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
+        return -1;
     }
     if ((values->file[0] == '\0') == (values->reference[0] == '\0')) {
         return error_set(error, "-blockdev %s: Parameter 'file' is missing; name a node or file.filename", argument);
     }
     return options_check_id(options, drive, "-blockdev", error);
+}
+
+/* A node of these holds bytes, and another may lie on it. */
+static bool options_is_protocol(const char *driver)
+{
+    return strcmp(driver, "file") == 0 || strcmp(driver, "nbd") == 0;
 }
 
 /* A node that names another takes over what that says of the file. */
@@ -134,8 +147,8 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         if (!other->node || strcmp(file->id, values->reference) != 0) {
             continue;
         }
-        if (strcmp(file->format, "file") != 0) {
-            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file", values->id, file->id);
+        if (!options_is_protocol(file->format)) {
+            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file or nbd", values->id, file->id);
         }
         if (other->used_by != NULL) {
             return error_set(error, "-blockdev node-name=%s: the node '%s' is in use by %s", values->id, file->id, other->used_by);
@@ -146,6 +159,7 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         values->cache_no_flush = values->cache_no_flush || file->cache_no_flush;
         values->aio = file->aio;
         values->locking = file->locking;
+        values->nbd = file->nbd;
         options->drives[i].used_by = "another node";
         return 0;
     }
@@ -162,7 +176,7 @@ static int options_resolve_nodes(struct options *options, struct error *error)
     }
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
-        if (drive->node && strcmp(drive->values.format, "file") == 0) {
+        if (drive->node && options_is_protocol(drive->values.format)) {
             strcpy(drive->values.format, "raw"); /* its bytes are the disk's */
         }
     }
