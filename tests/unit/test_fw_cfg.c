@@ -338,6 +338,7 @@ static int fill(void)
                                      .pvpanic_port = 0x505, .pci = true, .serial_count = 1, .serial = {{0x3f8, 4}}};
     memset(&data, 0, sizeof(data));
     memset(&error, 0, sizeof(error));
+    data.bootorder = config.kernel != NULL ? strdup("/rom@" FW_DATA_ROM) : NULL;
     return fw_data_fill(&data, &fw, &config, &ram, &acpi, &error);
 }
 

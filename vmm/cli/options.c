@@ -13,6 +13,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/options_devices.h"
+#include "cli/options_disks.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
@@ -481,6 +482,13 @@ static const struct options_option {
     {"serial", "stdio|mon:stdio|null|none|file:PATH|pty|unix:PATH[,server][,nowait]", "where a serial port goes (mon:stdio)",
      options_apply_serial},
     {"device", "NAME[,PROP=VALUE...]|JSON", "adds a device; '-device help' lists them", options_apply_device},
+    {"hda", "FILE", "a disk of the machine's own controller; raw, other formats by -drive. -hdb, -hdc, -hdd: the others", options_apply_hda},
+    {"hdb", "", NULL, options_apply_hdb},
+    {"hdc", "", NULL, options_apply_hdc},
+    {"hdd", "", NULL, options_apply_hdd},
+    {"cdrom", "FILE", "a CD-ROM in the third place of them", options_apply_cdrom},
+    {"boot", "[order=]LETTERS[,once=LETTERS][,menu=on][,strict=on]", "what firmware boots from: c disk, d CD-ROM, n network; '-boot help'",
+     options_apply_boot},
     {"drive", "file=FILE,format=FORMAT[,PROP=VALUE...]", "a disk image; '-drive help' lists properties", options_apply_drive},
     {"blockdev", "DRIVER,node-name=NAME[,PROP=VALUE...]", "a disk image for a -device's drive=", options_apply_blockdev},
     {"chardev", "null|stdio|file|pty|socket,id=NAME[,path=PATH][,mux=on][,server=on][,wait=off]", "a backend for a device, or for -serial chardev:NAME",
@@ -594,6 +602,7 @@ int options_parse(struct options *options, int count, char **words, struct error
         .kernel_cmdline = true,
         .hpet = true,
     };
+    options_default_boot(options);
     for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {
         const char *word = words[i];
         if (word[0] != '-') {

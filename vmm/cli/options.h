@@ -34,6 +34,13 @@ struct options_arguments {
     const char *text[OPTIONS_ARGUMENTS_MAX];
 };
 
+/* What firmware boots from. */
+struct options_boot {
+    char order[PROPERTY_TEXT_MAX], once[PROPERTY_TEXT_MAX];
+    bool menu, strict;
+    uint64_t menu_wait, fail_wait; /* milliseconds; 0xffffffff: not said */
+};
+
 /* Not to be copied: it may point into itself. */
 struct options {
     enum options_action action;
@@ -61,6 +68,7 @@ struct options {
     char flash_names[OPTIONS_FLASHES_MAX][OPTIONS_WORD_MAX]; /* -machine pflash0=, pflash1=: a drive's id; "": not said */
     struct drive *flash[OPTIONS_FLASHES_MAX];                /* of these, and of -drive if=pflash; NULL: none */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
+    struct options_boot boot;
     struct options_arguments device_arguments;
     unsigned device_count, drive_count, object_count, chardev_count;
     struct device_spec devices[DEVICES_MAX];

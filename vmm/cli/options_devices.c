@@ -6,6 +6,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/keyval.h"
+#include "cli/options_disks.h"
 #include "machine/machine.h"
 
 /* ---- Keeping arguments ---- */
@@ -31,7 +32,7 @@ int options_apply_device(struct options *options, const char *argument, struct e
 
 /* ---- -drive, -blockdev ---- */
 
-static struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
+struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
 {
     if (options->drive_count == DRIVES_MAX) {
         error_set(error, "%s: more than %u drives", what, DRIVES_MAX);
@@ -53,7 +54,7 @@ static int options_set_all(const struct keyval_list *list, property_lists proper
     return 0;
 }
 
-static int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
+int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
 {
     for (unsigned i = 0; i < options->drive_count; i++) {
         const struct drive *other = &options->drives[i];
@@ -68,6 +69,11 @@ static int options_add_drive(struct options *options, const char *argument, cons
 {
     struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
     if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+        return -1;
+    }
+    char what[64];
+    snprintf(what, sizeof(what), "-drive id=%.40s", drive->values.id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
         return -1;
     }
     if (drive->values.file[0] == '\0') {
@@ -151,13 +157,21 @@ int options_apply_blockdev(struct options *options, const char *argument, struct
     if (values->id[0] == '\0') {
         return error_set(error, "-blockdev %s: 'node-name' must be specified for the root node", argument);
     }
-    if (values->protocol[0] != '\0' && strcmp(values->protocol, "file") != 0) {
-        return error_set(error, "-blockdev %s: Unknown driver '%s'", argument, values->protocol);
+    char what[64];
+    snprintf(what, sizeof(what), "-blockdev node-name=%.40s", values->id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
+        return -1;
     }
     if ((values->file[0] == '\0') == (values->reference[0] == '\0')) {
         return error_set(error, "-blockdev %s: Parameter 'file' is missing; name a node or file.filename", argument);
     }
     return options_check_id(options, drive, "-blockdev", error);
+}
+
+/* A node of these holds bytes, and another may lie on it. */
+static bool options_is_protocol(const char *driver)
+{
+    return strcmp(driver, "file") == 0 || strcmp(driver, "nbd") == 0;
 }
 
 /* A node that names another takes over what that says of the file. */
@@ -170,8 +184,8 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         if (!other->node || strcmp(file->id, values->reference) != 0) {
             continue;
         }
-        if (strcmp(file->format, "file") != 0) {
-            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file", values->id, file->id);
+        if (!options_is_protocol(file->format)) {
+            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file or nbd", values->id, file->id);
         }
         if (other->used_by != NULL) {
             return error_set(error, "-blockdev node-name=%s: the node '%s' is in use by %s", values->id, file->id, other->used_by);
@@ -182,6 +196,7 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         values->cache_no_flush = values->cache_no_flush || file->cache_no_flush;
         values->aio = file->aio;
         values->locking = file->locking;
+        values->nbd = file->nbd;
         options->drives[i].used_by = "another node";
         return 0;
     }
@@ -198,7 +213,7 @@ static int options_resolve_nodes(struct options *options, struct error *error)
     }
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
-        if (drive->node && strcmp(drive->values.format, "file") == 0) {
+        if (drive->node && options_is_protocol(drive->values.format)) {
             strcpy(drive->values.format, "raw"); /* its bytes are the disk's */
         }
     }
@@ -330,7 +345,7 @@ int options_apply_chardev(struct options *options, const char *argument, struct 
 
 /* ---- -device ---- */
 
-static struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
+struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
 {
     for (unsigned i = 0; i < options->device_count; i++) {
         if (model->single && options->devices[i].model == model) {
@@ -370,7 +385,7 @@ static int options_check_chardev(struct options *options, struct device_spec *sp
                : error_set(error, "-device %s: %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", spec->model->name, chardev);
 }
 
-static int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
+int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
     if (values->port + values->bytes > 0x10000) {
@@ -449,10 +464,7 @@ static int options_add_drive_devices(struct options *options, bool has_pci, stru
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
         uint64_t interface = drive->values.interface;
-        if (interface == DRIVE_IF_DEFAULT && has_pci) {
-            return error_set(error, "-drive file=%s: the machine's own disks are not there yet; say if=virtio, or if=none and a -device", drive->values.file);
-        }
-        if (interface == DRIVE_IF_NONE || interface == DRIVE_IF_PFLASH) {
+        if (interface != DRIVE_IF_VIRTIO && (interface != DRIVE_IF_DEFAULT || machine_find_board(options->machine)->ide_units != 0)) {
             continue;
         }
         struct device_spec *spec = options_new_device(options, device_find("virtio-blk", has_pci), error);
@@ -501,7 +513,7 @@ static int options_find_flash(struct options *options, struct error *error)
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
         if (drive->values.interface == DRIVE_IF_PFLASH && !drive->node) {
-            unsigned unit = drive->values.unit != DRIVE_UNIT_NEXT ? (unsigned)drive->values.unit : next;
+            unsigned unit = drive->values.unit != DRIVE_PLACE_NEXT ? (unsigned)drive->values.unit : next;
             if (options_take_flash(options, unit, drive, error) != 0) {
                 return -1;
             }
@@ -517,7 +529,7 @@ static int options_find_flash(struct options *options, struct error *error)
 int options_complete_devices(struct options *options, struct error *error)
 {
     bool has_pci = machine_find_board(options->machine)->pci_bus != NULL;
-    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0) {
+    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
         return -1;
     }
     for (unsigned i = 0; i < options->device_arguments.count && options->action == OPTIONS_RUN; i++) {

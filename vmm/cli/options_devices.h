@@ -23,4 +23,10 @@ struct chardev_backend *options_find_chardev(struct options *options, const char
 /* Once the board is known. */
 int options_complete_devices(struct options *options, struct error *error);
 
+/* For those that make drives and devices of other options. NULL with `error` filled. */
+struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error);
+struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error);
+int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error);
+int options_check_device(struct options *options, struct device_spec *spec, struct error *error);
+
 #endif

@@ -27,6 +27,7 @@ struct run {
     struct inspect_server inspect; /* `kage inspect` */
     struct machine_config config;
     struct machine machine;
+    struct run_watch watch; /* says that the machine has stopped, or goes on */
     bool machine_up;
     bool quit; /* somebody outside has asked for the end */
     char reason[200];
@@ -38,6 +39,36 @@ static void run_quit(void *opaque)
     run->quit = true;
     if (run->machine_up) {
         machine_request(&run->machine, POWER_QUIT, 0);
+    }
+}
+
+/* ---- Stopping and going on ---- */
+
+static void run_changed(void *opaque, bool running)
+{
+    struct run *run = opaque;
+    const char *text;
+    enum run_state state = machine_run_state(&run->machine, &text);
+    if (running) {
+        fputs("kage: the machine goes on\r\n", stderr);
+    } else if (state == RUN_STATE_IO_ERROR) {
+        fprintf(stderr, "kage: the machine has stopped (%s): %s; Ctrl-a p or SIGCONT to process %d tries again\r\n", run_state_name(state), text,
+                (int)getpid());
+    } else {
+        fprintf(stderr, "kage: the machine has stopped (%s); Ctrl-a p lets it go on\r\n", run_state_name(state));
+    }
+}
+
+static void run_pause(void *opaque)
+{
+    struct run *run = opaque;
+    if (!run->machine_up) {
+        return;
+    }
+    if (machine_run_state(&run->machine, NULL) == RUN_STATE_RUNNING) {
+        machine_stop(&run->machine, RUN_STATE_PAUSED, "by a key");
+    } else {
+        machine_cont(&run->machine);
     }
 }
 
@@ -62,6 +93,9 @@ static void run_signal_ready(void *opaque, uint32_t events)
         run_suspend();
     } else if (info.ssi_signo == SIGCONT) {
         terminal_resume();
+        if (run->machine_up && machine_run_state(&run->machine, NULL) == RUN_STATE_IO_ERROR) {
+            machine_cont(&run->machine);
+        }
     } else {
         fprintf(stderr, "kage: ended by signal %u\n", info.ssi_signo);
         run_quit(run);
@@ -262,6 +296,7 @@ static int run_until_end(struct run *run, struct error *error)
 {
     int status = 0;
     enum power_event event = run_once(run, true, &status, error);
+    run->config.boot_order = run->options->boot.order;
     while (event == POWER_RESET && !run->options->no_reboot && !run->quit) {
         event = run_once(run, false, &status, error);
     }
@@ -288,6 +323,11 @@ int run_machine(struct options *options, struct error *error)
                 .acpi = options->acpi,
                 .rtc = options->rtc,
                 .board = machine_find_board(options->machine),
+                .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
+                .boot_menu = options->boot.menu,
+                .boot_strict = options->boot.strict,
+                .boot_menu_wait = (int)options->boot.menu_wait,
+                .boot_fail_wait = (int)options->boot.fail_wait,
                 .mmu = options->mmu,
                 .bios = options->bios,
                 .flash = {options->flash[0], options->flash[1]},
@@ -305,7 +345,9 @@ int run_machine(struct options *options, struct error *error)
     };
     run.config.loop = &run.loop;
     run_configure_devices(&run);
-    run.keys = (struct terminal_keys){.quit = run_quit, .opaque = &run};
+    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .opaque = &run};
+    run.watch = (struct run_watch){.changed = run_changed, .opaque = &run};
+    run.config.run_watch = &run.watch;
     if (run_init_log(options, error) != 0) {
         return -1;
     }

@@ -184,7 +184,7 @@ int board_init_devices(struct machine *machine, struct error *error)
     }
     machine->rtc_present = true;
     cmos_set_memory(&machine->rtc.cmos, machine->ram.low_bytes, ram_high_bytes(&machine->ram));
-    cmos_set_boot(&machine->rtc.cmos, config->smp.cpus);
+    cmos_set_boot(&machine->rtc.cmos, config->smp.cpus, config->boot_order != NULL ? config->boot_order : "cdn");
 
     struct irq keyboard_irq = board_irq(machine, 1);
     i8042_init(&machine->i8042, &keyboard_irq, &machine->power);
@@ -273,6 +273,7 @@ int board_init_vcpus(struct machine *machine, struct error *error)
             .pio = &machine->pio,
             .mmio = &machine->mmio,
             .power = machine->power,
+            .gate = &machine->run.gate,
         };
         if (vcpu_init(&machine->vcpus[i], &vcpu, error) != 0) {
             return -1;

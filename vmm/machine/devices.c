@@ -8,6 +8,7 @@
 
 #include "bus/pci_bridge.h"
 #include "machine/board.h"
+#include "machine/devices_internal.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
@@ -36,6 +37,7 @@
     {                                             \
         name, PROPERTY_CHOICE, AT(field), value, help, 0, 0, choices \
     }
+#define BOOTINDEX NUMBER("bootindex", bootindex, "0xffffffff", "firmware boots from the lowest first; 0xffffffff: not said", 0, NUMBER_MAX)
 #define END                                  \
     {                                        \
         NULL, 0, 0, NULL, NULL, 0, 0, NULL   \
@@ -88,6 +90,7 @@ static const struct property virtio_pci_properties[] = {
 static const struct property blk_properties[] = {
     TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
     TEXT("serial", serial, "up to 20 characters"),
+    BOOTINDEX,
     NUMBER("num-queues", num_queues, "0xffff", "queues; 0xffff: one a processor on PCI, else one", 1, 0xffff),
     NUMBER("queue-size", queue_size, "256", "descriptors of a queue, a power of 2", 2, VIRTQUEUE_SIZE_MAX),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2", 512, 32768),
@@ -119,10 +122,25 @@ static const struct property scsi_properties[] = {
 static const struct property scsi_disk_properties[] = {
     TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
     TEXT("serial", serial, "up to 36 characters"),
+    BOOTINDEX,
     NUMBER("scsi-id", scsi_id, "0xffff", "the target; 0xffff: the first that is free", 0, 0xffff),
     NUMBER("lun", lun, "0", "0: a target has one unit", 0, 0),
     NUMBER("channel", channel, "0", "0: there is one", 0, 0),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2; of a CD-ROM it is 2048", 512, 32768),
+    CHOICE("werror", werror, "auto", "what a write that fails does", error_actions),
+    CHOICE("rerror", rerror, "auto", "what a read that fails does", error_actions),
+    END,
+};
+
+static const struct property ide_drive_properties[] = {
+    TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev; a CD-ROM drive without one is empty"),
+    NUMBER("unit", unit, "0xffffffff", "0 or 1 on an IDE bus, 0 on an AHCI one; 0xffffffff: what is free", 0, NUMBER_MAX),
+    TEXT("serial", serial, "up to 20 characters"),
+    TEXT("model", model, "up to 40 characters"),
+    BOOTINDEX,
+    BOOL("write-cache", write_cache, "on", "the drive has a volatile write cache, which the guest flushes"),
+    CHOICE("werror", werror, "auto", "what a write that fails does", error_actions),
+    CHOICE("rerror", rerror, "auto", "what a read that fails does", error_actions),
     END,
 };
 
@@ -182,7 +200,7 @@ static void configure_testdev(struct machine_config *config, const struct device
 
 /* ---- Places ---- */
 
-static int place_fail(const struct device_spec *spec, const char *what, struct error *error)
+int place_fail(const struct device_spec *spec, const char *what, struct error *error)
 {
     return error_set(error, "-device %s: %s", spec->model->name, what);
 }
@@ -248,10 +266,10 @@ static int place_find_devfn(const struct pci_bus *bus, const struct device_spec 
     return devfn;
 }
 
-/* What the user says of the place; then the function goes on the bus. */
-static int place_function(struct pci_bus *bus, const struct device_spec *spec, struct pci_function *function, struct error *error)
+int place_function(struct machine *machine, const struct device_spec *spec, struct pci_function *function, struct error *error)
 {
-    int devfn = place_find_devfn(bus, spec, error);
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    int devfn = bus != NULL ? place_find_devfn(bus, spec, error) : -1;
     if (devfn < 0) {
         return -1;
     }
@@ -290,7 +308,7 @@ static int place_pci(struct machine *machine, struct machine_device *device, con
     if (result != 0) {
         return place_fail(spec, strerror(-result), error);
     }
-    if (place_function(bus, spec, &device->pci->function, error) != 0) {
+    if (place_function(machine, spec, &device->pci->function, error) != 0) {
         return -1;
     }
     device->function = &device->pci->function;
@@ -359,7 +377,7 @@ static int build_root_port(struct machine *machine, const struct device_spec *sp
     struct machine_device *device = &machine->devices[machine->device_count++];
     *device = (struct machine_device){.spec = spec, .self = port, .release = free, .root_port = port};
     pci_root_port_init(port, spec->model->name, (uint16_t)values->slot, (uint8_t)values->port_number);
-    if (place_function(bus, spec, &port->function, error) != 0) {
+    if (place_function(machine, spec, &port->function, error) != 0) {
         return -1;
     }
     device->function = &port->function;
@@ -403,7 +421,7 @@ static int check_blk(const struct device_spec *spec, struct error *error)
     return 0;
 }
 
-static struct drive *find_drive(const struct machine_config *config, const char *id)
+struct drive *find_drive(const struct machine_config *config, const char *id)
 {
     for (unsigned i = 0; i < config->drive_count; i++) {
         if (strcmp(config->drives[i].values.id, id) == 0) {
@@ -413,16 +431,26 @@ static struct drive *find_drive(const struct machine_config *config, const char 
     return NULL;
 }
 
-static enum virtio_blk_error blk_action(uint64_t of_device, uint64_t of_drive, enum virtio_blk_error otherwise)
+static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive, enum disk_error_action otherwise)
 {
-    static const enum virtio_blk_error actions[] = {
-        [DRIVE_ERROR_REPORT] = VIRTIO_BLK_REPORT,
-        [DRIVE_ERROR_IGNORE] = VIRTIO_BLK_IGNORE,
-        [DRIVE_ERROR_STOP] = VIRTIO_BLK_WAIT,
-        [DRIVE_ERROR_ENOSPC] = VIRTIO_BLK_WAIT_NOSPC,
+    static const enum disk_error_action actions[] = {
+        [DRIVE_ERROR_REPORT] = DISK_ERROR_REPORT,
+        [DRIVE_ERROR_IGNORE] = DISK_ERROR_IGNORE,
+        [DRIVE_ERROR_STOP] = DISK_ERROR_STOP,
+        [DRIVE_ERROR_ENOSPC] = DISK_ERROR_ENOSPC,
     };
     uint64_t said = of_device != DRIVE_ERROR_AUTO ? of_device : of_drive;
     return said != DRIVE_ERROR_AUTO ? actions[said] : otherwise;
+}
+
+/* What the device says goes before what its -drive says. */
+struct disk_errors errors_of(struct machine *machine, const struct device_values *values, const struct drive *drive)
+{
+    return (struct disk_errors){
+        .werror = error_action(values->werror, drive->values.werror, DISK_ERROR_ENOSPC),
+        .rerror = error_action(values->rerror, drive->values.rerror, DISK_ERROR_REPORT),
+        .run = &machine->run.control,
+    };
 }
 
 static int build_blk(struct machine *machine, const struct device_spec *spec, struct error *error)
@@ -452,12 +480,15 @@ static int build_blk(struct machine *machine, const struct device_spec *spec, st
         .config_wce = values->config_wce,
         .discard = values->discard,
         .write_zeroes = values->write_zeroes,
-        .werror = blk_action(values->werror, drive->values.werror, VIRTIO_BLK_WAIT_NOSPC),
-        .rerror = blk_action(values->rerror, drive->values.rerror, VIRTIO_BLK_REPORT),
+        .errors = errors_of(machine, values, drive),
     };
     memcpy(blk.serial, values->serial, strlen(values->serial));
     struct virtio_blk *self = virtio_blk_new(&blk, drive->block, config->loop, &machine->dma, error);
-    return self != NULL ? place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) : -1;
+    if (self == NULL || place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) != 0) {
+        return -1;
+    }
+    const struct virtio_pci *pci = machine->devices[machine->device_count - 1].pci;
+    return disks_set_bootindex(machine, spec, pci != NULL ? &pci->function : NULL, "scsi", "/disk@0,0", error);
 }
 
 /* ---- virtio-rng ---- */
@@ -513,14 +544,14 @@ static int build_scsi(struct machine *machine, const struct device_spec *spec, s
 }
 
 /* What was made by `release`'s builder and has the bus that is named, ID.0, or was made last. */
-static void *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
+static const struct machine_device *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
 {
     for (unsigned i = machine->device_count; i-- > 0;) {
         const struct machine_device *device = &machine->devices[i];
-        const char *id = device->spec->values.id;
+        const char *id = device->spec != NULL ? device->spec->values.id : "";
         bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
         if (device->release == release && named) {
-            return device->self;
+            return device;
         }
     }
     return NULL;
@@ -529,10 +560,10 @@ static void *find_host(const struct machine *machine, const char *bus, void (*re
 static int build_scsi_disk(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
-    struct virtio_scsi *scsi = find_host(machine, values->bus, release_scsi);
+    const struct machine_device *host = find_host(machine, values->bus, release_scsi);
     const struct drive *drive = find_drive(machine->config, values->drive);
     struct scsi_disk disk = {.cdrom = strcmp(spec->model->name, "scsi-cd") == 0, .block_bytes = (uint32_t)values->logical_block_size};
-    if (scsi == NULL) {
+    if (host == NULL) {
         return error_set(error, "-device %s: No 'SCSI' bus found for device '%s'", spec->model->name, spec->model->name);
     }
     if (drive == NULL || drive->block == NULL) {
@@ -540,6 +571,7 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
     }
     disk.block = drive->block;
     disk.block_bytes = disk.cdrom ? 2048 : disk.block_bytes;
+    disk.errors = errors_of(machine, values, drive);
     disk.read_only = disk.cdrom || block_read_only(drive->block);
     if (!power_of_2(disk.block_bytes) || block_bytes(disk.block) < disk.block_bytes) {
         return place_fail(spec, "logical_block_size must be a power of 2, and the image not smaller", error);
@@ -549,8 +581,10 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
     }
     memcpy(disk.serial, values->serial, strlen(values->serial));
     int target = values->scsi_id != 0xffff ? (int)values->scsi_id : -1;
-    int result = virtio_scsi_add(scsi, target, &disk);
-    return result == 0         ? 0
+    int result = virtio_scsi_add(host->self, target, &disk, &target);
+    char rest[48];
+    snprintf(rest, sizeof(rest), "/channel@0/disk@%x,0", (unsigned)target);
+    return result == 0         ? disks_set_bootindex(machine, spec, host->pci != NULL ? &host->pci->function : NULL, "scsi", rest, error)
            : result == -EEXIST ? error_set(error, "-device %s: lun already used by another device, at scsi-id %d", spec->model->name, target)
                                : place_fail(spec, "bad scsi device id: 0 to 255 are there", error);
 }
@@ -573,9 +607,9 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 {
     const struct machine_config *config = machine->config;
     const struct device_values *values = &spec->values;
-    struct virtio_console *console = find_host(machine, values->bus, release_console);
+    const struct machine_device *host = find_host(machine, values->bus, release_console);
     struct chardev *chardev = NULL;
-    if (console == NULL) {
+    if (host == NULL) {
         return error_set(error, "-device %s: No 'virtio-serial-bus' bus found for device '%s'", spec->model->name, spec->model->name);
     }
     for (unsigned i = 0; i < config->chardev_count; i++) {
@@ -586,7 +620,7 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
     }
     int number = values->number != 0xff ? (int)values->number : -1;
     bool is_console = strcmp(spec->model->name, "virtconsole") == 0;
-    int result = virtio_console_add_port(console, number, is_console, values->name, chardev);
+    int result = virtio_console_add_port(host->self, number, is_console, values->name, chardev);
     return result == 0         ? 0
            : result == -EEXIST ? error_set(error, "-device %s: virtio-serial-bus: A port already exists at id %d", spec->model->name, number)
                                : place_fail(spec, "virtio-serial-bus: Maximum port limit for this device reached", error);
@@ -620,6 +654,12 @@ const struct device_model device_models[] = {
      build_scsi_disk},
     {"scsi-cd", NULL, DEVICE_BUS_SCSI, STORAGE, "a CD-ROM drive on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
      build_scsi_disk},
+    {"ich9-ahci", "ahci", DEVICE_BUS_PCI, STORAGE, "a SATA controller with six ports", {any_properties, pci_properties, NULL}, false, false, false, NULL,
+     build_ahci},
+    {"ide-hd", NULL, DEVICE_BUS_IDE, STORAGE, "a disk on an IDE or SATA bus", {any_properties, ide_drive_properties, NULL}, false, false, false, NULL,
+     build_ide_drive},
+    {"ide-cd", NULL, DEVICE_BUS_IDE, STORAGE, "a CD-ROM drive on an IDE or SATA bus", {any_properties, ide_drive_properties, NULL}, false, false, false,
+     NULL, build_ide_drive},
     VIRTIO_MODELS("virtio-serial", INPUT, "consoles and channels", serial_properties, build_console),
     {"virtconsole", NULL, DEVICE_BUS_SERIAL, INPUT, "a console on a virtio-serial device", {any_properties, port_properties, NULL}, false, false, false,
      NULL, build_port},
@@ -637,7 +677,7 @@ const struct device_model device_models[] = {
     {.name = NULL},
 };
 
-static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus", "SCSI"};
+static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus", "SCSI", "IDE"};
 
 const struct device_model *device_find(const char *name, bool has_pci)
 {
@@ -708,12 +748,19 @@ int devices_build(struct machine *machine, struct error *error)
     return 0;
 }
 
+static void device_stop(const struct machine_device *device)
+{
+    if (device->virtio != NULL) {
+        virtio_stop(device->virtio);
+    } else if (device->stop != NULL) {
+        device->stop(device->self);
+    }
+}
+
 void devices_stop(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->device_count; i++) {
-        if (machine->devices[i].virtio != NULL) {
-            virtio_stop(machine->devices[i].virtio);
-        }
+        device_stop(&machine->devices[i]);
     }
 }
 
@@ -721,9 +768,7 @@ void devices_fini(struct machine *machine)
 {
     while (machine->device_count > 0) {
         struct machine_device *device = &machine->devices[--machine->device_count];
-        if (device->virtio != NULL) {
-            virtio_stop(device->virtio);
-        }
+        device_stop(device);
         if (device->function != NULL) {
             pci_function_remove(device->function->bus, device->function);
         }

@@ -9,9 +9,12 @@
 #include "dev/fw_cfg.h"
 #include "machine/machine.h"
 
+#define FW_DATA_ROM "genroms/kage-linux.bin" /* the option ROM that starts a kernel */
+
 struct fw_data {
     struct boot_file kernel, initrd; /* mapped while the machine is there */
     uint8_t *setup;                  /* the kernel's real-mode part, filled in */
+    char *bootorder;                 /* set before; NULL: nothing is said. fw_data_fini() frees it */
     bool direct;                     /* the kernel is none for firmware: it is loaded and entered by ourselves */
 };
 

@@ -27,8 +27,10 @@
 #include "bus/pci.h"
 #include "machine/boot.h"
 #include "machine/devices.h"
+#include "machine/disks.h"
 #include "machine/events.h"
 #include "machine/ram.h"
+#include "machine/runstate.h"
 #include "util/error.h"
 #include "util/loop.h"
 #include "vcpu/topology.h"
@@ -47,6 +49,7 @@ struct board {
     int (*init)(struct machine *machine, struct error *error);
     const char *pci_bus; /* what -device's bus= calls its PCI bus; NULL: it has none */
     bool has_firmware;   /* it needs no kernel */
+    unsigned ide_units, ide_places; /* of its own disk controller: places of a bus, and all; 0: it has none, and disks are virtio's */
 };
 extern const struct board machine_boards[]; /* ends with a name of NULL */
 const struct board *machine_find_board(const char *name);
@@ -63,6 +66,9 @@ struct machine_config {
     const char *kernel;
     const char *initrd;
     const char *cmdline;
+    const char *boot_order; /* letters of -boot; of the first machine, perhaps another one */
+    bool boot_menu, boot_strict;
+    int boot_menu_wait, boot_fail_wait; /* milliseconds; -1: not said */
     bool acpi;
     bool rtc; /* announce the real-time clock to the guest */
     unsigned serial_count;
@@ -77,6 +83,7 @@ struct machine_config {
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
+    struct run_watch *run_watch; /* NULL: nobody; told of each machine's stops, after its devices */
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
     unsigned device_count, drive_count, object_count, chardev_count;
     const struct device_spec *devices;
@@ -91,12 +98,13 @@ struct virtio_device;
 
 struct pci_root_port;
 
-/* A device of the user's. */
+/* A device of the user's, or a disk controller of the board's. */
 struct machine_device {
-    const struct device_spec *spec;
-    struct virtio_device *virtio; /* NULL: it is none of virtio's */
+    const struct device_spec *spec; /* NULL: the board's */
+    struct virtio_device *virtio;   /* NULL: it is another */
     void *self;
     void (*release)(void *self);
+    void (*stop)(void *self); /* of one that is not virtio: who waits goes on; NULL: nobody does */
     struct virtio_mmio *mmio; /* one of the two */
     struct virtio_pci *pci;
     struct pci_function *function;  /* on a PCI bus; NULL: it is on none */
@@ -144,8 +152,11 @@ struct machine {
     struct virtio_slots virtio_slots;
     unsigned virtio_slots_used;
     unsigned device_count;
-    struct machine_device devices[DEVICES_MAX];
+    struct machine_device devices[DEVICES_MAX + 1]; /* and the board's disk controller */
+    unsigned boot_entry_count;
+    struct boot_entry boot_entries[DEVICES_MAX];
     struct power power;
+    struct runstate run;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };

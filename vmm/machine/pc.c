@@ -7,7 +7,7 @@
  *            3 GiB to 4 GiB with I/O APIC, HPET, local APIC, and the firmware at its end | RAM
  *   ports    0x60 0x64 i8042 | 0x70 RTC | 0x92 | 0x2f8 0x3f8 serial | 0x402 debug | 0x510 fw_cfg
  *            0xcf8 PCI, 0xcf9 reset in it | ACPI PM where the guest puts it
- *   PCI      00:00.0 i440FX | 00:01.0 PIIX3 ISA | 00:01.3 PIIX4 PM
+ *   PCI      00:00.0 i440FX | 00:01.0 PIIX3 ISA | 00:01.1 PIIX3 IDE | 00:01.3 PIIX4 PM
  *
  * A multiboot kernel is loaded and entered as on microvm, without the firmware: its protocol wants nothing of it.
  */
@@ -75,12 +75,13 @@ int pc_init(struct machine *machine, struct error *error)
     i440fx_init(&board->bridge, rom_map_changed, &pc->map);
     if (board_init_ram(machine, error) != 0 || firmware_load(&pc->firmware, machine, PC_BIOS_DEFAULT, error) != 0 ||
         board_init_vm(machine, error) != 0 || pc_init_memory(pc, board->bridge.function.config + I440FX_PAM0, error) != 0 ||
-        board_init_irqchip(machine, error) != 0 || board_init_devices(machine, error) != 0 || board_init_hpet(machine, PC_HPET_ROUTES, error) != 0 || pc_init_pci(pc, error) != 0) {
+        board_init_irqchip(machine, error) != 0 || board_init_devices(machine, error) != 0 ||
+        board_init_hpet(machine, PC_HPET_ROUTES, error) != 0 || pc_init_pci(pc, error) != 0) {
         return -1;
     }
     pc_init_functions(board);
-    if (devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
-        board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
+    if (disks_add_ide(machine, PCI_DEVFN(1, 1), error) != 0 || devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 ||
+        pc_init_fw_cfg(pc, error) != 0 || board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
         return -1;
     }
     return 0;

@@ -139,6 +139,10 @@ int pc_init_fw_cfg(struct pc *pc, struct error *error)
     if (machine->config->acpi) {
         fw_cfg_on_select(&pc->fw_cfg, pc_file_selected, pc);
     }
+    pc->data.bootorder = disks_bootorder(machine, machine->config->kernel != NULL ? "/rom@" FW_DATA_ROM : NULL);
+    if (pc->data.bootorder == NULL) {
+        return error_set(error, "no memory for the boot order");
+    }
     return fw_data_fill(&pc->data, &pc->fw_cfg, machine->config, &machine->ram, &acpi, error) != 0 ||
                    board_place(machine, PC_FW_CFG_PORT, FW_CFG_PORTS, &fw_cfg_ops, &pc->fw_cfg, error) != 0
                ? -1

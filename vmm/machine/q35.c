@@ -6,7 +6,7 @@
  *            is more RAM) to 4 GiB with configuration spaces where firmware puts them, I/O APIC, HPET, root complex registers, local APIC,
  *            and the firmware at its end | RAM
  *   ports    as pc's
- *   PCI      00:00.0 MCH | 00:1f.0 ICH9 LPC | 00:1f.3 SMBus
+ *   PCI      00:00.0 MCH | 00:1f.0 ICH9 LPC | 00:1f.2 AHCI | 00:1f.3 SMBus
  */
 #include <stdlib.h>
 
@@ -154,8 +154,8 @@ int q35_init(struct machine *machine, struct error *error)
         return -1;
     }
     q35_init_functions(board);
-    if (devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 || pc_init_fw_cfg(pc, error) != 0 ||
-        board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
+    if (disks_add_ahci(machine, PCI_DEVFN(0x1f, 2), error) != 0 || devices_build(machine, error) != 0 || pc_init_debug(pc, error) != 0 ||
+        pc_init_fw_cfg(pc, error) != 0 || board_init_vcpus(machine, error) != 0 || pc_init_start(pc, error) != 0) {
         return -1;
     }
     return 0;
