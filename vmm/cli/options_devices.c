@@ -65,20 +65,10 @@ int options_check_id(const struct options *options, const struct drive *drive, c
     return 0;
 }
 
-int options_apply_drive(struct options *options, const char *argument, struct error *error)
+static int options_add_drive(struct options *options, const char *argument, const struct keyval_list *list, struct error *error)
 {
-    struct keyval_list list;
-    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
-        return -1;
-    }
-    if (list.help) {
-        puts("drive options:");
-        property_help(PROPERTY_LISTS(drive_properties));
-        options->action = OPTIONS_DONE;
-        return 0;
-    }
     struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
-    if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+    if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
         return -1;
     }
     char what[64];
@@ -93,6 +83,53 @@ int options_apply_drive(struct options *options, const char *argument, struct er
         snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
     }
     return options_check_id(options, drive, "-drive", error);
+}
+
+int options_apply_drive(struct options *options, const char *argument, struct error *error)
+{
+    struct keyval_list list;
+    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
+        return -1;
+    }
+    if (list.help) {
+        puts("drive options:");
+        property_help(PROPERTY_LISTS(drive_properties));
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    return options_add_drive(options, argument, &list, error);
+}
+
+/* FILE[,PROP=VALUE...]: the same as -drive file=FILE,format=qcow2,if=virtio,discard=unmap, in which each can be said otherwise. That an image is
+   raw must be said: a guest could write the head of a qcow2 image into it, that names a file of the host's as its backing file. */
+int options_apply_image(struct options *options, const char *word, struct error *error)
+{
+    static const struct keyval defaults[] = {{"format", "qcow2"}, {"if", "virtio"}, {"discard", "unmap"}};
+    struct keyval_list list;
+    char text[KEYVAL_VALUE_MAX + 8];
+    if (word[0] == '\0' || word[0] == ',') {
+        return error_set(error, "'%s': expected an image or an option", word);
+    }
+    if (options->image[0] != '\0') {
+        return error_set(error, "'%s': there is an image already, %s; others are named by -drive", word, options->image);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "file=%s", word) >= sizeof(text)) {
+        return error_set(error, "'%s': longer than %u characters", word, KEYVAL_VALUE_MAX);
+    }
+    if (keyval_parse(&list, word, NULL, text, error) != 0) {
+        return -1;
+    }
+    options->image_format_said = keyval_get(&list, "format") != NULL;
+    for (unsigned i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+        if (keyval_get(&list, defaults[i].name) == NULL && list.count < KEYVAL_MAX) {
+            list.pairs[list.count++] = defaults[i];
+        }
+    }
+    if (options_add_drive(options, word, &list, error) != 0) {
+        return -1;
+    }
+    strcpy(options->image, options->drives[options->drive_count - 1].values.file);
+    return 0;
 }
 
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error)
@@ -500,5 +537,9 @@ int options_complete_devices(struct options *options, struct error *error)
             return -1;
         }
     }
-    return options->action == OPTIONS_RUN ? options_add_drive_devices(options, has_pci, error) : 0;
+    if (options->action != OPTIONS_RUN || options_add_drive_devices(options, has_pci, error) != 0) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
+    /* An installed system waits for random numbers when it first makes its keys. */
+    return options->image[0] == '\0' || options->no_defaults || options_new_device(options, device_find("virtio-rng", has_pci), error) != NULL ? 0 : -1;
 }
