@@ -9,14 +9,15 @@
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 #   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
 #   CACHE/debian/disk.img    a disk with GRUB and a small Debian with systemd, made by mmdebstrap
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|debian]...   (all of them by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian]...   (all of them by default)
 set -eu
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules debian
+[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules ata debian
 
 have() {
 	case $1 in
@@ -24,6 +25,7 @@ have() {
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
 	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
+	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
 	debian) [ -s "$cache/debian/disk.img" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
@@ -181,6 +183,16 @@ for part; do
 			net_failover virtio_net virtio_console scsi_common scsi_mod sd_mod cdrom sr_mod \
 			virtio_scsi virtio-rng; do
 			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
+		done
+		continue
+		;;
+	ata)
+		[ -s "$cache/generic/package" ] || "$0" generic
+		unpack "$(cat "$cache/generic/package")" "$work/root"
+		mkdir -p "$cache/generic/modules"
+		for module in scsi_common scsi_mod crc64 crc64-rocksoft t10-pi sd_mod cdrom sr_mod libata ata_piix libahci crc16 mbcache jbd2 \
+			crc32c_generic crct10dif_common crct10dif_generic crc-t10dif ext4 isofs ahci; do
+			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/generic/modules/" \;
 		done
 		continue
 		;;

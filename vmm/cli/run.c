@@ -26,6 +26,7 @@ struct run {
     struct inspect_server inspect; /* `kage inspect` */
     struct machine_config config;
     struct machine machine;
+    struct run_watch watch; /* says that the machine has stopped, or goes on */
     bool machine_up;
     bool quit; /* somebody outside has asked for the end */
     char reason[200];
@@ -37,6 +38,36 @@ static void run_quit(void *opaque)
     run->quit = true;
     if (run->machine_up) {
         machine_request(&run->machine, POWER_QUIT, 0);
+    }
+}
+
+/* ---- Stopping and going on ---- */
+
+static void run_changed(void *opaque, bool running)
+{
+    struct run *run = opaque;
+    const char *text;
+    enum run_state state = machine_run_state(&run->machine, &text);
+    if (running) {
+        fputs("kage: the machine goes on\r\n", stderr);
+    } else if (state == RUN_STATE_IO_ERROR) {
+        fprintf(stderr, "kage: the machine has stopped (%s): %s; Ctrl-a p or SIGCONT to process %d tries again\r\n", run_state_name(state), text,
+                (int)getpid());
+    } else {
+        fprintf(stderr, "kage: the machine has stopped (%s); Ctrl-a p lets it go on\r\n", run_state_name(state));
+    }
+}
+
+static void run_pause(void *opaque)
+{
+    struct run *run = opaque;
+    if (!run->machine_up) {
+        return;
+    }
+    if (machine_run_state(&run->machine, NULL) == RUN_STATE_RUNNING) {
+        machine_stop(&run->machine, RUN_STATE_PAUSED, "by a key");
+    } else {
+        machine_cont(&run->machine);
     }
 }
 
@@ -61,6 +92,9 @@ static void run_signal_ready(void *opaque, uint32_t events)
         run_suspend();
     } else if (info.ssi_signo == SIGCONT) {
         terminal_resume();
+        if (run->machine_up && machine_run_state(&run->machine, NULL) == RUN_STATE_IO_ERROR) {
+            machine_cont(&run->machine);
+        }
     } else {
         fprintf(stderr, "kage: ended by signal %u\n", info.ssi_signo);
         run_quit(run);
@@ -306,7 +340,9 @@ int run_machine(struct options *options, struct error *error)
     };
     run.config.loop = &run.loop;
     run_configure_devices(&run);
-    run.keys = (struct terminal_keys){.quit = run_quit, .opaque = &run};
+    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .opaque = &run};
+    run.watch = (struct run_watch){.changed = run_changed, .opaque = &run};
+    run.config.run_watch = &run.watch;
     if (run_init_log(options, error) != 0) {
         return -1;
     }

@@ -384,22 +384,17 @@ static int ahci_init_function(struct ahci *ahci, const struct msi *msi)
     return msi_init(&ahci->msi, function, msi);
 }
 
-struct ahci *ahci_new(struct loop *loop, const struct dma *dma, const struct msi *msi, struct error *error)
+struct ahci *ahci_new(const struct run_control *run, const struct dma *dma, const struct msi *msi, struct error *error)
 {
     struct ahci *ahci = calloc(1, sizeof(*ahci));
-    int result = ahci != NULL ? disk_requests_init(&ahci->requests, loop) : -ENOMEM;
-    if (result == 0) {
-        ahci->dma = *dma;
-        result = ahci_init_function(ahci, msi);
-        if (result != 0) {
-            disk_requests_fini(&ahci->requests);
-        }
-    }
+    int result = ahci != NULL ? ahci_init_function(ahci, msi) : -ENOMEM;
     if (result != 0) {
         error_set(error, "AHCI: %s", strerror(-result));
         free(ahci);
         return NULL;
     }
+    disk_requests_init(&ahci->requests, run);
+    ahci->dma = *dma;
     ahci->ghc = GHC_AE;
     for (unsigned i = 0; i < AHCI_PORTS; i++) {
         struct ahci_port *port = &ahci->ports[i];

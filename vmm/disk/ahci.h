@@ -70,8 +70,8 @@ struct ahci {
     struct ahci_port ports[AHCI_PORTS];
 };
 
-/* NULL with `error` filled. On the loop's thread. */
-struct ahci *ahci_new(struct loop *loop, const struct dma *dma, const struct msi *msi, struct error *error);
+/* `run`: NULL: errors never stop the machine. NULL with `error` filled. On the main loop's thread. */
+struct ahci *ahci_new(const struct run_control *run, const struct dma *dma, const struct msi *msi, struct error *error);
 void ahci_stop(struct ahci *ahci);
 /* Waits for what is under way. The vCPUs are gone. */
 void ahci_free(struct ahci *ahci);

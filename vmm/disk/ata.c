@@ -564,19 +564,3 @@ void ata_abort(struct ata_drive *drive, struct ata_command *command, struct ata_
         ata_fail(registers, ATA_ABRT);
     }
 }
-
-static enum ata_policy ata_policy(const struct ata_drive *drive, enum block_op op)
-{
-    return op == BLOCK_READ ? drive->config.rerror : drive->config.werror;
-}
-
-bool ata_waits(const struct ata_drive *drive, enum block_op op, int result)
-{
-    enum ata_policy policy = ata_policy(drive, op);
-    return policy == ATA_WAIT || (policy == ATA_WAIT_NOSPC && result == -ENOSPC);
-}
-
-bool ata_ignores(const struct ata_drive *drive, enum block_op op)
-{
-    return ata_policy(drive, op) == ATA_IGNORE;
-}

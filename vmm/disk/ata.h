@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "block/block.h"
+#include "dev/disk_error.h"
 #include "disk/scsi.h"
 
 #define ATA_SECTOR 512u
@@ -53,9 +54,6 @@ struct ata_registers {
     uint64_t lba;
 };
 
-/* What a failed request does: the guest sees the error, sees none, or waits while it is tried again, once a second. */
-enum ata_policy { ATA_REPORT, ATA_IGNORE, ATA_WAIT, ATA_WAIT_NOSPC };
-
 struct ata_config {
     struct block *block; /* NULL: a CD-ROM drive without a medium */
     bool cdrom;
@@ -63,7 +61,7 @@ struct ata_config {
     bool ncq; /* the carrier can queue */
     char serial[ATA_SERIAL_BYTES + 1];
     char model[ATA_MODEL_BYTES + 1]; /* "": our own */
-    enum ata_policy werror, rerror;
+    struct disk_errors errors;
 };
 
 struct ata_drive {
@@ -129,8 +127,5 @@ bool ata_trim_next(struct ata_drive *drive, struct ata_command *command, const u
 void ata_done(struct ata_drive *drive, struct ata_command *command, int result, uint64_t done_bytes, struct ata_registers *registers);
 /* The carrier has found the command's data nowhere: aborted. */
 void ata_abort(struct ata_drive *drive, struct ata_command *command, struct ata_registers *registers);
-/* Should a failed request wait and be made again? */
-bool ata_waits(const struct ata_drive *drive, enum block_op op, int result);
-bool ata_ignores(const struct ata_drive *drive, enum block_op op);
 
 #endif

@@ -72,8 +72,8 @@ struct ide {
 extern const struct device_ops ide_command_ops; /* IDE_COMMAND_PORTS, of struct ide_channel */
 extern const struct device_ops ide_control_ops; /* one port, of struct ide_channel */
 
-/* The bus's BAR 4 is bus mastering. NULL with `error` filled. On the loop's thread. */
-struct ide *ide_new(struct loop *loop, const struct dma *dma, const struct irq irqs[IDE_CHANNELS], struct error *error);
+/* The bus's BAR 4 is bus mastering. `run`: NULL: errors never stop the machine. NULL with `error` filled. On the main loop's thread. */
+struct ide *ide_new(const struct run_control *run, const struct dma *dma, const struct irq irqs[IDE_CHANNELS], struct error *error);
 /* A vCPU that waits goes on. From any thread. */
 void ide_stop(struct ide *ide);
 /* Waits for what is under way. The vCPUs are gone. */

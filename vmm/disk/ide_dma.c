@@ -281,15 +281,14 @@ static void ide_init_function(struct ide *ide)
     function->self = ide;
 }
 
-struct ide *ide_new(struct loop *loop, const struct dma *dma, const struct irq irqs[IDE_CHANNELS], struct error *error)
+struct ide *ide_new(const struct run_control *run, const struct dma *dma, const struct irq irqs[IDE_CHANNELS], struct error *error)
 {
     struct ide *ide = calloc(1, sizeof(*ide));
-    int result = ide != NULL ? disk_requests_init(&ide->requests, loop) : -ENOMEM;
-    if (result != 0) {
-        error_set(error, "IDE: %s", strerror(-result));
-        free(ide);
+    if (ide == NULL) {
+        error_set(error, "IDE: no memory");
         return NULL;
     }
+    disk_requests_init(&ide->requests, run);
     ide->dma = *dma;
     ide_init_function(ide);
     for (unsigned i = 0; i < IDE_CHANNELS; i++) {

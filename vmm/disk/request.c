@@ -2,11 +2,6 @@
 #include "disk/request.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include <kage.h>
 
@@ -26,15 +21,11 @@ static void disk_end(struct disk_request *request, int result)
     pthread_cond_broadcast(&requests->ended);
 }
 
-static void disk_park(struct disk_requests *requests, struct disk_request *request, int result)
+static void disk_park(struct disk_requests *requests, struct disk_request *request)
 {
-    struct itimerspec second = {.it_value.tv_sec = 1};
-    if (requests->waiting == NULL) {
-        fprintf(stderr, "kage: %s: %s; the guest waits while it is tried again\n", block_filename(request->drive->config.block), strerror(-result));
-        timerfd_settime(requests->retry.fd, 0, &second, NULL);
-    }
-    request->next = requests->waiting;
-    requests->waiting = request;
+    request->next = NULL;
+    *requests->waiting_last = request;
+    requests->waiting_last = &request->next;
 }
 
 static void disk_done(struct block_request *io, int result)
@@ -43,10 +34,13 @@ static void disk_done(struct block_request *io, int result)
     struct disk_requests *requests = request->owner;
     disk_memory(request, kage_memory_end_write);
     pthread_mutex_lock(&requests->lock);
-    if (result != 0 && ata_waits(request->drive, io->op, result) && !requests->stopping) {
-        disk_park(requests, request, result);
+    const struct disk_errors *errors = &request->drive->config.errors;
+    enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_REPORT;
+    if (action == DISK_ERROR_STOP && !requests->stopping) {
+        disk_park(requests, request);
+        disk_error_stop(errors, block_filename(request->drive->config.block), result);
     } else {
-        disk_end(request, result != 0 && ata_ignores(request->drive, io->op) ? 0 : result);
+        disk_end(request, action == DISK_ERROR_IGNORE ? 0 : result);
     }
     pthread_mutex_unlock(&requests->lock);
 }
@@ -60,16 +54,19 @@ void disk_submit(struct disk_requests *requests, struct disk_request *request)
     block_submit(request->drive->config.block, &request->io);
 }
 
-static void disk_retry(void *opaque, uint32_t events)
+static struct disk_request *disk_take_waiting(struct disk_requests *requests)
+{
+    struct disk_request *list = requests->waiting;
+    requests->waiting = NULL;
+    requests->waiting_last = &requests->waiting;
+    return list;
+}
+
+static void disk_run_changed(void *opaque, bool running)
 {
     struct disk_requests *requests = opaque;
-    uint64_t count;
-    (void)events;
-    ssize_t got = read(requests->retry.fd, &count, sizeof(count));
-    (void)got;
     pthread_mutex_lock(&requests->lock);
-    struct disk_request *request = requests->waiting;
-    requests->waiting = NULL;
+    struct disk_request *request = running ? disk_take_waiting(requests) : NULL;
     while (request != NULL) {
         struct disk_request *next = request->next;
         disk_submit(requests, request);
@@ -80,19 +77,16 @@ static void disk_retry(void *opaque, uint32_t events)
 
 void disk_cancel(struct disk_requests *requests, const void *port)
 {
-    struct disk_request *request = requests->waiting, *left = NULL;
-    requests->waiting = NULL;
+    struct disk_request *request = disk_take_waiting(requests);
     while (request != NULL) {
         struct disk_request *next = request->next;
         if (request->port == port) {
             disk_end(request, -ECANCELED);
         } else {
-            request->next = left;
-            left = request;
+            disk_park(requests, request);
         }
         request = next;
     }
-    requests->waiting = left;
 }
 
 void disk_wait(struct disk_requests *requests, const struct disk_request *request)
@@ -102,20 +96,15 @@ void disk_wait(struct disk_requests *requests, const struct disk_request *reques
     }
 }
 
-int disk_requests_init(struct disk_requests *requests, struct loop *loop)
+void disk_requests_init(struct disk_requests *requests, const struct run_control *run)
 {
-    *requests = (struct disk_requests){.loop = loop};
-    requests->retry = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = disk_retry, .opaque = requests};
-    int result = requests->retry.fd < 0 ? -errno : loop_add(loop, &requests->retry, EPOLLIN);
-    if (result != 0) {
-        if (requests->retry.fd >= 0) {
-            close(requests->retry.fd);
-        }
-        return result;
-    }
+    *requests = (struct disk_requests){.run = run, .waiting_last = &requests->waiting};
+    requests->watch = (struct run_watch){.changed = disk_run_changed, .opaque = requests};
     pthread_mutex_init(&requests->lock, NULL);
     pthread_cond_init(&requests->ended, NULL);
-    return 0;
+    if (run != NULL) {
+        run->watch(run->opaque, &requests->watch);
+    }
 }
 
 void disk_requests_stop(struct disk_requests *requests)
@@ -128,8 +117,9 @@ void disk_requests_stop(struct disk_requests *requests)
 
 void disk_requests_fini(struct disk_requests *requests)
 {
-    loop_remove(requests->loop, &requests->retry);
-    close(requests->retry.fd);
+    if (requests->run != NULL) {
+        requests->run->unwatch(requests->run->opaque, &requests->watch);
+    }
     pthread_cond_destroy(&requests->ended);
     pthread_mutex_destroy(&requests->lock);
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "block/block.h"
+#include "dev/disk_error.h"
 
 #define SCSI_CDB_BYTES 32u
 #define SCSI_SENSE_BYTES 18u
@@ -26,6 +27,7 @@ struct scsi_disk {
     bool cdrom, read_only;
     uint32_t block_bytes; /* 2048 of a CD-ROM */
     char serial[SCSI_SERIAL_MAX + 1];
+    struct disk_errors errors;
     char model[SCSI_MODEL_BYTES + 1]; /* "": its own */
     /* What changes, by commands alone. */
     bool tray_open, locked;

@@ -274,6 +274,7 @@ int board_init_vcpus(struct machine *machine, struct error *error)
             .pio = &machine->pio,
             .mmio = &machine->mmio,
             .power = machine->power,
+            .gate = &machine->run.gate,
         };
         if (vcpu_init(&machine->vcpus[i], &vcpu, error) != 0) {
             return -1;

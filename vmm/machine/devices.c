@@ -127,6 +127,8 @@ static const struct property scsi_disk_properties[] = {
     NUMBER("lun", lun, "0", "0: a target has one unit", 0, 0),
     NUMBER("channel", channel, "0", "0: there is one", 0, 0),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2; of a CD-ROM it is 2048", 512, 32768),
+    CHOICE("werror", werror, "auto", "what a write that fails does", error_actions),
+    CHOICE("rerror", rerror, "auto", "what a read that fails does", error_actions),
     END,
 };
 
@@ -429,16 +431,26 @@ struct drive *find_drive(const struct machine_config *config, const char *id)
     return NULL;
 }
 
-static enum virtio_blk_error blk_action(uint64_t of_device, uint64_t of_drive, enum virtio_blk_error otherwise)
+static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive, enum disk_error_action otherwise)
 {
-    static const enum virtio_blk_error actions[] = {
-        [DRIVE_ERROR_REPORT] = VIRTIO_BLK_REPORT,
-        [DRIVE_ERROR_IGNORE] = VIRTIO_BLK_IGNORE,
-        [DRIVE_ERROR_STOP] = VIRTIO_BLK_WAIT,
-        [DRIVE_ERROR_ENOSPC] = VIRTIO_BLK_WAIT_NOSPC,
+    static const enum disk_error_action actions[] = {
+        [DRIVE_ERROR_REPORT] = DISK_ERROR_REPORT,
+        [DRIVE_ERROR_IGNORE] = DISK_ERROR_IGNORE,
+        [DRIVE_ERROR_STOP] = DISK_ERROR_STOP,
+        [DRIVE_ERROR_ENOSPC] = DISK_ERROR_ENOSPC,
     };
     uint64_t said = of_device != DRIVE_ERROR_AUTO ? of_device : of_drive;
     return said != DRIVE_ERROR_AUTO ? actions[said] : otherwise;
+}
+
+/* What the device says goes before what its -drive says. */
+struct disk_errors errors_of(struct machine *machine, const struct device_values *values, const struct drive *drive)
+{
+    return (struct disk_errors){
+        .werror = error_action(values->werror, drive->values.werror, DISK_ERROR_ENOSPC),
+        .rerror = error_action(values->rerror, drive->values.rerror, DISK_ERROR_REPORT),
+        .run = &machine->run.control,
+    };
 }
 
 static int build_blk(struct machine *machine, const struct device_spec *spec, struct error *error)
@@ -468,8 +480,7 @@ static int build_blk(struct machine *machine, const struct device_spec *spec, st
         .config_wce = values->config_wce,
         .discard = values->discard,
         .write_zeroes = values->write_zeroes,
-        .werror = blk_action(values->werror, drive->values.werror, VIRTIO_BLK_WAIT_NOSPC),
-        .rerror = blk_action(values->rerror, drive->values.rerror, VIRTIO_BLK_REPORT),
+        .errors = errors_of(machine, values, drive),
     };
     memcpy(blk.serial, values->serial, strlen(values->serial));
     struct virtio_blk *self = virtio_blk_new(&blk, drive->block, config->loop, &machine->dma, error);
@@ -560,6 +571,7 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
     }
     disk.block = drive->block;
     disk.block_bytes = disk.cdrom ? 2048 : disk.block_bytes;
+    disk.errors = errors_of(machine, values, drive);
     disk.read_only = disk.cdrom || block_read_only(drive->block);
     if (!power_of_2(disk.block_bytes) || block_bytes(disk.block) < disk.block_bytes) {
         return place_fail(spec, "logical_block_size must be a power of 2, and the image not smaller", error);

@@ -79,7 +79,7 @@ static int disks_place(struct machine *machine, const struct device_spec *spec, 
 int disks_add_ide(struct machine *machine, uint8_t devfn, struct error *error)
 {
     const struct irq irqs[IDE_CHANNELS] = {board_irq(machine, IDE_IRQ), board_irq(machine, IDE_IRQ + 1)};
-    struct ide *ide = ide_new(machine->config->loop, &machine->dma, irqs, error);
+    struct ide *ide = ide_new(&machine->run.control, &machine->dma, irqs, error);
     if (ide == NULL) {
         return -1;
     }
@@ -97,7 +97,7 @@ int disks_add_ide(struct machine *machine, uint8_t devfn, struct error *error)
 
 static int disks_new_ahci(struct machine *machine, const struct device_spec *spec, uint8_t devfn, struct error *error)
 {
-    struct ahci *ahci = ahci_new(machine->config->loop, &machine->dma, &machine->events.msi, error);
+    struct ahci *ahci = ahci_new(&machine->run.control, &machine->dma, &machine->events.msi, error);
     return ahci != NULL ? disks_place(machine, spec, 1, ahci, &ahci->function, devfn, error) : -1;
 }
 
@@ -177,18 +177,6 @@ static int disks_find_place(const struct machine *machine, const struct device_s
                               : error_set(error, "-device %s: Bus '%s' is full", model, name[0] != '\0' ? name : "ide.0");
 }
 
-static enum ata_policy disks_policy(uint64_t of_device, uint64_t of_drive, enum ata_policy otherwise)
-{
-    static const enum ata_policy policies[] = {
-        [DRIVE_ERROR_REPORT] = ATA_REPORT,
-        [DRIVE_ERROR_IGNORE] = ATA_IGNORE,
-        [DRIVE_ERROR_STOP] = ATA_WAIT,
-        [DRIVE_ERROR_ENOSPC] = ATA_WAIT_NOSPC,
-    };
-    uint64_t said = of_device != DRIVE_ERROR_AUTO ? of_device : of_drive;
-    return said != DRIVE_ERROR_AUTO ? policies[said] : otherwise;
-}
-
 static int disks_add_to(const struct disk_place *place, const struct ata_config *config)
 {
     return place->device->release == release_ide ? ide_add(place->device->self, place->bus, place->unit, config)
@@ -201,7 +189,7 @@ int build_ide_drive(struct machine *machine, const struct device_spec *spec, str
     const struct drive *drive = find_drive(machine->config, values->drive);
     struct ata_config config = {.cdrom = strcmp(spec->model->name, "ide-cd") == 0, .write_cache = true};
     struct disk_place place = {0};
-    char rest[32];
+    char rest[48];
     if (disks_find_place(machine, spec, &place, error) != 0) {
         return -1;
     }
@@ -214,8 +202,7 @@ int build_ide_drive(struct machine *machine, const struct device_spec *spec, str
     if (drive != NULL) {
         config.block = drive->block;
         config.write_cache = values->write_cache && drive->values.cache != DRIVE_CACHE_WRITETHROUGH && drive->values.cache != DRIVE_CACHE_DIRECTSYNC;
-        config.werror = disks_policy(values->werror, drive->values.werror, ATA_WAIT_NOSPC);
-        config.rerror = disks_policy(values->rerror, drive->values.rerror, ATA_REPORT);
+        config.errors = errors_of(machine, values, drive);
     }
     config.ncq = place.device->release == release_ahci;
     strcpy(config.model, values->model);

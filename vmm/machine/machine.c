@@ -78,6 +78,7 @@ enum power_event machine_run(struct machine *machine, int *status, struct error 
             return POWER_ERROR;
         }
     }
+    runstate_started(machine);
     int result = loop_run(machine->config->loop);
     devices_stop(machine);
     machine_stop_vcpus(machine);
@@ -131,6 +132,15 @@ int machine_init(struct machine *machine, const struct machine_config *config, s
     machine->power = (struct power){.request = machine_power_request, .opaque = machine};
     bus_init(&machine->pio, "port", 0xffff);
     bus_init(&machine->mmio, "memory", UINT64_MAX);
+    int result = runstate_init(machine);
+    if (result != 0) {
+        error_set(error, "the run state: %s", strerror(-result));
+        machine_fini(machine);
+        return -1;
+    }
+    if (config->run_watch != NULL) {
+        machine->run.control.watch(machine, config->run_watch);
+    }
     if (config->board->init(machine, error) != 0) {
         machine_fini(machine);
         return -1;
@@ -176,6 +186,7 @@ void machine_fini(struct machine *machine)
     events_fini(&machine->events);
     bus_fini(&machine->pio);
     bus_fini(&machine->mmio);
+    runstate_fini(machine);
     free(machine->vcpus);
     machine->vcpus = NULL;
     machine->vcpu_count = 0;

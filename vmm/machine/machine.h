@@ -30,6 +30,7 @@
 #include "machine/disks.h"
 #include "machine/events.h"
 #include "machine/ram.h"
+#include "machine/runstate.h"
 #include "util/error.h"
 #include "util/loop.h"
 #include "vcpu/topology.h"
@@ -83,6 +84,7 @@ struct machine_config {
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
+    struct run_watch *run_watch; /* NULL: nobody; told of each machine's stops, after its devices */
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
     unsigned device_count, drive_count, object_count, chardev_count;
     const struct device_spec *devices;
@@ -155,6 +157,7 @@ struct machine {
     unsigned boot_entry_count;
     struct boot_entry boot_entries[DEVICES_MAX];
     struct power power;
+    struct runstate run;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };
