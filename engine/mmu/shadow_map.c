@@ -212,6 +212,7 @@ int shadow_map(struct shadow *s, struct shadow_vcpu *vcpu, gva_t va, const struc
     if (write && !mmio && !frame.read_only) {
         sync_open_frame(s, m.gfn);
     }
+    sync_missed(s, m.root->page, va);
     m.global = m.paging && (w->flags & MAP_GLOBAL) != 0;
     m.access = leaf_access(&m, write, user);
     if (m.paging && (w->flags & MAP_DIRTY) == 0 && !w->step[w->level].read_only) {

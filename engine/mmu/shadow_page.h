@@ -99,6 +99,7 @@ struct shadow {
     struct shadow_page *hash[HASH_BUCKETS];
     struct frame_chunk *chunks[CHUNK_BUCKETS];
     struct frame_chunk *last_chunk;
+    uint64_t missed[3];       /* see sync_missed(); by level of the link, from 3 on, and the low bits of the region's number */
     uint64_t pieces[64];      /* regions of 2 MiB, by 12 bits of the number: a large guest page there is mapped by pieces */
     uint64_t pieces_1g[64];   /* the same of 1 GiB pages */
     struct shadow_stats stats;
@@ -231,6 +232,8 @@ void sync_begin(struct shadow *s, struct shadow_page *p);
 void sync_end(struct shadow *s, struct shadow_page *p);
 /* Compares an open page with its guest table now: before it is linked to again. */
 void sync_page(struct shadow *s, struct shadow_page *p);
+/* Links are to be made on the way to va: what they may lead to again is made to follow first. */
+void sync_missed(struct shadow *s, const struct shadow_page *root, gva_t va);
 /* The frame is to be written: every page of it is open afterwards. */
 void sync_open_frame(struct shadow *s, uint64_t gfn);
 

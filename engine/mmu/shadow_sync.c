@@ -206,15 +206,6 @@ static void sync_list(struct shadow *s, struct list_node *list)
     }
 }
 
-/*
- * Tables of 32-bit and PAE paging stay open: with closed ones, 32-bit kernels that unmap and protect much have been seen to keep stale entries
- * (tests/system/progs.sh, guest32-mappings), for a reason that is not known.
- */
-static bool may_close(const struct shadow_page *p)
-{
-    return !p->role.entry4 && !p->role.pae;
-}
-
 /* Takes write rights from the frames of pages that do not change, and asks for one flush for all of them. */
 static void close_quiet(struct shadow *s)
 {
@@ -224,7 +215,7 @@ static void close_quiet(struct shadow *s)
     for (unsigned which = 0; which < 2; which++) {
         for (struct list_node *node = s->open[which].next; node != &s->open[which]; node = node->next) {
             struct shadow_page *p = PAGE_BY(open, node);
-            if (!may_close(p) || p->state != SHADOW_OPEN || p->quiet < p->patience || p->present == 0 || count_closed(s, p, true) != 0) {
+            if (p->state != SHADOW_OPEN || p->quiet < p->patience || p->present == 0 || count_closed(s, p, true) != 0) {
                 continue;
             }
             (void)frame_write_protect(s, p->gfn);
@@ -246,10 +237,16 @@ static void close_quiet(struct shadow *s)
     }
 }
 
-void shadow_sync(struct shadow *s)
+static void sync_all(struct shadow *s)
 {
     sync_list(s, &s->open[1]);
     sync_list(s, &s->open[0]);
+    memset(s->missed, 0, sizeof(s->missed));
+}
+
+void shadow_sync(struct shadow *s)
+{
+    sync_all(s);
     if (s->open_count[0] + s->open_count[1] > s->open_enough) {
         close_quiet(s);
     }
@@ -269,6 +266,36 @@ void shadow_sync_forced(struct shadow *s)
 void shadow_frame_written(struct shadow *s, uint64_t gfn)
 {
     sync_open_frame(s, gfn);
+}
+
+/*
+ * What the guest flushes by address is looked for under the roots. Where a link to a page directory or something above one is absent there, the
+ * tables below may be live all the same, and be linked to again as they are; so the region is noted, for sync_missed().
+ */
+static void note_missed(struct shadow *s, unsigned level, gva_t va)
+{
+    if (level >= 3) {
+        s->missed[level - 3] |= 1ull << (va_index(va, level) & 63);
+    }
+}
+
+void sync_missed(struct shadow *s, const struct shadow_page *root, gva_t va)
+{
+    const struct shadow_page *p = root;
+    unsigned level = p->role.level;
+
+    for (uint64_t e; level >= 3; level--, p = entry_child(e)) {
+        e = entry_get(p, va_index(va, level));
+        if ((e & X86_PTE_P) == 0 || entry_is_leaf(e, level)) {
+            break;
+        }
+    }
+    for (; level >= 3; level--) {
+        if ((s->missed[level - 3] >> (va_index(va, level) & 63) & 1) != 0) {
+            sync_all(s);
+            return;
+        }
+    }
 }
 
 /* Entry i of an open page follows memory. */
@@ -294,7 +321,11 @@ static void sync_leaf(struct shadow *s, struct shadow_page *root, gva_t va)
 
     while (p->role.level > 1) {
         uint64_t e = entry_get(p, va_index(va, p->role.level));
-        if ((e & X86_PTE_P) == 0 || entry_is_leaf(e, p->role.level)) {
+        if ((e & X86_PTE_P) == 0) {
+            note_missed(s, p->role.level, va);
+            return;
+        }
+        if (entry_is_leaf(e, p->role.level)) {
             return; /* the pages of upper levels have been compared as a whole */
         }
         p = entry_child(e);
@@ -309,6 +340,7 @@ static bool sync_path(struct shadow *s, struct shadow_page *root, gva_t va)
         unsigned i = va_index(va, p->role.level);
         uint64_t was = entry_get(p, i);
         if ((was & X86_PTE_P) == 0) {
+            note_missed(s, p->role.level, va);
             return false;
         }
         sync_entry(s, p, i);
@@ -316,6 +348,7 @@ static bool sync_path(struct shadow *s, struct shadow_page *root, gva_t va)
             return (was & X86_PTE_G) != 0;
         }
         if (entry_get(p, i) != was) {
+            note_missed(s, p->role.level, va);
             return true;
         }
         p = entry_child(was);

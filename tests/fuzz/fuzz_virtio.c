@@ -21,7 +21,7 @@
 #include "virtio/blk.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
-#include "virtio/scsi_disk.h"
+#include "disk/scsi.h"
 
 #define MEMORY_BYTES 0x10000u
 #define GUARD 4096u
@@ -349,7 +349,7 @@ static void fuzz_step(struct input *input)
         fuzz_request(device, input);
         break;
     case 20: { /* a SCSI command */
-        const struct scsi_disk disk = {.block = block, .block_bytes = device ? 512 : 2048, .cdrom = !device, .read_only = !device, .serial = "fuzz"};
+        struct scsi_disk disk = {.block = block, .block_bytes = device ? 512 : 2048, .cdrom = !device, .read_only = !device, .serial = "fuzz"};
         struct scsi_command command;
         uint8_t cdb[SCSI_CDB_BYTES] = {0};
         for (unsigned i = 0; i < 16; i++) {

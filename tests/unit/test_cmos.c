@@ -208,7 +208,10 @@ static void test_firmware_bytes(void **state)
     assert_int_equal(get(fake, 0x30) | get(fake, 0x31) << 8, 7 << 10);
     assert_int_equal(get(fake, 0x34) | get(fake, 0x35) << 8, 0);
     assert_int_equal(get(fake, 0x5b) | get(fake, 0x5c) | get(fake, 0x5d), 0);
-    cmos_set_boot(&fake->cmos, 64);
+    cmos_set_boot(&fake->cmos, 64, "nxd");
+    assert_int_equal(get(fake, 0x3d), 0x34);
+    assert_int_equal(get(fake, 0x38), 0);
+    cmos_set_boot(&fake->cmos, 64, "cdna");
     assert_int_equal(get(fake, 0x5f), 63);
     assert_int_equal(get(fake, 0x3d), 0x32);
     assert_int_equal(get(fake, 0x38), 0x40);

@@ -338,12 +338,13 @@ static int fill(void)
                                      .pvpanic_port = 0x505, .pci = true, .serial_count = 1, .serial = {{0x3f8, 4}}};
     memset(&data, 0, sizeof(data));
     memset(&error, 0, sizeof(error));
+    data.bootorder = config.kernel != NULL ? strdup("/rom@" FW_DATA_ROM) : NULL;
     return fw_data_fill(&data, &fw, &config, &ram, &acpi, &error);
 }
 
 static int setup_data(void **state)
 {
-    config = (struct machine_config){.acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
+    config = (struct machine_config){.board = machine_find_board("pc"), .acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
     ram = (struct ram){.bytes = UINT64_C(0x140000000), .low_bytes = RAM_HOLE_GPA}; /* nothing reads it */
     return setup(state);
 }

@@ -167,7 +167,7 @@ static uint8_t rom_byte(uint32_t gpa)
 static void check_map(uint32_t map)
 {
     for (uint32_t gpa = AREA_GPA; gpa < AREA_END_GPA; gpa += 0x800) {
-        unsigned bits = map >> i440fx_segment_of(gpa) * 2 & 3;
+        unsigned bits = map >> pam_segment_of(gpa) * 2 & 3;
         uint8_t in_ram = machine.ram.base[gpa];
         uint8_t seen = (bits & 1) != 0 ? in_ram : rom_byte(gpa);
         if (see(gpa) != seen) {
@@ -190,9 +190,9 @@ static void check_map(uint32_t map)
 
 static void set_map(uint32_t map)
 {
-    for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++) {
         unsigned bits = map >> i * 2 & 3;
-        bool top = i == I440FX_PAM_SEGMENTS - 1;
+        bool top = i == PAM_SEGMENTS - 1;
         unsigned offset = top ? 0x59 : 0x5a + i / 2, shift = top || i % 2 != 0 ? 4 : 0;
         bus_write(&machine.pio, 0xcf8, 4, 0x80000000u | (offset & 0xfc));
         uint64_t old = bus_read(&machine.pio, 0xcfc + (offset & 3), 1);
@@ -243,7 +243,7 @@ static void test_shadow(void **state)
 {
     (void)state;
     power_on();
-    for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++) {
         for (uint32_t bits = 0; bits < 4; bits++) {
             set_map(bits << i * 2);
             check_map(bits << i * 2);

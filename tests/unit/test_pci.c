@@ -206,24 +206,24 @@ static void test_pam(void **state)
     static const struct {
         unsigned offset, shift;
         uint32_t gpa, bytes;
-    } rows[I440FX_PAM_SEGMENTS] = {
+    } rows[PAM_SEGMENTS] = {
         {0x5a, 0, 0xc0000, 0x4000}, {0x5a, 4, 0xc4000, 0x4000}, {0x5b, 0, 0xc8000, 0x4000}, {0x5b, 4, 0xcc000, 0x4000},
         {0x5c, 0, 0xd0000, 0x4000}, {0x5c, 4, 0xd4000, 0x4000}, {0x5d, 0, 0xd8000, 0x4000}, {0x5d, 4, 0xdc000, 0x4000},
         {0x5e, 0, 0xe0000, 0x4000}, {0x5e, 4, 0xe4000, 0x4000}, {0x5f, 0, 0xe8000, 0x4000}, {0x5f, 4, 0xec000, 0x4000},
         {0x59, 4, 0xf0000, 0x10000},
     };
     (void)state;
-    for (unsigned i = 0; i < I440FX_PAM_SEGMENTS; i++) {
+    for (unsigned i = 0; i < PAM_SEGMENTS; i++) {
         for (unsigned bits = 0; bits < 16; bits++) {
             put(0, rows[i].offset, 1, (uint64_t)bits << rows[i].shift);
-            for (unsigned j = 0; j < I440FX_PAM_SEGMENTS; j++) {
-                struct i440fx_segment segment = i440fx_segment(&bridge, j);
+            for (unsigned j = 0; j < PAM_SEGMENTS; j++) {
+                struct pam_segment segment = pam_segment(bridge.function.config + I440FX_PAM0, j);
                 assert_int_equal(segment.gpa, rows[j].gpa);
                 assert_int_equal(segment.bytes, rows[j].bytes);
                 assert_int_equal(segment.read_ram, i == j && (bits & 1) != 0);
                 assert_int_equal(segment.write_ram, i == j && (bits & 2) != 0);
-                assert_int_equal(i440fx_segment_of(rows[j].gpa), j);
-                assert_int_equal(i440fx_segment_of(rows[j].gpa + rows[j].bytes - 1), j);
+                assert_int_equal(pam_segment_of(rows[j].gpa), j);
+                assert_int_equal(pam_segment_of(rows[j].gpa + rows[j].bytes - 1), j);
             }
         }
         put(0, rows[i].offset, 1, 0);

@@ -277,8 +277,8 @@ static void test_ecam(void **state)
     (void)state;
     assert_int_equal(bus_read(&mmio, base, 4), 0x10011af4);
     assert_int_equal(bus_read(&mmio, base + 2, 2), 0x1001);
-    assert_int_equal(bus_read(&mmio, base + 0x100, 4), 0); /* no extended capabilities */
-    assert_int_equal(bus_read(&mmio, base + 0xffc, 4), 0);
+    assert_int_equal(bus_read(&mmio, base + 0x100, 4), 0xffffffff); /* none has it that is not of PCI Express */
+    assert_int_equal(bus_read(&mmio, base + 0xffc, 4), 0xffffffff);
     assert_int_equal(bus_read(&mmio, UINT64_C(0xb0000000), 4), 0xffffffff);
     assert_true(bus_read(&mmio, base, 8) == UINT64_MAX);
     assert_int_equal(bus_read(&mmio, base + 3, 2), 0xffff);
@@ -374,6 +374,19 @@ static void test_modern(void **state)
     assert_int_equal(bus_read(&mmio, MODERN_GPA + 0x1000, 1), VIRTIO_ISR_QUEUE);
     assert_false(pirq_level[pirq_of(5, 0)]);
     assert_int_equal(bus_read(&mmio, MODERN_GPA + 0x1000, 1), 0);
+
+    /* Without Bus Master Enable nothing is read or written; what was made available meanwhile is taken afterwards. */
+    put(SLOT, 4, 2, 3);
+    driver_add(&driver, &piece, 1, false);
+    bus_write(&mmio, MODERN_GPA + 0x3004, 2, 1);
+    notified = 0;
+    serve();
+    assert_int_equal(notified, 0);
+    assert_false(driver_take(&driver, &id, &written));
+    assert_int_equal(virtio_status(&device) & VIRTIO_STATUS_DEVICE_NEEDS_RESET, 0);
+    put(SLOT, 4, 2, 7);
+    serve();
+    assert_true(driver_take(&driver, &id, &written));
 
     /* The queue alone is reset, and is another one then. */
     bus_write(&mmio, COMMON(0x3a), 2, 1);

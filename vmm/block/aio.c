@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/thread.h"
+
 #define AIO_RING_ENTRIES 256u
 #define AIO_THREADS 4u
 
@@ -122,7 +124,7 @@ static void aio_submit_thread(struct aio *aio, struct aio_io *io)
     pthread_mutex_lock(&aio->lock);
     aio_append(&aio->last, io);
     if (aio->thread_idle == 0 && aio->thread_count < AIO_THREADS &&
-        pthread_create(&aio->threads[aio->thread_count], NULL, aio_thread, aio) == 0) {
+        thread_start(&aio->threads[aio->thread_count], aio_thread, aio) == 0) {
         aio->thread_count++;
     }
     bool served = aio->thread_count > 0;

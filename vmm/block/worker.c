@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "block/front.h"
+#include "util/thread.h"
 
 #define BLOCK_BOUNCE_MAX (UINT64_C(1) << 26)
 
@@ -108,7 +109,7 @@ int block_start_thread(struct block *block, int which)
         return -ENOMEM;
     }
     *start = (struct block_thread_start){block, which};
-    int result = pthread_create(&block->threads[block->thread_count], NULL, block_thread, start);
+    int result = thread_start(&block->threads[block->thread_count], block_thread, start);
     if (result != 0) {
         free(start);
         return -result;

@@ -16,6 +16,7 @@
 #include "vcpu/topology.h"
 
 #define OPTIONS_SERIALS_MAX 2u /* ports of the board */
+#define OPTIONS_FLASHES_MAX 2u
 
 enum options_action {
     OPTIONS_RUN,
@@ -31,6 +32,13 @@ enum options_action {
 struct options_arguments {
     unsigned count;
     const char *text[OPTIONS_ARGUMENTS_MAX];
+};
+
+/* What firmware boots from. */
+struct options_boot {
+    char order[PROPERTY_TEXT_MAX], once[PROPERTY_TEXT_MAX];
+    bool menu, strict;
+    uint64_t menu_wait, fail_wait; /* milliseconds; 0xffffffff: not said */
 };
 
 /* Not to be copied: it may point into itself. */
@@ -49,12 +57,19 @@ struct options {
     bool no_defaults;
     bool acpi;
     bool rtc;
+    int64_t rtc_offset_seconds; /* -rtc base= */
     unsigned serial_count;
     const char *serial[OPTIONS_SERIALS_MAX];
     const char *machine; /* name of a board */
+    char image[PROPERTY_TEXT_MAX]; /* the image that stands without an option; "": none */
+    bool image_format_said, machine_said;
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
+    bool hpet;
+    char flash_names[OPTIONS_FLASHES_MAX][OPTIONS_WORD_MAX]; /* -machine pflash0=, pflash1=: a drive's id; "": not said */
+    struct drive *flash[OPTIONS_FLASHES_MAX];                /* of these, and of -drive if=pflash; NULL: none */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
+    struct options_boot boot;
     struct options_arguments device_arguments;
     unsigned device_count, drive_count, object_count, chardev_count;
     struct device_spec devices[DEVICES_MAX];

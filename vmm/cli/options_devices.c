@@ -6,6 +6,7 @@
 
 #include "chardev/chardev.h"
 #include "cli/keyval.h"
+#include "cli/options_disks.h"
 #include "machine/machine.h"
 
 /* ---- Keeping arguments ---- */
@@ -31,7 +32,7 @@ int options_apply_device(struct options *options, const char *argument, struct e
 
 /* ---- -drive, -blockdev ---- */
 
-static struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
+struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error)
 {
     if (options->drive_count == DRIVES_MAX) {
         error_set(error, "%s: more than %u drives", what, DRIVES_MAX);
@@ -53,7 +54,7 @@ static int options_set_all(const struct keyval_list *list, property_lists proper
     return 0;
 }
 
-static int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
+int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error)
 {
     for (unsigned i = 0; i < options->drive_count; i++) {
         const struct drive *other = &options->drives[i];
@@ -64,20 +65,10 @@ static int options_check_id(const struct options *options, const struct drive *d
     return 0;
 }
 
-int options_apply_drive(struct options *options, const char *argument, struct error *error)
+static int options_add_drive(struct options *options, const char *argument, const struct keyval_list *list, struct error *error)
 {
-    struct keyval_list list;
-    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
-        return -1;
-    }
-    if (list.help) {
-        puts("drive options:");
-        property_help(PROPERTY_LISTS(drive_properties));
-        options->action = OPTIONS_DONE;
-        return 0;
-    }
     struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
-    if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+    if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
         return -1;
     }
     char what[64];
@@ -92,6 +83,53 @@ int options_apply_drive(struct options *options, const char *argument, struct er
         snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
     }
     return options_check_id(options, drive, "-drive", error);
+}
+
+int options_apply_drive(struct options *options, const char *argument, struct error *error)
+{
+    struct keyval_list list;
+    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
+        return -1;
+    }
+    if (list.help) {
+        puts("drive options:");
+        property_help(PROPERTY_LISTS(drive_properties));
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    return options_add_drive(options, argument, &list, error);
+}
+
+/* FILE[,PROP=VALUE...]: the same as -drive file=FILE,format=qcow2,if=virtio,discard=unmap, in which each can be said otherwise. That an image is
+   raw must be said: a guest could write the head of a qcow2 image into it, that names a file of the host's as its backing file. */
+int options_apply_image(struct options *options, const char *word, struct error *error)
+{
+    static const struct keyval defaults[] = {{"format", "qcow2"}, {"if", "virtio"}, {"discard", "unmap"}};
+    struct keyval_list list;
+    char text[KEYVAL_VALUE_MAX + 8];
+    if (word[0] == '\0' || word[0] == ',') {
+        return error_set(error, "'%s': expected an image or an option", word);
+    }
+    if (options->image[0] != '\0') {
+        return error_set(error, "'%s': there is an image already, %s; others are named by -drive", word, options->image);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "file=%s", word) >= sizeof(text)) {
+        return error_set(error, "'%s': longer than %u characters", word, KEYVAL_VALUE_MAX);
+    }
+    if (keyval_parse(&list, word, NULL, text, error) != 0) {
+        return -1;
+    }
+    options->image_format_said = keyval_get(&list, "format") != NULL;
+    for (unsigned i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+        if (keyval_get(&list, defaults[i].name) == NULL && list.count < KEYVAL_MAX) {
+            list.pairs[list.count++] = defaults[i];
+        }
+    }
+    if (options_add_drive(options, word, &list, error) != 0) {
+        return -1;
+    }
+    strcpy(options->image, options->drives[options->drive_count - 1].values.file);
+    return 0;
 }
 
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error)
@@ -307,7 +345,7 @@ int options_apply_chardev(struct options *options, const char *argument, struct 
 
 /* ---- -device ---- */
 
-static struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
+struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error)
 {
     for (unsigned i = 0; i < options->device_count; i++) {
         if (model->single && options->devices[i].model == model) {
@@ -347,7 +385,7 @@ static int options_check_chardev(struct options *options, struct device_spec *sp
                : error_set(error, "-device %s: %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", spec->model->name, chardev);
 }
 
-static int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
+int options_check_device(struct options *options, struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
     if (values->port + values->bytes > 0x10000) {
@@ -426,10 +464,7 @@ static int options_add_drive_devices(struct options *options, bool has_pci, stru
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
         uint64_t interface = drive->values.interface;
-        if (interface == DRIVE_IF_DEFAULT && has_pci) {
-            return error_set(error, "-drive file=%s: the machine's own disks are not there yet; say if=virtio, or if=none and a -device", drive->values.file);
-        }
-        if (interface == DRIVE_IF_NONE) {
+        if (interface != DRIVE_IF_VIRTIO && (interface != DRIVE_IF_DEFAULT || machine_find_board(options->machine)->ide_units != 0)) {
             continue;
         }
         struct device_spec *spec = options_new_device(options, device_find("virtio-blk", has_pci), error);
@@ -444,10 +479,57 @@ static int options_add_drive_devices(struct options *options, bool has_pci, stru
     return 0;
 }
 
+/* ---- Flash memory ---- */
+
+static int options_take_flash(struct options *options, unsigned unit, struct drive *drive, struct error *error)
+{
+    if (unit >= OPTIONS_FLASHES_MAX) {
+        return error_set(error, "-drive file=%s: if=pflash has units 0 and 1", drive->values.file);
+    }
+    if (options->flash[unit] != NULL || drive->used_by != NULL) {
+        return error_set(error, "pflash%u: there are two drives for it, or its drive is in use: %s", unit, drive->values.file);
+    }
+    options->flash[unit] = drive;
+    drive->used_by = "pflash";
+    return 0;
+}
+
+static int options_find_flash(struct options *options, struct error *error)
+{
+    for (unsigned unit = 0; unit < OPTIONS_FLASHES_MAX; unit++) {
+        const char *name = options->flash_names[unit];
+        struct drive *drive = NULL;
+        for (unsigned i = 0; i < options->drive_count; i++) {
+            drive = strcmp(options->drives[i].values.id, name) == 0 ? &options->drives[i] : drive;
+        }
+        if (name[0] != '\0' && drive == NULL) {
+            return error_set(error, "-machine pflash%u=%s: Cannot find device='%s' nor node-name='%s'", unit, name, name, name);
+        }
+        if (name[0] != '\0' && options_take_flash(options, unit, drive, error) != 0) {
+            return -1;
+        }
+    }
+    unsigned next = 0;
+    for (unsigned i = 0; i < options->drive_count; i++) {
+        struct drive *drive = &options->drives[i];
+        if (drive->values.interface == DRIVE_IF_PFLASH && !drive->node) {
+            unsigned unit = drive->values.unit != DRIVE_PLACE_NEXT ? (unsigned)drive->values.unit : next;
+            if (options_take_flash(options, unit, drive, error) != 0) {
+                return -1;
+            }
+            next = unit + 1;
+        }
+    }
+    if ((options->flash[0] != NULL || options->flash[1] != NULL) && !machine_find_board(options->machine)->has_firmware) {
+        return error_set(error, "if=pflash: the machine %s has no firmware; pc and q35 have", options->machine);
+    }
+    return 0;
+}
+
 int options_complete_devices(struct options *options, struct error *error)
 {
-    bool has_pci = strcmp(options->machine, "pc") == 0;
-    if (options_resolve_nodes(options, error) != 0) {
+    bool has_pci = machine_find_board(options->machine)->pci_bus != NULL;
+    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
         return -1;
     }
     for (unsigned i = 0; i < options->device_arguments.count && options->action == OPTIONS_RUN; i++) {
@@ -455,5 +537,9 @@ int options_complete_devices(struct options *options, struct error *error)
             return -1;
         }
     }
-    return options->action == OPTIONS_RUN ? options_add_drive_devices(options, has_pci, error) : 0;
+    if (options->action != OPTIONS_RUN || options_add_drive_devices(options, has_pci, error) != 0) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
+    /* An installed system waits for random numbers when it first makes its keys. */
+    return options->image[0] == '\0' || options->no_defaults || options_new_device(options, device_find("virtio-rng", has_pci), error) != NULL ? 0 : -1;
 }

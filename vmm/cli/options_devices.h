@@ -10,6 +10,8 @@
 
 int options_apply_device(struct options *options, const char *argument, struct error *error);
 int options_apply_drive(struct options *options, const char *argument, struct error *error);
+/* An image without an option: the machine's disk. */
+int options_apply_image(struct options *options, const char *word, struct error *error);
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error);
 int options_apply_object(struct options *options, const char *argument, struct error *error);
 int options_apply_chardev(struct options *options, const char *argument, struct error *error);
@@ -20,5 +22,11 @@ struct chardev_backend *options_find_chardev(struct options *options, const char
 
 /* Once the board is known. */
 int options_complete_devices(struct options *options, struct error *error);
+
+/* For those that make drives and devices of other options. NULL with `error` filled. */
+struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error);
+struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error);
+int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error);
+int options_check_device(struct options *options, struct device_spec *spec, struct error *error);
 
 #endif

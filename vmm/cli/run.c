@@ -13,6 +13,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "cli/run_image.h"
 #include "cli/terminal.h"
 #include "inspect/server.h"
 #include "machine/machine.h"
@@ -26,6 +27,7 @@ struct run {
     struct inspect_server inspect; /* `kage inspect` */
     struct machine_config config;
     struct machine machine;
+    struct run_watch watch; /* says that the machine has stopped, or goes on */
     bool machine_up;
     bool quit; /* somebody outside has asked for the end */
     char reason[200];
@@ -37,6 +39,36 @@ static void run_quit(void *opaque)
     run->quit = true;
     if (run->machine_up) {
         machine_request(&run->machine, POWER_QUIT, 0);
+    }
+}
+
+/* ---- Stopping and going on ---- */
+
+static void run_changed(void *opaque, bool running)
+{
+    struct run *run = opaque;
+    const char *text;
+    enum run_state state = machine_run_state(&run->machine, &text);
+    if (running) {
+        fputs("kage: the machine goes on\r\n", stderr);
+    } else if (state == RUN_STATE_IO_ERROR) {
+        fprintf(stderr, "kage: the machine has stopped (%s): %s; Ctrl-a p or SIGCONT to process %d tries again\r\n", run_state_name(state), text,
+                (int)getpid());
+    } else {
+        fprintf(stderr, "kage: the machine has stopped (%s); Ctrl-a p lets it go on\r\n", run_state_name(state));
+    }
+}
+
+static void run_pause(void *opaque)
+{
+    struct run *run = opaque;
+    if (!run->machine_up) {
+        return;
+    }
+    if (machine_run_state(&run->machine, NULL) == RUN_STATE_RUNNING) {
+        machine_stop(&run->machine, RUN_STATE_PAUSED, "by a key");
+    } else {
+        machine_cont(&run->machine);
     }
 }
 
@@ -61,6 +93,9 @@ static void run_signal_ready(void *opaque, uint32_t events)
         run_suspend();
     } else if (info.ssi_signo == SIGCONT) {
         terminal_resume();
+        if (run->machine_up && machine_run_state(&run->machine, NULL) == RUN_STATE_IO_ERROR) {
+            machine_cont(&run->machine);
+        }
     } else {
         fprintf(stderr, "kage: ended by signal %u\n", info.ssi_signo);
         run_quit(run);
@@ -181,7 +216,11 @@ static int run_open_drives(struct run *run, struct error *error)
     for (unsigned i = 0; i < run->config.drive_count; i++) {
         struct drive *drive = &run->config.drives[i];
         bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
-        if (!taken && drive_open(drive, &run->loop, error) != 0) {
+        bool flash = false;
+        for (unsigned unit = 0; unit < MACHINE_FLASHES_MAX; unit++) {
+            flash = flash || run->config.flash[unit] == drive;
+        }
+        if (!taken && drive_open(drive, flash ? NULL : &run->loop, error) != 0) {
             return -1;
         }
     }
@@ -234,6 +273,7 @@ static void run_fini(struct run *run)
 
 /* ---- Machines ---- */
 
+
 /* One machine, from power on to whatever ends it. */
 static enum power_event run_once(struct run *run, bool first, int *status, struct error *error)
 {
@@ -243,6 +283,7 @@ static enum power_event run_once(struct run *run, bool first, int *status, struc
     if (first) {
         run_take_terminal(run->options);
         fprintf(stderr, "kage: accelerator %s: %s\n", run->config.backend->name, run->reason);
+        run_image_greet(run->options);
     }
     run->machine_up = true;
     enum power_event event = machine_run(&run->machine, status, error);
@@ -255,6 +296,7 @@ static int run_until_end(struct run *run, struct error *error)
 {
     int status = 0;
     enum power_event event = run_once(run, true, &status, error);
+    run->config.boot_order = run->options->boot.order;
     while (event == POWER_RESET && !run->options->no_reboot && !run->quit) {
         event = run_once(run, false, &status, error);
     }
@@ -263,6 +305,9 @@ static int run_until_end(struct run *run, struct error *error)
 
 int run_machine(struct options *options, struct error *error)
 {
+    if (run_image_choose(options, error) != 0) {
+        return -1;
+    }
     struct run run = {
         .options = options,
         .signals.fd = -1,
@@ -277,9 +322,17 @@ int run_machine(struct options *options, struct error *error)
                 .cmdline = options->append,
                 .acpi = options->acpi,
                 .rtc = options->rtc,
+                .rtc_offset_seconds = options->rtc_offset_seconds,
                 .board = machine_find_board(options->machine),
+                .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
+                .boot_menu = options->boot.menu,
+                .boot_strict = options->boot.strict,
+                .boot_menu_wait = (int)options->boot.menu_wait,
+                .boot_fail_wait = (int)options->boot.fail_wait,
                 .mmu = options->mmu,
                 .bios = options->bios,
+                .flash = {options->flash[0], options->flash[1]},
+                .hpet = options->hpet,
                 .kernel_cmdline = options->kernel_cmdline,
                 .device_count = options->device_count,
                 .devices = options->devices,
@@ -293,7 +346,9 @@ int run_machine(struct options *options, struct error *error)
     };
     run.config.loop = &run.loop;
     run_configure_devices(&run);
-    run.keys = (struct terminal_keys){.quit = run_quit, .opaque = &run};
+    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .opaque = &run};
+    run.watch = (struct run_watch){.changed = run_changed, .opaque = &run};
+    run.config.run_watch = &run.watch;
     if (run_init_log(options, error) != 0) {
         return -1;
     }

@@ -71,6 +71,7 @@ static void terminal_key_help(struct terminal_keys *keys)
     (void)keys;
     fputs("\r\n"
           "Ctrl-a h       this help\r\n"
+          "Ctrl-a p       pause the VM, or let it go on\r\n"
           "Ctrl-a x       leave: end the VM at once\r\n"
           "Ctrl-a Ctrl-a  send Ctrl-a to the guest\r\n",
           stderr);
@@ -80,6 +81,11 @@ static void terminal_key_monitor(struct terminal_keys *keys)
 {
     (void)keys;
     fputs("\r\nkage: there is no monitor yet\r\n", stderr);
+}
+
+static void terminal_key_pause(struct terminal_keys *keys)
+{
+    keys->pause(keys->opaque);
 }
 
 static void terminal_key_quit(struct terminal_keys *keys)
@@ -92,7 +98,7 @@ static const struct {
     uint8_t key;
     void (*act)(struct terminal_keys *keys);
 } terminal_actions[] = {
-    {'h', terminal_key_help}, {'?', terminal_key_help}, {'x', terminal_key_quit}, {'c', terminal_key_monitor},
+    {'h', terminal_key_help}, {'?', terminal_key_help}, {'x', terminal_key_quit}, {'p', terminal_key_pause}, {'c', terminal_key_monitor},
 };
 
 void terminal_filter(void *opaque, uint8_t *bytes, size_t *count)

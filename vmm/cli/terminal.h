@@ -21,6 +21,7 @@ void terminal_resume(void);
 struct terminal_keys {
     bool escaped; /* Ctrl-a has come */
     void (*quit)(void *opaque);
+    void (*pause)(void *opaque); /* stops the machine, or lets it go on */
     void *opaque;
 };
 void terminal_filter(void *opaque, uint8_t *bytes, size_t *count);

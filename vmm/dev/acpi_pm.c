@@ -5,8 +5,12 @@
  *   0 PM1a_STS  write 1 to clear
  *   2 PM1a_EN   which status bits raise the SCI
  *   4 PM1a_CNT  0 SCI_EN (always set: there is no other mode) | 12..10 SLP_TYP | 13 SLP_EN
+ *   8 PM_TMR    24 bits at 3.579545 MHz; its overflow is no event
+ *  30 SMI_EN    (ICH9) read-only: there is no system management mode
  */
 #include "dev/acpi_pm.h"
+
+#include <time.h>
 
 #include "dev/isa.h"
 
@@ -17,11 +21,31 @@
 #define PM1_CNT_SLP_EN 0x2000u
 #define PM1_CNT_KEPT 0x1c06u /* BM_RLD, GBL_RLS, SLP_TYP */
 
+#define PM_TMR_HZ UINT64_C(3579545)
+#define PM_TMR_MASK 0xffffffu
+#define SMI_EN 0x30u
+#define NS_PER_SECOND UINT64_C(1000000000)
+
+static uint32_t acpi_pm_timer(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint32_t)((uint64_t)now.tv_sec * PM_TMR_HZ + (uint64_t)now.tv_nsec * PM_TMR_HZ / NS_PER_SECOND) & PM_TMR_MASK;
+}
+
 static uint8_t acpi_pm_read_byte(void *self, unsigned offset)
 {
     const struct acpi_pm *pm = self;
-    const uint16_t registers[] = {pm->pm1_sts, pm->pm1_en, pm->pm1_cnt};
-    return (uint8_t)(registers[offset / 2] >> (offset % 2 * 8));
+    const struct {
+        unsigned at;
+        uint32_t value;
+    } registers[] = {{0, pm->pm1_sts | (uint32_t)pm->pm1_en << 16}, {ACPI_PM_CNT_AT, pm->pm1_cnt}, {ACPI_PM_TMR_AT, pm->timer}, {SMI_EN, pm->smi_en}};
+    for (unsigned i = 0; i < sizeof(registers) / sizeof(registers[0]); i++) {
+        if (offset - registers[i].at < 4) {
+            return (uint8_t)(registers[i].value >> ((offset - registers[i].at) * 8));
+        }
+    }
+    return 0;
 }
 
 static void acpi_pm_write_byte(void *self, unsigned offset, uint8_t value)
@@ -37,11 +61,13 @@ static void acpi_pm_write_byte(void *self, unsigned offset, uint8_t value)
     case 1:
         pm->pm1_en = (uint16_t)((pm->pm1_en & ~mask) | (bits & PM1_EVENTS));
         break;
-    default:
+    case 2:
         pm->pm1_cnt = (uint16_t)((pm->pm1_cnt & ~mask) | (bits & PM1_CNT_KEPT) | PM1_CNT_SCI_EN);
         if ((bits & PM1_CNT_SLP_EN) != 0 && (pm->pm1_cnt >> PM1_CNT_SLP_TYP_SHIFT & PM1_CNT_SLP_TYP_MASK) == ACPI_SLP_TYP_S5) {
             power_request(&pm->power, POWER_OFF, 0);
         }
+        break;
+    default:
         break;
     }
 }
@@ -59,6 +85,7 @@ static uint64_t acpi_pm_read(void *self, uint64_t offset, unsigned size)
 {
     struct acpi_pm *pm = self;
     pthread_mutex_lock(&pm->lock);
+    pm->timer = acpi_pm_timer(); /* all bytes of one moment */
     uint64_t value = isa_read_bytes(acpi_pm_read_byte, self, offset, size);
     pthread_mutex_unlock(&pm->lock);
     return value;

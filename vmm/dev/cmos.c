@@ -52,9 +52,7 @@ enum cmos_register {
 #define REG_C_AF 0x20u
 #define REG_C_UF 0x10u
 #define REG_D_VRT 0x80u
-#define BOOT_DISK 2u
-#define BOOT_CDROM 3u
-#define BOOT_NETWORK 4u
+#define BOOT_LETTERS "acdn" /* in the order of their codes, from 1 on */
 #define ALARM_ANY 0xc0u /* both top bits of an alarm byte: matches every value */
 #define HOURS_PM 0x80u
 
@@ -298,6 +296,12 @@ void cmos_write(struct cmos *cmos, unsigned port, uint8_t value)
     }
 }
 
+void cmos_set_offset(struct cmos *cmos, int64_t seconds)
+{
+    cmos->offset_ns = seconds * NS_PER_SECOND;
+    cmos->seen_ns = cmos_now_ns(cmos);
+}
+
 void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes)
 {
     static const struct {
@@ -315,10 +319,17 @@ void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes)
     }
 }
 
-void cmos_set_boot(struct cmos *cmos, unsigned cpus)
+void cmos_set_boot(struct cmos *cmos, unsigned cpus, const char *order)
 {
-    cmos->ram[CMOS_BOOT_FLAG2] = BOOT_CDROM << 4 | BOOT_DISK;
-    cmos->ram[CMOS_BOOT_FLAG1] = BOOT_NETWORK << 4;
+    uint8_t codes[3] = {0};
+    for (unsigned used = 0; *order != '\0' && used < sizeof(codes); order++) {
+        const char *letter = strchr(BOOT_LETTERS, *order);
+        if (letter != NULL) {
+            codes[used++] = (uint8_t)(letter - BOOT_LETTERS + 1);
+        }
+    }
+    cmos->ram[CMOS_BOOT_FLAG2] = (uint8_t)(codes[1] << 4 | codes[0]);
+    cmos->ram[CMOS_BOOT_FLAG1] = (uint8_t)(codes[2] << 4);
     cmos->ram[CMOS_SMP_COUNT] = (uint8_t)(cpus - 1);
 }
 

@@ -30,10 +30,15 @@ struct cmos {
 void cmos_init(struct cmos *cmos, const struct cmos_backend *backend, void *opaque);
 /* What the reset pin does: interrupts off; time and RAM stay. */
 void cmos_reset(struct cmos *cmos);
+/* The guest's time less the host's. Before a guest looks. */
+void cmos_set_offset(struct cmos *cmos, int64_t seconds);
 /* Where firmware looks for the size of memory: below and above 4 GiB. */
 void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes);
-/* Where SeaBIOS looks for the number of processors, 1 to 256, and the order of devices to boot from: disk, CD-ROM, network. */
-void cmos_set_boot(struct cmos *cmos, unsigned cpus);
+/*
+ * Where SeaBIOS looks for the number of processors, 1 to 256, and the order of devices to boot from: up to three of a floppy, c disk,
+ * d CD-ROM, n network; others are passed over.
+ */
+void cmos_set_boot(struct cmos *cmos, unsigned cpus, const char *order);
 
 /* Port 0 selects, port 1 is the selected byte. */
 uint8_t cmos_read(struct cmos *cmos, unsigned port);

@@ -98,4 +98,34 @@ static inline void power_request(const struct power *power, enum power_event eve
     power->request(power->opaque, event, status);
 }
 
+/*
+ * Run states, spelled as QMP's RunState; those that a machine here can be in. Not running: no vCPU executes, and the guest's clock stands.
+ */
+enum run_state {
+    RUN_STATE_PRELAUNCH, /* not started yet */
+    RUN_STATE_RUNNING,
+    RUN_STATE_PAUSED,    /* a user has stopped it */
+    RUN_STATE_IO_ERROR,  /* a disk waits: werror=, rerror= */
+    RUN_STATES,
+};
+
+/* Told, on the main loop's thread, when the machine has stopped (every vCPU stands) or goes on. In its owner's storage. */
+struct run_watch {
+    void (*changed)(void *opaque, bool running);
+    void *opaque;
+    struct run_watch *next;
+};
+
+/*
+ * How a device stops the machine. stop() may be called from any thread, a vCPU's too, with a device's lock; it asks and does not wait, and
+ * does nothing to a machine that is stopping or has stopped. `text` says why, for people. What must be done again when the machine goes on
+ * is put where changed() finds it *before* stop() is called. watch() and unwatch() on the main loop's thread.
+ */
+struct run_control {
+    void (*stop)(void *opaque, enum run_state state, const char *text);
+    void (*watch)(void *opaque, struct run_watch *watch);
+    void (*unwatch)(void *opaque, struct run_watch *watch);
+    void *opaque;
+};
+
 #endif

@@ -95,6 +95,22 @@ int fw_cfg_add_number(struct fw_cfg *fw, uint16_t key, uint64_t value, unsigned 
     return fw_cfg_add(fw, key, &little, bytes);
 }
 
+void fw_cfg_on_select(struct fw_cfg *fw, void (*selecting)(void *opaque, const char *name), void *opaque)
+{
+    fw->selecting = selecting;
+    fw->selecting_opaque = opaque;
+}
+
+void fw_cfg_update_file(struct fw_cfg *fw, const char *name, const void *bytes, size_t size)
+{
+    for (unsigned i = 0; i < fw->count; i++) {
+        struct fw_cfg_item *item = &fw->items[i];
+        if (item->owned && item->size == size && strcmp(item->name, name) == 0) {
+            memcpy((void *)(uintptr_t)item->bytes, bytes, size);
+        }
+    }
+}
+
 /* ---- reading ---- */
 
 /* A byte of the directory, which is made as it is read: a count, then an entry for each file. */
@@ -169,6 +185,10 @@ static void fw_cfg_select(struct fw_cfg *fw, uint16_t key)
 {
     fw->selected = key & SELECTOR_MASK;
     fw->offset = 0;
+    const struct fw_cfg_item *item = fw->selecting != NULL ? fw_cfg_item(fw) : NULL;
+    if (item != NULL && item->name[0] != '\0') {
+        fw->selecting(fw->selecting_opaque, item->name);
+    }
 }
 
 /* ---- DMA ---- */

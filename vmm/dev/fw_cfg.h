@@ -65,6 +65,8 @@ struct fw_cfg {
     /* Host bytes of guest memory, or NULL where it is not all RAM. */
     uint8_t *(*memory_at)(void *opaque, uint64_t gpa, uint64_t bytes);
     void *opaque;
+    void (*selecting)(void *opaque, const char *name);
+    void *selecting_opaque;
     unsigned count;
     struct fw_cfg_item items[FW_CFG_ITEMS_MAX];
     unsigned files;
@@ -77,6 +79,11 @@ extern const struct device_ops fw_cfg_ops; /* FW_CFG_PORTS ports */
 
 void fw_cfg_init(struct fw_cfg *fw, uint8_t *(*memory_at)(void *opaque, uint64_t gpa, uint64_t bytes), void *opaque);
 void fw_cfg_fini(struct fw_cfg *fw);
+
+/* Called with the lock held before a file is read; it may call fw_cfg_update_file(). */
+void fw_cfg_on_select(struct fw_cfg *fw, void (*selecting)(void *opaque, const char *name), void *opaque);
+/* New contents of the same size; nothing happens if it is another. */
+void fw_cfg_update_file(struct fw_cfg *fw, const char *name, const void *bytes, size_t size);
 
 /* 0, -ENOSPC or -ENOMEM. The bytes are copied, or with fw_cfg_add_static() stay where they are. */
 int fw_cfg_add(struct fw_cfg *fw, uint16_t key, const void *bytes, size_t size) __attribute__((warn_unused_result));

@@ -55,3 +55,46 @@ void pci_function_init(struct pci_function *function, const char *name, uint16_t
     function->writable[PCI_COMMAND] = 0x47; /* I/O, memory, bus master, parity */
     function->writable[PCI_COMMAND + 1] = 0x05; /* SERR, INTx disable */
 }
+
+/* ---- PCI Express ---- */
+
+#define CAPABILITY_EXPRESS 0x10u
+#define EXPRESS_BYTES 0x3cu
+#define EXPRESS_VERSION 2u
+#define EXPRESS_KIND_SHIFT 4u
+
+/* Offsets in the capability */
+enum {
+    EXPRESS_FLAGS = 0x02,
+    DEVICE_CAPABILITIES = 0x04,
+    DEVICE_CONTROL = 0x08,
+    LINK_CONTROL = 0x10,
+    LINK_STATUS = 0x12,
+    LINK_CAPABILITIES_2 = 0x2c,
+    LINK_CONTROL_2 = 0x30,
+};
+#define DEVICE_ROLE_BASED_ERRORS 0x8000u
+#define DEVICE_CONTROL_BITS 0x781fu /* error reports, relaxed order, no snoop, read request size */
+#define LINK_SPEED_2_5 0x1u
+#define LINK_WIDTH_1 (1u << 4)
+#define LINK_CONTROL_BITS 0x00c0u /* common clock, extended synch */
+#define LINK_SPEEDS_2_5 0x2u
+
+int pci_add_express(struct pci_function *function, unsigned kind, uint16_t flags)
+{
+    int at = pci_add_capability(function, CAPABILITY_EXPRESS, EXPRESS_BYTES);
+    if (at < 0) {
+        return at;
+    }
+    uint8_t *cap = function->config + at, *writable = function->writable + at;
+    pci_set_word(cap, EXPRESS_FLAGS, (uint16_t)(EXPRESS_VERSION | kind << EXPRESS_KIND_SHIFT | flags));
+    pci_set_long(cap, DEVICE_CAPABILITIES, DEVICE_ROLE_BASED_ERRORS);
+    pci_set_word(writable, DEVICE_CONTROL, DEVICE_CONTROL_BITS);
+    pci_set_long(cap, PCI_EXPRESS_LINK_CAPABILITIES, LINK_SPEED_2_5 | LINK_WIDTH_1);
+    pci_set_word(writable, LINK_CONTROL, LINK_CONTROL_BITS);
+    pci_set_word(cap, LINK_STATUS, LINK_SPEED_2_5 | LINK_WIDTH_1);
+    pci_set_long(cap, LINK_CAPABILITIES_2, LINK_SPEEDS_2_5);
+    pci_set_word(cap, LINK_CONTROL_2, LINK_SPEED_2_5);
+    function->express = true;
+    return at;
+}

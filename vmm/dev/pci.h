@@ -25,6 +25,21 @@ enum {
     PCI_CLASS_DEVICE = 0x0a,
     PCI_HEADER_TYPE = 0x0e,
     PCI_BASE_ADDRESS_0 = 0x10,
+    /* of a bridge */
+    PCI_PRIMARY_BUS = 0x18,
+    PCI_SECONDARY_BUS = 0x19,
+    PCI_SUBORDINATE_BUS = 0x1a,
+    PCI_IO_BASE = 0x1c,
+    PCI_IO_LIMIT = 0x1d,
+    PCI_SEC_STATUS = 0x1e,
+    PCI_MEMORY_BASE = 0x20,
+    PCI_MEMORY_LIMIT = 0x22,
+    PCI_PREF_MEMORY_BASE = 0x24,
+    PCI_PREF_MEMORY_LIMIT = 0x26,
+    PCI_PREF_BASE_UPPER32 = 0x28,
+    PCI_PREF_LIMIT_UPPER32 = 0x2c,
+    PCI_IO_BASE_UPPER16 = 0x30,
+    PCI_BRIDGE_CONTROL = 0x3e,
     PCI_SUBSYSTEM_VENDOR_ID = 0x2c,
     PCI_SUBSYSTEM_ID = 0x2e,
     PCI_CAPABILITIES_POINTER = 0x34,
@@ -32,6 +47,7 @@ enum {
     PCI_INTERRUPT_PIN = 0x3d,
 };
 #define PCI_HEADER_MULTI_FUNCTION 0x80u
+#define PCI_HEADER_BRIDGE 0x01u
 
 #define PCI_COMMAND_IO 0x0001u
 #define PCI_COMMAND_MEMORY 0x0002u
@@ -53,6 +69,8 @@ struct pci_bar {
     bool mapped;
 };
 
+struct pci_bus;
+
 struct pci_function {
     const char *name;
     uint8_t config[PCI_CONFIG_BYTES];
@@ -66,8 +84,14 @@ struct pci_function {
     void (*moved)(void *self, unsigned bar);
     void *self;
     unsigned capabilities_end; /* of pci_add_capability() */
-    /* The bus's: where its pin is connected. */
+    bool express;              /* it has a PCI Express capability, and extended configuration space, which is empty */
+    struct pci_bus *secondary; /* what is behind it, of a bridge; NULL: nothing */
+    /* The bus's: where it is, where its pin is connected, and the two inputs of that. */
+    struct pci_bus *bus;
+    uint8_t devfn;
     struct irq intx;
+    bool intx_asserted, intx_disabled;
+    struct pci_function *next; /* of the whole hierarchy, in the order in which they came */
 };
 
 /* Identification and class; everything else 0 and read-only. class is base class and subclass, 16 bits. */
@@ -78,5 +102,12 @@ uint16_t pci_get_word(const uint8_t *config, unsigned offset);
 uint32_t pci_get_long(const uint8_t *config, unsigned offset);
 /* Links a capability of `bytes` bytes, its two first ones filled in. Its offset; -ENOSPC. */
 int pci_add_capability(struct pci_function *function, uint8_t id, unsigned bytes);
+
+
+/* PCI Express (PCI Express 4.0, 7.5.3): kinds of functions, and offsets in the capability that a root port has more to say at. */
+enum { PCI_EXPRESS_ENDPOINT = 0x0, PCI_EXPRESS_ROOT_PORT = 0x4 };
+enum { PCI_EXPRESS_LINK_CAPABILITIES = 0x0c, PCI_EXPRESS_SLOT_CAPABILITIES = 0x14, PCI_EXPRESS_SLOT_STATUS = 0x1a, PCI_EXPRESS_ROOT_CONTROL = 0x1c };
+/* The capability, of a link of one lane; `flags`: more of its first register. Its offset; -ENOSPC. */
+int pci_add_express(struct pci_function *function, unsigned kind, uint16_t flags);
 
 #endif

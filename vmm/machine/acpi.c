@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * ACPI 6.4, chapter 5. What the board does not have is said in so many bits, because each saves the
- * guest a search: no VGA, no 8042, no PM timer, no buttons, no CMOS clock unless asked for. It is not
+ * guest a search: no VGA, no 8042, no buttons, no CMOS clock unless asked for. It is not
  * "hardware-reduced", though it could be: on such a board Linux takes no reset register but EFI's, and without EFI
  * leaves through real-mode firmware, which there is none of.
  */
@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "dev/acpi_pm.h"
+#include "dev/hpet.h"
 #include "machine/aml.h"
 #include "machine/layout.h"
 
@@ -59,10 +60,15 @@ struct acpi_fadt {
     uint32_t pm1a_evt_blk;
     uint32_t pm1b_evt_blk;
     uint32_t pm1a_cnt_blk;
-    uint8_t other_blocks[88 - 68]; /* PM1b_CNT_BLK up to GPE1_BLK */
+    uint32_t pm1b_cnt_blk;
+    uint32_t pm2_cnt_blk;
+    uint32_t pm_tmr_blk;
+    uint32_t gpe_blk[2];
     uint8_t pm1_evt_len;
     uint8_t pm1_cnt_len;
-    uint8_t other_lengths[96 - 90]; /* PM2_CNT_LEN up to CST_CNT */
+    uint8_t pm2_cnt_len;
+    uint8_t pm_tmr_len;
+    uint8_t other_lengths[96 - 92]; /* GPE0_BLK_LEN up to CST_CNT */
     uint16_t p_lvl2_lat;
     uint16_t p_lvl3_lat;
     uint8_t more[109 - 100]; /* FLUSH_SIZE up to CENTURY */
@@ -78,7 +84,10 @@ struct acpi_fadt {
     struct acpi_gas x_pm1a_evt_blk;
     struct acpi_gas x_pm1b_evt_blk;
     struct acpi_gas x_pm1a_cnt_blk;
-    struct acpi_gas x_other_blocks[5]; /* X_PM1b_CNT_BLK up to X_GPE1_BLK */
+    struct acpi_gas x_pm1b_cnt_blk;
+    struct acpi_gas x_pm2_cnt_blk;
+    struct acpi_gas x_pm_tmr_blk;
+    struct acpi_gas x_gpe_blk[2];
     struct acpi_gas sleep_control_reg;
     struct acpi_gas sleep_status_reg;
     uint64_t hypervisor_vendor;
@@ -87,6 +96,8 @@ struct acpi_fadt {
 _Static_assert(sizeof(struct acpi_header) == 36, "ACPI 6.4, table 5.4");
 _Static_assert(sizeof(struct acpi_rsdp) == 36, "ACPI 6.4, table 5.3");
 _Static_assert(offsetof(struct acpi_fadt, pm1a_evt_blk) == 56, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, pm_tmr_blk) == 76, "ACPI 6.4, table 5.9");
+_Static_assert(offsetof(struct acpi_fadt, x_pm_tmr_blk) == 208, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, pm1_evt_len) == 88, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, p_lvl2_lat) == 96, "ACPI 6.4, table 5.9");
 _Static_assert(offsetof(struct acpi_fadt, iapc_boot_arch) == 109, "ACPI 6.4, table 5.9");
@@ -163,6 +174,28 @@ struct acpi_madt_lapic_nmi {
     uint16_t flags;
     uint8_t lint;
 } __attribute__((packed));
+
+/* IA-PC HPET 1.0a, 3.2.4 */
+struct acpi_hpet {
+    struct acpi_header header;
+    uint32_t block_id; /* as the capabilities register has it */
+    struct acpi_gas base;
+    uint8_t number;
+    uint16_t min_tick; /* periodic without loss, in ticks */
+    uint8_t protection;
+} __attribute__((packed));
+_Static_assert(sizeof(struct acpi_hpet) == 56, "IA-PC HPET 1.0a, table 3");
+
+/* PCI Firmware 3.0, 4.1.2 */
+struct acpi_mcfg {
+    struct acpi_header header;
+    uint64_t reserved;
+    uint64_t gpa;
+    uint16_t segment;
+    uint8_t first_bus, last_bus;
+    uint32_t reserved2;
+} __attribute__((packed));
+_Static_assert(sizeof(struct acpi_mcfg) == 60, "PCI Firmware 3.0, table 4-2");
 
 /* The area that tables are put into, one after the other. */
 struct acpi_area {
@@ -273,12 +306,40 @@ static void acpi_write_virtio(struct aml *aml, const struct acpi_config *config)
     }
 }
 
-/* The host bridge and what it forwards: bus 0, ports, memory from the end of low RAM's place to the I/O APIC. */
+#define DISPLAY_GPA 0xa0000u
+#define DISPLAY_LAST_GPA 0xbffffu
+
+/* A window that has no place says what another one has said: the tables' length must not depend on where firmware has put things. */
+static void acpi_write_window(struct aml *aml, uint64_t first, uint64_t end)
+{
+    aml_memory_window(aml, first < end ? (uint32_t)first : DISPLAY_GPA, first < end ? (uint32_t)(end - 1) : DISPLAY_LAST_GPA);
+}
+
+static void acpi_write_pci_windows(struct aml *aml, const struct acpi_config *config)
+{
+    uint64_t ecam_end = config->ecam_gpa + config->ecam_bytes;
+    aml_memory_window(aml, DISPLAY_GPA, DISPLAY_LAST_GPA);
+    if (config->ecam_bytes == 0) {
+        aml_memory_window(aml, (uint32_t)config->pci_gpa, LAYOUT_IOAPIC_GPA - 1);
+    } else {
+        acpi_write_window(aml, config->pci_gpa, config->ecam_gpa < LAYOUT_IOAPIC_GPA ? config->ecam_gpa : LAYOUT_IOAPIC_GPA);
+        acpi_write_window(aml, ecam_end > config->pci_gpa ? ecam_end : config->pci_gpa, LAYOUT_IOAPIC_GPA);
+    }
+    if (config->pci_high_last != 0) {
+        aml_memory_window64(aml, config->pci_high_gpa, config->pci_high_last);
+    }
+}
+
+/* The host bridge and what it forwards. */
 static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
 {
     size_t device = aml_open_device(aml, "PCI0");
     aml_name(aml, "_HID");
-    aml_eisa_id(aml, "PNP0A03");
+    aml_eisa_id(aml, config->ecam_bytes != 0 ? "PNP0A08" : "PNP0A03");
+    if (config->ecam_bytes != 0) {
+        aml_name(aml, "_CID");
+        aml_eisa_id(aml, "PNP0A03");
+    }
     aml_name(aml, "_UID");
     aml_integer(aml, 0);
     aml_name(aml, "_CRS");
@@ -287,12 +348,24 @@ static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
     aml_io(aml, 0xcf8, 8);
     aml_io_window(aml, 0, 0xcf7);
     aml_io_window(aml, 0xd00, 0xffff);
-    aml_memory_window(aml, 0xa0000, 0xbffff);
-    aml_memory_window(aml, (uint32_t)RAM_HOLE_GPA, LAYOUT_IOAPIC_GPA - 1);
+    acpi_write_pci_windows(aml, config);
     aml_close_resources(aml, resources);
     if (config->pirq_of != NULL) {
         acpi_write_prt(aml, config);
     }
+    aml_close(aml, device);
+}
+
+/* A device that is nothing but memory that others must leave alone. */
+static void acpi_write_memory(struct aml *aml, const char *name, const char *hid, uint64_t gpa, uint64_t bytes)
+{
+    size_t device = aml_open_device(aml, name);
+    aml_name(aml, "_HID");
+    aml_eisa_id(aml, hid);
+    aml_name(aml, "_CRS");
+    size_t resources = aml_open_resources(aml);
+    aml_memory(aml, (uint32_t)gpa, (uint32_t)bytes);
+    aml_close_resources(aml, resources);
     aml_close(aml, device);
 }
 
@@ -348,6 +421,12 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
     if (config->pci) {
         acpi_write_pci(aml, config);
     }
+    if (config->ecam_bytes != 0) {
+        acpi_write_memory(aml, "ECAM", "PNP0C02", config->ecam_gpa, config->ecam_bytes);
+    }
+    if (config->hpet) {
+        acpi_write_memory(aml, "HPET", "PNP0103", HPET_GPA, HPET_BYTES);
+    }
     acpi_write_virtio(aml, config);
     aml_close(aml, scope);
     return acpi_finish(area, start);
@@ -395,6 +474,11 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
         .x_pm1a_evt_blk = acpi_io(config->pm_port, ACPI_PM_EVT_BYTES, 2),
         .x_pm1a_cnt_blk = acpi_io(config->pm_port + ACPI_PM_CNT_AT, ACPI_PM_CNT_BYTES, 2),
     };
+    if (config->pm_timer) {
+        fadt.pm_tmr_blk = config->pm_port + ACPI_PM_TMR_AT;
+        fadt.pm_tmr_len = ACPI_PM_TMR_BYTES;
+        fadt.x_pm_tmr_blk = acpi_io(config->pm_port + ACPI_PM_TMR_AT, ACPI_PM_TMR_BYTES, 3);
+    }
     acpi_note_pointer(area, start + offsetof(struct acpi_fadt, facs32), 4);
     acpi_note_pointer(area, start + offsetof(struct acpi_fadt, dsdt32), 4);
     acpi_note_pointer(area, start + offsetof(struct acpi_fadt, dsdt), 8);
@@ -429,6 +513,28 @@ static uint64_t acpi_write_madt(struct acpi_area *area, const struct acpi_config
     return acpi_finish(area, start);
 }
 
+static uint64_t acpi_write_hpet(struct acpi_area *area)
+{
+    size_t start = area->out.used;
+    struct acpi_hpet hpet = {
+        .header = acpi_make_header(area, "HPET", 1),
+        .block_id = HPET_ID,
+        .base = {.space = 0, .bit_width = 64, .address = HPET_GPA},
+        .min_tick = 100,
+    };
+    aml_raw(&area->out, &hpet, sizeof(hpet));
+    return acpi_finish(area, start);
+}
+
+static uint64_t acpi_write_mcfg(struct acpi_area *area, const struct acpi_config *config)
+{
+    size_t start = area->out.used;
+    struct acpi_mcfg mcfg = {
+        .header = acpi_make_header(area, "MCFG", 1), .gpa = config->ecam_gpa, .last_bus = (uint8_t)((config->ecam_bytes >> 20) - 1)};
+    aml_raw(&area->out, &mcfg, sizeof(mcfg));
+    return acpi_finish(area, start);
+}
+
 static uint64_t acpi_write_xsdt(struct acpi_area *area, const uint64_t *tables, unsigned count)
 {
     size_t start = area->out.used;
@@ -446,8 +552,17 @@ static uint64_t acpi_write_tables(struct acpi_area *area, const struct acpi_conf
 {
     uint64_t dsdt_gpa = acpi_write_dsdt(area, config);
     uint64_t facs_gpa = acpi_write_facs(area);
-    uint64_t tables[] = {acpi_write_fadt(area, config, dsdt_gpa, facs_gpa), acpi_write_madt(area, config)};
-    return acpi_write_xsdt(area, tables, sizeof(tables) / sizeof(tables[0]));
+    uint64_t tables[4];
+    unsigned count = 0;
+    tables[count++] = acpi_write_fadt(area, config, dsdt_gpa, facs_gpa);
+    tables[count++] = acpi_write_madt(area, config);
+    if (config->hpet) {
+        tables[count++] = acpi_write_hpet(area);
+    }
+    if (config->ecam_bytes != 0) {
+        tables[count++] = acpi_write_mcfg(area, config);
+    }
+    return acpi_write_xsdt(area, tables, count);
 }
 
 static void acpi_make_rsdp(struct acpi_rsdp *rsdp, uint64_t xsdt)

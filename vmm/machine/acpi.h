@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ACPI tables of our boards: RSDP, XSDT, FADT, FACS, MADT, DSDT.
+ * The ACPI tables of our boards: RSDP, XSDT, FADT, FACS, MADT, DSDT; HPET and MCFG where there is such a thing.
  */
 #ifndef KAGE_MACHINE_ACPI_H
 #define KAGE_MACHINE_ACPI_H
@@ -27,7 +27,12 @@ struct acpi_config {
     uint16_t reset_port;
     uint8_t reset_value;
     uint16_t pvpanic_port; /* 0: none */
-    bool pci;              /* a host bridge with configuration mechanism #1; its windows are the board pc's */
+    bool pm_timer;         /* ACPI_PM_TMR_AT behind pm_port */
+    bool hpet;             /* dev/hpet.h */
+    bool pci;              /* a host bridge with configuration mechanism #1 */
+    uint64_t pci_gpa;      /* memory below the I/O APIC from here on is its, but for what follows */
+    uint64_t ecam_gpa, ecam_bytes; /* PCI Express: configuration spaces of buses from 0 on; 0 bytes: none */
+    uint64_t pci_high_gpa, pci_high_last; /* memory behind all RAM that is its too; both 0: none */
     /* Interrupts of a device's pins, 0 INTA to 3 INTD: the PIRQ, and its GSI. NULL: pins go nowhere. */
     unsigned (*pirq_of)(unsigned device, unsigned pin);
     const uint8_t *pirq_gsi;

@@ -32,6 +32,7 @@ enum aml_op {
 #define RESOURCE_IRQ_NO_FLAGS 0x22u /* two bytes of mask */
 #define RESOURCE_WORD_SPACE 0x88u
 #define RESOURCE_DWORD_SPACE 0x87u
+#define RESOURCE_QWORD_SPACE 0x8au
 #define RESOURCE_MEMORY32_FIXED 0x86u
 #define RESOURCE_INTERRUPT 0x89u
 #define RESOURCE_IO 0x47u           /* seven bytes */
@@ -203,6 +204,15 @@ void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last)
 {
     const uint32_t words[] = {0, first, last, 0, last - first + 1};
     const uint8_t head[] = {RESOURCE_DWORD_SPACE, 23, 0, WINDOW_MEMORY, WINDOW_FIXED, 1 /* writable */};
+    aml_raw(aml, head, sizeof(head));
+    aml_raw(aml, words, sizeof(words));
+}
+
+/* Quad-word address space descriptor (ACPI 6.4, 6.4.3.5.1) */
+void aml_memory_window64(struct aml *aml, uint64_t first, uint64_t last)
+{
+    const uint64_t words[] = {0, first, last, 0, last - first + 1};
+    const uint8_t head[] = {RESOURCE_QWORD_SPACE, 43, 0, WINDOW_MEMORY, WINDOW_FIXED, 3 /* cacheable, writable */};
     aml_raw(aml, head, sizeof(head));
     aml_raw(aml, words, sizeof(words));
 }

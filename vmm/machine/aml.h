@@ -38,10 +38,11 @@ void aml_close(struct aml *aml, size_t mark);
 /* A resource template; descriptors come between the two. */
 size_t aml_open_resources(struct aml *aml);
 void aml_io(struct aml *aml, uint16_t port, uint8_t count);
-/* What a bridge forwards: bus numbers, ports, memory below 4 GiB; last included. */
+/* What a bridge forwards: bus numbers, ports, memory below 4 GiB and anywhere; last included. */
 void aml_bus_numbers(struct aml *aml, uint16_t first, uint16_t last);
 void aml_io_window(struct aml *aml, uint16_t first, uint16_t last);
 void aml_memory_window(struct aml *aml, uint32_t first, uint32_t last);
+void aml_memory_window64(struct aml *aml, uint64_t first, uint64_t last);
 void aml_irq(struct aml *aml, uint8_t irq);
 /* A device's registers in memory, and a level-triggered, active-high interrupt of the I/O APIC. */
 void aml_memory(struct aml *aml, uint32_t first, uint32_t bytes);

@@ -8,6 +8,7 @@
 
 #include "machine/layout.h"
 
+#define BOARD_RTC_IRQ 8u
 #define BOARD_RAM_MIN (UINT64_C(2) << 20)
 
 static const struct acpi_serial board_serials[MACHINE_SERIALS_MAX] = {{0x3f8, 4}, {0x2f8, 3}};
@@ -17,6 +18,14 @@ static void board_set_irq(void *opaque, uint32_t line, bool level)
     const struct machine *machine = opaque;
     struct kvm_irq_level irq = {.irq = line, .level = level};
     machine->config->backend->ioctl(machine->vm_fd, KVM_IRQ_LINE, &irq);
+}
+
+static void board_set_rtc_irq(void *opaque, uint32_t line, bool level)
+{
+    struct machine *machine = opaque;
+    if (!atomic_load(&machine->hpet_legacy)) {
+        board_set_irq(machine, line, level);
+    }
 }
 
 struct irq board_irq(struct machine *machine, uint32_t line)
@@ -168,14 +177,15 @@ int board_init_devices(struct machine *machine, struct error *error)
         }
     }
 
-    struct irq rtc_irq = board_irq(machine, 8);
+    struct irq rtc_irq = {.set = board_set_rtc_irq, .opaque = machine, .line = BOARD_RTC_IRQ};
     int result = rtc_init(&machine->rtc, config->loop, &rtc_irq);
     if (result != 0) {
         return error_set(error, "the real-time clock's timer: %s", strerror(-result));
     }
     machine->rtc_present = true;
+    cmos_set_offset(&machine->rtc.cmos, config->rtc_offset_seconds);
     cmos_set_memory(&machine->rtc.cmos, machine->ram.low_bytes, ram_high_bytes(&machine->ram));
-    cmos_set_boot(&machine->rtc.cmos, config->smp.cpus);
+    cmos_set_boot(&machine->rtc.cmos, config->smp.cpus, config->boot_order != NULL ? config->boot_order : "cdn");
 
     struct irq keyboard_irq = board_irq(machine, 1);
     i8042_init(&machine->i8042, &keyboard_irq, &machine->power);
@@ -198,6 +208,7 @@ int board_init_devices(struct machine *machine, struct error *error)
         {0x60, 1, &i8042_data_ops, &machine->i8042},
         {0x64, 1, &i8042_command_ops, &machine->i8042},
         {0x70, 2, &rtc_ops, &machine->rtc},
+        {0x80, 1, &postcode_ops, &machine->postcode},
         {0x92, 1, &port92_ops, &machine->port92},
     };
     for (unsigned i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
@@ -206,6 +217,42 @@ int board_init_devices(struct machine *machine, struct error *error)
         }
     }
     return board_add_test_devices(machine, error);
+}
+
+/*
+ * IA-PC HPET 1.0a, 2.3.1.2: with legacy routes the 8254 drives interrupt 0 no more (KVM_PIT_FLAGS_HPET_LEGACY keeps its channel 0 still), nor
+ * the RTC interrupt 8.
+ */
+static void board_hpet_legacy(void *opaque, bool on)
+{
+    struct machine *machine = opaque;
+    const struct kvm_backend *backend = machine->config->backend;
+    struct kvm_pit_state2 pit;
+    atomic_store(&machine->hpet_legacy, on);
+    if (on) {
+        board_set_irq(machine, BOARD_RTC_IRQ, false);
+    }
+    if (backend->ioctl(machine->vm_fd, KVM_GET_PIT2, &pit) == 0) {
+        pit.flags = on ? pit.flags | KVM_PIT_FLAGS_HPET_LEGACY : pit.flags & ~KVM_PIT_FLAGS_HPET_LEGACY;
+        backend->ioctl(machine->vm_fd, KVM_SET_PIT2, &pit);
+    }
+}
+
+int board_init_hpet(struct machine *machine, uint32_t routes, struct error *error)
+{
+    if (!machine->config->hpet) {
+        return 0;
+    }
+    struct hpet_device *hpet = calloc(1, sizeof(*hpet));
+    struct irq irq = board_irq(machine, 0);
+    int result = hpet != NULL ? hpet_device_init(hpet, routes, machine->config->loop, &irq, board_hpet_legacy, machine) : -ENOMEM;
+    if (result != 0) {
+        free(hpet);
+        return error_set(error, "the HPET's timers: %s", strerror(-result));
+    }
+    machine->hpet = hpet;
+    result = bus_add(&machine->mmio, HPET_GPA, HPET_BYTES, &hpet_ops, hpet);
+    return result == 0 ? 0 : error_set(error, "the HPET's registers: %s", strerror(-result));
 }
 
 /* All but the first wait for INIT and SIPI. */
@@ -227,6 +274,7 @@ int board_init_vcpus(struct machine *machine, struct error *error)
             .pio = &machine->pio,
             .mmio = &machine->mmio,
             .power = machine->power,
+            .gate = &machine->run.gate,
         };
         if (vcpu_init(&machine->vcpus[i], &vcpu, error) != 0) {
             return -1;
@@ -246,6 +294,7 @@ void board_fill_acpi(const struct machine *machine, struct acpi_config *acpi)
         .reset_port = BOARD_RESET_PORT,
         .reset_value = RESET_CONTROL_FULL,
         .pvpanic_port = config->pvpanic_port,
+        .hpet = machine->hpet != NULL,
     };
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         if (machine->serial_present[i]) {

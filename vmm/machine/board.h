@@ -26,6 +26,8 @@ int board_init_irqchip(struct machine *machine, struct error *error);
 int board_place(struct machine *machine, uint16_t port, uint16_t bytes, const struct device_ops *ops, void *device, struct error *error);
 /* Serial ports, RTC, i8042, port 92; what -device names. */
 int board_init_devices(struct machine *machine, struct error *error);
+/* Unless the user has none; `routes`: inputs of the I/O APIC that a timer can have, a bit each. */
+int board_init_hpet(struct machine *machine, uint32_t routes, struct error *error);
 /* All processors; all but the first wait for INIT and SIPI. */
 int board_init_vcpus(struct machine *machine, struct error *error);
 /* What the ACPI tables say of the devices above. */

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bus/pci_bridge.h"
 #include "machine/board.h"
+#include "machine/devices_internal.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
@@ -35,6 +37,7 @@
     {                                             \
         name, PROPERTY_CHOICE, AT(field), value, help, 0, 0, choices \
     }
+#define BOOTINDEX NUMBER("bootindex", bootindex, "0xffffffff", "firmware boots from the lowest first; 0xffffffff: not said", 0, NUMBER_MAX)
 #define END                                  \
     {                                        \
         NULL, 0, 0, NULL, NULL, 0, 0, NULL   \
@@ -51,12 +54,20 @@ static const char *const error_actions[] = {"auto", "report", "ignore", "stop", 
 
 static const struct property any_properties[] = {
     TEXT("id", id, "its name"),
-    TEXT("bus", bus, "the bus that it goes on (there is one of each kind)"),
+    TEXT("bus", bus, "the bus that it goes on: pci.0 of pc, pcie.0 of q35, the id of a root port, ID.0 of another device"),
     END,
 };
 
 static const struct property pci_properties[] = {
     TEXT("addr", addr, "slot and optional function number, as 06.0 or 06 (default: the first free slot)"),
+    BOOL("multifunction", multifunction, "off", "its slot has more functions"),
+    END,
+};
+
+static const struct property root_port_properties[] = {
+    NUMBER("port", port_number, "0", "its number", 0, 0xff),
+    NUMBER("chassis", chassis, "0", "of several slots of one number (it is not looked at)", 0, 0xff),
+    NUMBER("slot", slot, "0", "the number of the slot behind it", 0, 0x1fff),
     END,
 };
 
@@ -79,6 +90,7 @@ static const struct property virtio_pci_properties[] = {
 static const struct property blk_properties[] = {
     TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
     TEXT("serial", serial, "up to 20 characters"),
+    BOOTINDEX,
     NUMBER("num-queues", num_queues, "0xffff", "queues; 0xffff: one a processor on PCI, else one", 1, 0xffff),
     NUMBER("queue-size", queue_size, "256", "descriptors of a queue, a power of 2", 2, VIRTQUEUE_SIZE_MAX),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2", 512, 32768),
@@ -110,10 +122,25 @@ static const struct property scsi_properties[] = {
 static const struct property scsi_disk_properties[] = {
     TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
     TEXT("serial", serial, "up to 36 characters"),
+    BOOTINDEX,
     NUMBER("scsi-id", scsi_id, "0xffff", "the target; 0xffff: the first that is free", 0, 0xffff),
     NUMBER("lun", lun, "0", "0: a target has one unit", 0, 0),
     NUMBER("channel", channel, "0", "0: there is one", 0, 0),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2; of a CD-ROM it is 2048", 512, 32768),
+    CHOICE("werror", werror, "auto", "what a write that fails does", error_actions),
+    CHOICE("rerror", rerror, "auto", "what a read that fails does", error_actions),
+    END,
+};
+
+static const struct property ide_drive_properties[] = {
+    TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev; a CD-ROM drive without one is empty"),
+    NUMBER("unit", unit, "0xffffffff", "0 or 1 on an IDE bus, 0 on an AHCI one; 0xffffffff: what is free", 0, NUMBER_MAX),
+    TEXT("serial", serial, "up to 20 characters"),
+    TEXT("model", model, "up to 40 characters"),
+    BOOTINDEX,
+    BOOL("write-cache", write_cache, "on", "the drive has a volatile write cache, which the guest flushes"),
+    CHOICE("werror", werror, "auto", "what a write that fails does", error_actions),
+    CHOICE("rerror", rerror, "auto", "what a read that fails does", error_actions),
     END,
 };
 
@@ -173,7 +200,7 @@ static void configure_testdev(struct machine_config *config, const struct device
 
 /* ---- Places ---- */
 
-static int place_fail(const struct device_spec *spec, const char *what, struct error *error)
+int place_fail(const struct device_spec *spec, const char *what, struct error *error)
 {
     return error_set(error, "-device %s: %s", spec->model->name, what);
 }
@@ -191,11 +218,33 @@ static int parse_devfn(const char *text)
     return end != text && *end == '\0' && slot < 32 && function < 8 ? PCI_DEVFN(slot, function) : -1;
 }
 
-static int place_find_devfn(const struct machine *machine, const struct device_spec *spec, struct error *error)
+/* The bus that is named: the root bus, or what is behind a root port. NULL: error. */
+static struct pci_bus *place_find_bus(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
-    const struct pci_bus *bus = machine->pci;
+    const char *name = spec->values.bus;
+    const char *root = machine->config->board->pci_bus;
+    if (machine->pci == NULL) {
+        error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
+        return NULL;
+    }
+    if (name[0] == '\0' || (root != NULL && strcmp(name, root) == 0)) {
+        return machine->pci;
+    }
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        const struct machine_device *device = &machine->devices[i];
+        if (device->root_port != NULL && strcmp(device->spec->values.id, name) == 0) {
+            return &device->root_port->secondary;
+        }
+    }
+    error_set(error, "-device %s: Bus '%s' not found", spec->model->name, name);
+    return NULL;
+}
+
+static int place_find_devfn(const struct pci_bus *bus, const struct device_spec *spec, struct error *error)
+{
+    bool slot_0_only = bus->bridge != NULL; /* a link leads to one device */
     if (spec->values.addr[0] == '\0') {
-        for (unsigned slot = 2; slot < 32; slot++) {
+        for (unsigned slot = slot_0_only ? 0 : 2; slot < (slot_0_only ? 1 : 32); slot++) {
             if (bus->functions[PCI_DEVFN(slot, 0)] == NULL) {
                 return PCI_DEVFN(slot, 0);
             }
@@ -206,6 +255,10 @@ static int place_find_devfn(const struct machine *machine, const struct device_s
     if (devfn < 0) {
         return error_set(error, "-device %s: addr=%s: must be a slot, 0 to 1f, and perhaps a function, as 06.0", spec->model->name, spec->values.addr);
     }
+    if (slot_0_only && devfn >> 3 != 0) {
+        return error_set(error, "-device %s: PCI: slot %d is not valid for %s, parent device only allows plugging into slot 0.", spec->model->name,
+                         devfn >> 3, spec->model->name);
+    }
     if (bus->functions[devfn] != NULL) {
         return error_set(error, "-device %s: PCI: slot %d function %d not available for %s, in use by %s", spec->model->name, devfn >> 3, devfn & 7,
                          spec->model->name, bus->functions[devfn]->name);
@@ -213,23 +266,39 @@ static int place_find_devfn(const struct machine *machine, const struct device_s
     return devfn;
 }
 
+int place_function(struct machine *machine, const struct device_spec *spec, struct pci_function *function, struct error *error)
+{
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    int devfn = bus != NULL ? place_find_devfn(bus, spec, error) : -1;
+    if (devfn < 0) {
+        return -1;
+    }
+    function->name = spec->model->name;
+    function->config[PCI_HEADER_TYPE] |= spec->values.multifunction ? PCI_HEADER_MULTI_FUNCTION : 0;
+    pci_function_add(bus, (uint8_t)devfn, function);
+    if (bus->bridge != NULL) {
+        pci_root_port_update_presence(bus->bridge);
+    }
+    return 0;
+}
+
 static int place_pci(struct machine *machine, struct machine_device *device, const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
-    bool no_legacy = values->disable_legacy_choice == ON_OFF_AUTO_ON || spec->model->modern;
-    struct virtio_pci_options options = {.legacy = !no_legacy, .modern = !values->disable_modern, .vectors = (unsigned)values->vectors};
-    if (machine->pci == NULL) {
-        return error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    if (bus == NULL) {
+        return -1;
     }
+    /* A device in an Express slot has no ports but at a driver's wish. */
+    bool express = bus->bridge != NULL;
+    bool no_legacy = values->disable_legacy_choice == ON_OFF_AUTO_ON || spec->model->modern ||
+                     (express && values->disable_legacy_choice == ON_OFF_AUTO_AUTO && !spec->model->transitional);
+    struct virtio_pci_options options = {.legacy = !no_legacy, .modern = !values->disable_modern, .express = express, .vectors = (unsigned)values->vectors};
     if (!options.legacy && !options.modern) {
         return place_fail(spec, "device cannot work as neither modern nor legacy mode is enabled", error);
     }
     if (values->vectors == AUTO_VECTORS) {
         options.vectors = device->virtio->queue_count + 1;
-    }
-    int devfn = place_find_devfn(machine, spec, error);
-    if (devfn < 0) {
-        return -1;
     }
     device->pci = calloc(1, sizeof(*device->pci));
     if (device->pci == NULL) {
@@ -239,8 +308,10 @@ static int place_pci(struct machine *machine, struct machine_device *device, con
     if (result != 0) {
         return place_fail(spec, strerror(-result), error);
     }
-    device->pci->function.name = spec->model->name;
-    pci_function_add(machine->pci, (uint8_t)devfn, &device->pci->function);
+    if (place_function(machine, spec, &device->pci->function, error) != 0) {
+        return -1;
+    }
+    device->function = &device->pci->function;
     return 0;
 }
 
@@ -287,6 +358,33 @@ static struct virtio_options virtio_options_of(const struct device_values *value
                                    .queue_reset = values->queue_reset};
 }
 
+/* ---- PCI Express root ports ---- */
+
+static int build_root_port(struct machine *machine, const struct device_spec *spec, struct error *error)
+{
+    const struct device_values *values = &spec->values;
+    struct pci_bus *bus = place_find_bus(machine, spec, error);
+    if (bus == NULL) {
+        return -1;
+    }
+    if (bus != machine->pci || strcmp(machine->config->board->pci_bus, "pcie.0") != 0) {
+        return place_fail(spec, "a root port can only be on the root bus of PCI Express, pcie.0", error);
+    }
+    struct pci_root_port *port = calloc(1, sizeof(*port));
+    if (port == NULL) {
+        return place_fail(spec, "no memory", error);
+    }
+    struct machine_device *device = &machine->devices[machine->device_count++];
+    *device = (struct machine_device){.spec = spec, .self = port, .release = free, .root_port = port};
+    pci_root_port_init(port, spec->model->name, (uint16_t)values->slot, (uint8_t)values->port_number);
+    if (place_function(machine, spec, &port->function, error) != 0) {
+        return -1;
+    }
+    device->function = &port->function;
+    pci_bus_init_secondary(&port->secondary, &port->function);
+    return 0;
+}
+
 /* ---- virtio-blk ---- */
 
 static void release_blk(void *self)
@@ -323,7 +421,7 @@ static int check_blk(const struct device_spec *spec, struct error *error)
     return 0;
 }
 
-static struct drive *find_drive(const struct machine_config *config, const char *id)
+struct drive *find_drive(const struct machine_config *config, const char *id)
 {
     for (unsigned i = 0; i < config->drive_count; i++) {
         if (strcmp(config->drives[i].values.id, id) == 0) {
@@ -333,16 +431,26 @@ static struct drive *find_drive(const struct machine_config *config, const char 
     return NULL;
 }
 
-static enum virtio_blk_error blk_action(uint64_t of_device, uint64_t of_drive, enum virtio_blk_error otherwise)
+static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive, enum disk_error_action otherwise)
 {
-    static const enum virtio_blk_error actions[] = {
-        [DRIVE_ERROR_REPORT] = VIRTIO_BLK_REPORT,
-        [DRIVE_ERROR_IGNORE] = VIRTIO_BLK_IGNORE,
-        [DRIVE_ERROR_STOP] = VIRTIO_BLK_WAIT,
-        [DRIVE_ERROR_ENOSPC] = VIRTIO_BLK_WAIT_NOSPC,
+    static const enum disk_error_action actions[] = {
+        [DRIVE_ERROR_REPORT] = DISK_ERROR_REPORT,
+        [DRIVE_ERROR_IGNORE] = DISK_ERROR_IGNORE,
+        [DRIVE_ERROR_STOP] = DISK_ERROR_STOP,
+        [DRIVE_ERROR_ENOSPC] = DISK_ERROR_ENOSPC,
     };
     uint64_t said = of_device != DRIVE_ERROR_AUTO ? of_device : of_drive;
     return said != DRIVE_ERROR_AUTO ? actions[said] : otherwise;
+}
+
+/* What the device says goes before what its -drive says. */
+struct disk_errors errors_of(struct machine *machine, const struct device_values *values, const struct drive *drive)
+{
+    return (struct disk_errors){
+        .werror = error_action(values->werror, drive->values.werror, DISK_ERROR_ENOSPC),
+        .rerror = error_action(values->rerror, drive->values.rerror, DISK_ERROR_REPORT),
+        .run = &machine->run.control,
+    };
 }
 
 static int build_blk(struct machine *machine, const struct device_spec *spec, struct error *error)
@@ -372,12 +480,15 @@ static int build_blk(struct machine *machine, const struct device_spec *spec, st
         .config_wce = values->config_wce,
         .discard = values->discard,
         .write_zeroes = values->write_zeroes,
-        .werror = blk_action(values->werror, drive->values.werror, VIRTIO_BLK_WAIT_NOSPC),
-        .rerror = blk_action(values->rerror, drive->values.rerror, VIRTIO_BLK_REPORT),
+        .errors = errors_of(machine, values, drive),
     };
     memcpy(blk.serial, values->serial, strlen(values->serial));
     struct virtio_blk *self = virtio_blk_new(&blk, drive->block, config->loop, &machine->dma, error);
-    return self != NULL ? place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) : -1;
+    if (self == NULL || place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) != 0) {
+        return -1;
+    }
+    const struct virtio_pci *pci = machine->devices[machine->device_count - 1].pci;
+    return disks_set_bootindex(machine, spec, pci != NULL ? &pci->function : NULL, "scsi", "/disk@0,0", error);
 }
 
 /* ---- virtio-rng ---- */
@@ -433,14 +544,14 @@ static int build_scsi(struct machine *machine, const struct device_spec *spec, s
 }
 
 /* What was made by `release`'s builder and has the bus that is named, ID.0, or was made last. */
-static void *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
+static const struct machine_device *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
 {
     for (unsigned i = machine->device_count; i-- > 0;) {
         const struct machine_device *device = &machine->devices[i];
-        const char *id = device->spec->values.id;
+        const char *id = device->spec != NULL ? device->spec->values.id : "";
         bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
         if (device->release == release && named) {
-            return device->self;
+            return device;
         }
     }
     return NULL;
@@ -449,10 +560,10 @@ static void *find_host(const struct machine *machine, const char *bus, void (*re
 static int build_scsi_disk(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
-    struct virtio_scsi *scsi = find_host(machine, values->bus, release_scsi);
+    const struct machine_device *host = find_host(machine, values->bus, release_scsi);
     const struct drive *drive = find_drive(machine->config, values->drive);
     struct scsi_disk disk = {.cdrom = strcmp(spec->model->name, "scsi-cd") == 0, .block_bytes = (uint32_t)values->logical_block_size};
-    if (scsi == NULL) {
+    if (host == NULL) {
         return error_set(error, "-device %s: No 'SCSI' bus found for device '%s'", spec->model->name, spec->model->name);
     }
     if (drive == NULL || drive->block == NULL) {
@@ -460,6 +571,7 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
     }
     disk.block = drive->block;
     disk.block_bytes = disk.cdrom ? 2048 : disk.block_bytes;
+    disk.errors = errors_of(machine, values, drive);
     disk.read_only = disk.cdrom || block_read_only(drive->block);
     if (!power_of_2(disk.block_bytes) || block_bytes(disk.block) < disk.block_bytes) {
         return place_fail(spec, "logical_block_size must be a power of 2, and the image not smaller", error);
@@ -469,8 +581,10 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
     }
     memcpy(disk.serial, values->serial, strlen(values->serial));
     int target = values->scsi_id != 0xffff ? (int)values->scsi_id : -1;
-    int result = virtio_scsi_add(scsi, target, &disk);
-    return result == 0         ? 0
+    int result = virtio_scsi_add(host->self, target, &disk, &target);
+    char rest[48];
+    snprintf(rest, sizeof(rest), "/channel@0/disk@%x,0", (unsigned)target);
+    return result == 0         ? disks_set_bootindex(machine, spec, host->pci != NULL ? &host->pci->function : NULL, "scsi", rest, error)
            : result == -EEXIST ? error_set(error, "-device %s: lun already used by another device, at scsi-id %d", spec->model->name, target)
                                : place_fail(spec, "bad scsi device id: 0 to 255 are there", error);
 }
@@ -493,9 +607,9 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 {
     const struct machine_config *config = machine->config;
     const struct device_values *values = &spec->values;
-    struct virtio_console *console = find_host(machine, values->bus, release_console);
+    const struct machine_device *host = find_host(machine, values->bus, release_console);
     struct chardev *chardev = NULL;
-    if (console == NULL) {
+    if (host == NULL) {
         return error_set(error, "-device %s: No 'virtio-serial-bus' bus found for device '%s'", spec->model->name, spec->model->name);
     }
     for (unsigned i = 0; i < config->chardev_count; i++) {
@@ -506,7 +620,7 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
     }
     int number = values->number != 0xff ? (int)values->number : -1;
     bool is_console = strcmp(spec->model->name, "virtconsole") == 0;
-    int result = virtio_console_add_port(console, number, is_console, values->name, chardev);
+    int result = virtio_console_add_port(host->self, number, is_console, values->name, chardev);
     return result == 0         ? 0
            : result == -EEXIST ? error_set(error, "-device %s: virtio-serial-bus: A port already exists at id %d", spec->model->name, number)
                                : place_fail(spec, "virtio-serial-bus: Maximum port limit for this device reached", error);
@@ -514,6 +628,7 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 
 /* ---- The table ---- */
 
+#define BRIDGE "Controller/Bridge/Hub"
 #define STORAGE "Storage"
 #define MISC "Misc"
 #define INPUT "Input"
@@ -531,12 +646,20 @@ static int build_port(struct machine *machine, const struct device_spec *spec, s
 #define virtio_properties_and_pci virtio_properties, virtio_pci_properties
 
 const struct device_model device_models[] = {
+    {"pcie-root-port", NULL, DEVICE_BUS_PCI, BRIDGE, "a PCI Express root port, whose id is the bus behind it",
+     {any_properties, pci_properties, root_port_properties, NULL}, false, false, false, NULL, build_root_port},
     VIRTIO_MODELS("virtio-blk", STORAGE, "a disk", blk_properties, build_blk),
     VIRTIO_MODELS("virtio-scsi", STORAGE, "a SCSI host", scsi_properties, build_scsi),
     {"scsi-hd", NULL, DEVICE_BUS_SCSI, STORAGE, "a disk on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
      build_scsi_disk},
     {"scsi-cd", NULL, DEVICE_BUS_SCSI, STORAGE, "a CD-ROM drive on a SCSI host", {any_properties, scsi_disk_properties, NULL}, false, false, false, NULL,
      build_scsi_disk},
+    {"ich9-ahci", "ahci", DEVICE_BUS_PCI, STORAGE, "a SATA controller with six ports", {any_properties, pci_properties, NULL}, false, false, false, NULL,
+     build_ahci},
+    {"ide-hd", NULL, DEVICE_BUS_IDE, STORAGE, "a disk on an IDE or SATA bus", {any_properties, ide_drive_properties, NULL}, false, false, false, NULL,
+     build_ide_drive},
+    {"ide-cd", NULL, DEVICE_BUS_IDE, STORAGE, "a CD-ROM drive on an IDE or SATA bus", {any_properties, ide_drive_properties, NULL}, false, false, false,
+     NULL, build_ide_drive},
     VIRTIO_MODELS("virtio-serial", INPUT, "consoles and channels", serial_properties, build_console),
     {"virtconsole", NULL, DEVICE_BUS_SERIAL, INPUT, "a console on a virtio-serial device", {any_properties, port_properties, NULL}, false, false, false,
      NULL, build_port},
@@ -554,7 +677,7 @@ const struct device_model device_models[] = {
     {.name = NULL},
 };
 
-static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus", "SCSI"};
+static const char *const bus_names[] = {"ISA", "PCI", "virtio-bus", "virtio-serial-bus", "SCSI", "IDE"};
 
 const struct device_model *device_find(const char *name, bool has_pci)
 {
@@ -625,10 +748,19 @@ int devices_build(struct machine *machine, struct error *error)
     return 0;
 }
 
+static void device_stop(const struct machine_device *device)
+{
+    if (device->virtio != NULL) {
+        virtio_stop(device->virtio);
+    } else if (device->stop != NULL) {
+        device->stop(device->self);
+    }
+}
+
 void devices_stop(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->device_count; i++) {
-        virtio_stop(machine->devices[i].virtio);
+        device_stop(&machine->devices[i]);
     }
 }
 
@@ -636,9 +768,9 @@ void devices_fini(struct machine *machine)
 {
     while (machine->device_count > 0) {
         struct machine_device *device = &machine->devices[--machine->device_count];
-        virtio_stop(device->virtio);
-        if (device->pci != NULL) {
-            pci_function_remove(machine->pci, &device->pci->function);
+        device_stop(device);
+        if (device->function != NULL) {
+            pci_function_remove(device->function->bus, device->function);
         }
         if (device->mmio != NULL) {
             virtio_mmio_fini(device->mmio);

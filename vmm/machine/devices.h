@@ -19,13 +19,13 @@ struct chardev;
 #define OBJECTS_MAX 16u
 #define CHARDEVS_MAX 8u
 
-enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL, DEVICE_BUS_SCSI };
+enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL, DEVICE_BUS_SCSI, DEVICE_BUS_IDE };
 
 /* What can be said of devices; of each, only what its table names. */
 struct device_values {
     char id[PROPERTY_TEXT_MAX], addr[PROPERTY_TEXT_MAX], bus[PROPERTY_TEXT_MAX];
     char drive[PROPERTY_TEXT_MAX], serial[PROPERTY_TEXT_MAX], rng[PROPERTY_TEXT_MAX], chardev[PROPERTY_TEXT_MAX];
-    char name[PROPERTY_TEXT_MAX];
+    char name[PROPERTY_TEXT_MAX], model[PROPERTY_TEXT_MAX];
     /* ISA */
     uint64_t port, bytes;
     /* virtio */
@@ -41,6 +41,11 @@ struct device_values {
     uint64_t max_ports, number;
     /* SCSI */
     uint64_t scsi_id, lun, channel;
+    /* PCI */
+    bool multifunction;
+    uint64_t port_number, chassis, slot;
+    /* IDE */
+    uint64_t unit;
 };
 
 struct device_spec;

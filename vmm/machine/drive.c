@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "machine/drive.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "block/nbd.h"
 
@@ -25,7 +27,7 @@
     }
 
 static const char *const servers[] = {"none", "inet", "unix", NULL};
-static const char *const interfaces[] = {"default", "none", "virtio", NULL};
+static const char *const interfaces[] = {"default", "none", "virtio", "ide", "pflash", NULL};
 static const char *const medias[] = {"disk", "cdrom", NULL};
 static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
 static const char *const aios[] = {"auto", "io_uring", "threads", NULL};
@@ -40,7 +42,9 @@ const struct property drive_properties[] = {
     {"format", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; must be said of an image that is written", 0, 0, NULL},
     {"id", PROPERTY_TEXT, AT(id), NULL, "what a device's drive= names", 0, 0, NULL},
     {"if", PROPERTY_CHOICE, AT(interface), NULL, "the device that is made for it", 0, 0, interfaces},
-    {"index", PROPERTY_NUMBER, AT(index), NULL, "nothing: drives come in the order of their options", 0, 255, NULL},
+    {"index", PROPERTY_NUMBER, AT(index), "0xffffffff", "of if=ide: the place, counted over all buses; 0xffffffff: the next", 0, DRIVE_PLACE_NEXT, NULL},
+    {"bus", PROPERTY_NUMBER, AT(bus), "0xffffffff", "of if=ide: the bus", 0, DRIVE_PLACE_NEXT, NULL},
+    {"unit", PROPERTY_NUMBER, AT(unit), "0xffffffff", "of if=ide: the place on the bus; of if=pflash: 0 ends at 4 GiB, 1 is below", 0, DRIVE_PLACE_NEXT, NULL},
     {"media", PROPERTY_CHOICE, AT(media), "disk", "what it is", 0, 0, medias},
     {"readonly", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
     {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the same", 0, 0, NULL},
@@ -93,6 +97,37 @@ const struct property blockdev_properties[] = {
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
+/* Images that are something else than raw bytes say so at these places. */
+static const struct {
+    const char *format;
+    uint64_t offset;
+    uint8_t bytes;
+    char mark[9];
+} drive_marks[] = {
+    {"qcow2", 0, 4, "QFI\xfb"}, {"qed", 0, 4, "QED"},          {"vmdk", 0, 4, "KDMV"},      {"vmdk", 0, 4, "COWD"},
+    {"vhdx", 0, 8, "vhdxfile"}, {"vdi", 0x40, 4, "\x7f\x10\xda\xbe"}, {"luks", 0, 6, "LUKS\xba\xbe"}, {"vpc", 0, 8, "conectix"},
+};
+
+/* A guest can write any of them into its raw disk: that must not make it another format, only an error. */
+static int drive_check_raw(const struct drive *drive, struct error *error)
+{
+    const char *file = drive->values.file;
+    int fd = open(file, O_RDONLY | O_CLOEXEC);
+    for (unsigned i = 0; fd >= 0 && i < sizeof(drive_marks) / sizeof(drive_marks[0]); i++) {
+        char bytes[8];
+        if (pread(fd, bytes, drive_marks[i].bytes, (off_t)drive_marks[i].offset) == drive_marks[i].bytes &&
+            memcmp(bytes, drive_marks[i].mark, drive_marks[i].bytes) == 0) {
+            close(fd);
+            return error_set(error, "%s: it looks like a %s image; say its format: -drive file=%s,format=...,index=%u", file, drive_marks[i].format, file,
+                             (unsigned)drive->values.index);
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return 0; /* what cannot be opened is told of where it is */
+}
+
 int drive_resolve(struct drive_values *values, const char *what, struct error *error)
 {
     bool parts = values->nbd.type != DRIVE_SERVER_NONE || values->nbd.path[0] != '\0' || values->nbd.host[0] != '\0' || values->nbd.port[0] != '\0';
@@ -128,7 +163,7 @@ void drive_config(const struct drive_values *values, struct block_config *config
     *config = (struct block_config){
         .filename = values->file,
         .format = values->format[0] != '\0' ? values->format : NULL,
-        .read_only = values->read_only || values->media == 1,
+        .read_only = values->read_only || values->media == DRIVE_MEDIA_CDROM,
         .discard_ignore = values->discard == 1 || values->discard == 3,
         .detect_zeroes = values->detect_zeroes != DRIVE_ZEROES_OFF,
         .aio = (enum block_aio)values->aio,
@@ -147,11 +182,17 @@ int drive_open(struct drive *drive, struct loop *loop, struct error *error)
     const struct drive_values *values = &drive->values;
     struct block_config config;
     drive_config(values, &config);
+    if (values->raw_unless_other) {
+        if (drive_check_raw(drive, error) != 0) {
+            return -1;
+        }
+        config.format = "raw";
+    }
     drive->block = block_open(&config, error);
     if (drive->block == NULL) {
         return -1;
     }
-    int result = block_attach(drive->block, loop);
+    int result = loop != NULL ? block_attach(drive->block, loop) : 0;
     if (result != 0) {
         drive_close(drive);
         return error_set(error, "-drive file=%s: %s", values->file, strerror(-result));

@@ -8,7 +8,9 @@
 #include "block/block.h"
 #include "machine/property.h"
 
-enum drive_interface { DRIVE_IF_DEFAULT, DRIVE_IF_NONE, DRIVE_IF_VIRTIO };
+enum drive_interface { DRIVE_IF_DEFAULT, DRIVE_IF_NONE, DRIVE_IF_VIRTIO, DRIVE_IF_IDE, DRIVE_IF_PFLASH };
+enum drive_media { DRIVE_MEDIA_DISK, DRIVE_MEDIA_CDROM };
+#define DRIVE_PLACE_NEXT UINT64_C(0xffffffff)
 enum drive_format { DRIVE_FORMAT_GUESS, DRIVE_FORMAT_RAW, DRIVE_FORMAT_QCOW2 };
 enum drive_cache { DRIVE_CACHE_WRITEBACK, DRIVE_CACHE_NONE, DRIVE_CACHE_WRITETHROUGH, DRIVE_CACHE_DIRECTSYNC, DRIVE_CACHE_UNSAFE };
 enum drive_error { DRIVE_ERROR_AUTO, DRIVE_ERROR_REPORT, DRIVE_ERROR_IGNORE, DRIVE_ERROR_STOP, DRIVE_ERROR_ENOSPC };
@@ -25,9 +27,10 @@ struct drive_values {
         char path[PROPERTY_TEXT_MAX], host[PROPERTY_TEXT_MAX], port[PROPERTY_TEXT_MAX], export[PROPERTY_TEXT_MAX];
         uint64_t reconnect_delay_s, open_timeout_s;
     } nbd;
-    uint64_t interface, index, media, cache, aio, discard, detect_zeroes, werror, rerror;
+    uint64_t interface, index, bus, unit, media, cache, aio, discard, detect_zeroes, werror, rerror;
     bool read_only, auto_read_only, cache_direct, cache_no_flush;
     uint64_t locking;
+    bool raw_unless_other; /* -hda: no format was said; what has another one's mark is refused */
     struct block_throttle throttle;
 };
 
@@ -47,7 +50,7 @@ enum drive_server { DRIVE_SERVER_NONE, DRIVE_SERVER_INET, DRIVE_SERVER_UNIX };
 int drive_resolve(struct drive_values *values, const char *what, struct error *error);
 /* `config` points into `values`. */
 void drive_config(const struct drive_values *values, struct block_config *config);
-/* Opens the image. 0, or -1 with `error` filled. */
+/* Opens the image; `loop` NULL: for one that waits for its requests. 0, or -1 with `error` filled. */
 int drive_open(struct drive *drive, struct loop *loop, struct error *error);
 void drive_close(struct drive *drive);
 

@@ -12,6 +12,7 @@
 #include "machine/layout.h"
 #include "machine/linux_rom.h"
 #include "machine/multiboot.h"
+#include "machine/smbios.h"
 
 /* ---- ACPI: etc/table-loader's script (QEMU, hw/acpi/bios-linker-loader.c has the format) ---- */
 
@@ -97,10 +98,12 @@ static void blob_clear_checksums(struct acpi_blob *blob)
 
 static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
 {
-    static uint8_t tables[TABLES_ROOM];
-    struct acpi_blob blob = {.tables = tables, .room = sizeof(tables)};
+    uint8_t *tables = malloc(TABLES_ROOM);
+    struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
     struct loader_script *script = calloc(1, sizeof(*script));
-    if (script == NULL) {
+    if (tables == NULL || script == NULL) {
+        free(tables);
+        free(script);
         return -ENOMEM;
     }
     int result = acpi_write_blob(&blob, acpi) ? 0 : -ENOSPC;
@@ -125,7 +128,36 @@ static int fw_data_add_acpi(struct fw_cfg *fw, const struct acpi_config *acpi)
     if (result == 0) {
         result = fw_cfg_add_file(fw, "etc/table-loader", script->commands, script->count * sizeof(script->commands[0]));
     }
+    free(tables);
     free(script);
+    return result;
+}
+
+void fw_data_selected(struct fw_cfg *fw, const char *name, const struct acpi_config *acpi)
+{
+    uint8_t *tables = strcmp(name, TABLES_FILE) == 0 ? malloc(TABLES_ROOM) : NULL;
+    if (tables != NULL) {
+        struct acpi_blob blob = {.tables = tables, .room = TABLES_ROOM};
+        if (acpi_write_blob(&blob, acpi)) {
+            blob_clear_checksums(&blob);
+            fw_cfg_update_file(fw, TABLES_FILE, blob.tables, blob.bytes);
+        }
+        free(tables);
+    }
+}
+
+/* ---- SMBIOS ---- */
+
+static int fw_data_add_smbios(struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram)
+{
+    struct smbios smbios = {.tables = malloc(SMBIOS_ROOM)};
+    if (smbios.tables == NULL) {
+        return -ENOMEM;
+    }
+    int result = smbios_write(&smbios, config->board->name, &config->smp, ram) ? 0 : -ENOSPC;
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-tables", smbios.tables, smbios.bytes);
+    result = result != 0 ? result : fw_cfg_add_file(fw, "etc/smbios/smbios-anchor", smbios.anchor, sizeof(smbios.anchor));
+    free(smbios.tables);
     return result;
 }
 
@@ -151,7 +183,7 @@ static int fw_data_add_memory(struct fw_cfg *fw, const struct machine_config *co
         {FW_CFG_NB_CPUS, config->smp.cpus, 2},
         {FW_CFG_MAX_CPUS, topology_apic_id(&config->smp, config->smp.cpus - 1) + 1, 2}, /* firmware counts APIC ids */
         {FW_CFG_NOGRAPHIC, config->serial_count > 0 && config->serial[0] != NULL, 2}, /* 1: firmware's screen is the serial port */
-        {FW_CFG_BOOT_MENU, 0, 2},
+        {FW_CFG_BOOT_MENU, config->boot_menu, 2},
         {FW_CFG_IRQ0_OVERRIDE, 1, 1}, /* KVM's default routing */
     };
     int result = fw_cfg_add_file(fw, "etc/e820", map, (ram_high_bytes(ram) != 0 ? 2 : 1) * sizeof(map[0]));
@@ -168,7 +200,6 @@ static int fw_data_add_memory(struct fw_cfg *fw, const struct machine_config *co
 #define SETUP_HEAP_END 0xfe00u /* less 0x200, as boot.rst wants it */
 #define KERNEL_GPA 0x100000u
 #define CMDLINE_GPA 0x20000u
-#define ROM_NAME "genroms/kage-linux.bin"
 
 static int fw_data_map_kernel(struct fw_data *data, const struct machine_config *config, struct error *error)
 {
@@ -250,7 +281,7 @@ static int fw_data_add_rom(struct fw_cfg *fw)
         sum = (uint8_t)(sum + rom[i]);
     }
     rom[linux_rom_bytes - 1] = (uint8_t)-sum;
-    int result = fw_cfg_add_file(fw, ROM_NAME, rom, linux_rom_bytes);
+    int result = fw_cfg_add_file(fw, FW_DATA_ROM, rom, linux_rom_bytes);
     free(rom);
     return result;
 }
@@ -258,7 +289,6 @@ static int fw_data_add_rom(struct fw_cfg *fw)
 static int fw_data_add_kernel(struct fw_data *data, struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram,
                               struct error *error)
 {
-    static const char bootorder[] = "/rom@" ROM_NAME;
     uint32_t setup_bytes = 0, initrd_gpa = 0;
     if (fw_data_map_kernel(data, config, error) != 0) {
         return -1;
@@ -291,16 +321,37 @@ static int fw_data_add_kernel(struct fw_data *data, struct fw_cfg *fw, const str
     result = result != 0 ? result : fw_cfg_add(fw, FW_CFG_CMDLINE_DATA, config->cmdline, strlen(config->cmdline) + 1);
     result = result != 0 ? result : fw_cfg_add_static(fw, FW_CFG_INITRD_DATA, data->initrd.bytes, data->initrd.size);
     result = result != 0 ? result : fw_data_add_rom(fw);
-    result = result != 0 ? result : fw_cfg_add_file(fw, "bootorder", bootorder, sizeof(bootorder));
     return result == 0 ? 0 : error_set(error, "fw_cfg: %s", strerror(-result));
+}
+
+/* Boot order and waits. */
+static int fw_data_add_boot(struct fw_data *data, struct fw_cfg *fw, const struct machine_config *config)
+{
+    uint16_t menu_wait = htole16((uint16_t)(config->boot_menu_wait < 0xffff ? config->boot_menu_wait : 0xffff));
+    uint32_t fail_wait = htole32((uint32_t)config->boot_fail_wait);
+    int result = 0;
+    if (data->bootorder != NULL && data->bootorder[0] != '\0') {
+        result = fw_cfg_add_file(fw, "bootorder", data->bootorder, strlen(data->bootorder) + 1);
+    }
+    if (result == 0 && config->boot_menu_wait > 0) {
+        result = fw_cfg_add_file(fw, "etc/boot-menu-wait", &menu_wait, sizeof(menu_wait));
+    }
+    if (result == 0 && config->boot_fail_wait > 0) {
+        result = fw_cfg_add_file(fw, "etc/boot-fail-wait", &fail_wait, sizeof(fail_wait));
+    }
+    return result;
 }
 
 int fw_data_fill(struct fw_data *data, struct fw_cfg *fw, const struct machine_config *config, const struct ram *ram,
                  const struct acpi_config *acpi, struct error *error)
 {
     int result = fw_data_add_memory(fw, config, ram);
+    result = result != 0 ? result : fw_data_add_smbios(fw, config, ram);
     if (result == 0 && config->acpi) {
         result = fw_data_add_acpi(fw, acpi);
+    }
+    if (result == 0) {
+        result = fw_data_add_boot(data, fw, config);
     }
     if (result != 0) {
         return error_set(error, "fw_cfg: %s", strerror(-result));
@@ -317,5 +368,7 @@ void fw_data_fini(struct fw_data *data)
         boot_file_unmap(&data->initrd);
     }
     free(data->setup);
+    free(data->bootorder);
     data->setup = NULL;
+    data->bootorder = NULL;
 }

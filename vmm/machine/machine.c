@@ -78,6 +78,7 @@ enum power_event machine_run(struct machine *machine, int *status, struct error 
             return POWER_ERROR;
         }
     }
+    runstate_started(machine);
     int result = loop_run(machine->config->loop);
     devices_stop(machine);
     machine_stop_vcpus(machine);
@@ -103,14 +104,17 @@ static void machine_power_request(void *opaque, enum power_event event, int stat
 
 const struct board machine_boards[] = {
     {"microvm", "a PC without PCI and firmware (default)", microvm_init},
-    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init},
-    {NULL, NULL, NULL},
+    {"pc", "i440FX, PIIX3 and SeaBIOS (alias pc-i440fx)", pc_init, .pci_bus = "pci.0", .has_firmware = true, .ide_units = 2, .ide_places = 4},
+    {"q35", "Q35, ICH9, PCI Express; SeaBIOS, or OVMF in flash memory (alias pc-q35)", q35_init, .pci_bus = "pcie.0", .has_firmware = true, .ide_units = 1,
+     .ide_places = 6},
+    {.name = NULL},
 };
 
 const struct board *machine_find_board(const char *name)
 {
-    if (strcmp(name, "pc-i440fx") == 0) {
-        name = "pc";
+    static const char *const aliases[][2] = {{"pc-i440fx", "pc"}, {"pc-q35", "q35"}};
+    for (unsigned i = 0; i < sizeof(aliases) / sizeof(aliases[0]); i++) {
+        name = strcmp(name, aliases[i][0]) == 0 ? aliases[i][1] : name;
     }
     for (const struct board *board = machine_boards; board->name != NULL; board++) {
         if (strcmp(board->name, name) == 0) {
@@ -128,6 +132,15 @@ int machine_init(struct machine *machine, const struct machine_config *config, s
     machine->power = (struct power){.request = machine_power_request, .opaque = machine};
     bus_init(&machine->pio, "port", 0xffff);
     bus_init(&machine->mmio, "memory", UINT64_MAX);
+    int result = runstate_init(machine);
+    if (result != 0) {
+        error_set(error, "the run state: %s", strerror(-result));
+        machine_fini(machine);
+        return -1;
+    }
+    if (config->run_watch != NULL) {
+        machine->run.control.watch(machine, config->run_watch);
+    }
     if (config->board->init(machine, error) != 0) {
         machine_fini(machine);
         return -1;
@@ -165,10 +178,15 @@ void machine_fini(struct machine *machine)
         testdev_fini(machine->testdev);
         free(machine->testdev);
     }
+    if (machine->hpet != NULL) {
+        hpet_device_fini(machine->hpet);
+        free(machine->hpet);
+    }
     pc_fini(machine);
     events_fini(&machine->events);
     bus_fini(&machine->pio);
     bus_fini(&machine->mmio);
+    runstate_fini(machine);
     free(machine->vcpus);
     machine->vcpus = NULL;
     machine->vcpu_count = 0;

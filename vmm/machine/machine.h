@@ -16,7 +16,9 @@
 #include "bus/bus.h"
 #include "chardev/chardev.h"
 #include "dev/acpi_pm.h"
+#include "dev/hpet_timer.h"
 #include "dev/i8042.h"
+#include "dev/postcode.h"
 #include "dev/powerctl.h"
 #include "dev/rtc.h"
 #include "dev/serial.h"
@@ -25,14 +27,17 @@
 #include "bus/pci.h"
 #include "machine/boot.h"
 #include "machine/devices.h"
+#include "machine/disks.h"
 #include "machine/events.h"
 #include "machine/ram.h"
+#include "machine/runstate.h"
 #include "util/error.h"
 #include "util/loop.h"
 #include "vcpu/topology.h"
 #include "vcpu/vcpu.h"
 
 #define MACHINE_SERIALS_MAX 2u
+#define MACHINE_FLASHES_MAX 2u
 
 struct machine;
 struct pc;
@@ -42,6 +47,9 @@ struct board {
     const char *name;
     const char *help;
     int (*init)(struct machine *machine, struct error *error);
+    const char *pci_bus; /* what -device's bus= calls its PCI bus; NULL: it has none */
+    bool has_firmware;   /* it needs no kernel */
+    unsigned ide_units, ide_places; /* of its own disk controller: places of a bus, and all; 0: it has none, and disks are virtio's */
 };
 extern const struct board machine_boards[]; /* ends with a name of NULL */
 const struct board *machine_find_board(const char *name);
@@ -58,18 +66,25 @@ struct machine_config {
     const char *kernel;
     const char *initrd;
     const char *cmdline;
+    const char *boot_order; /* letters of -boot; of the first machine, perhaps another one */
+    bool boot_menu, boot_strict;
+    int boot_menu_wait, boot_fail_wait; /* milliseconds; -1: not said */
     bool acpi;
     bool rtc; /* announce the real-time clock to the guest */
+    int64_t rtc_offset_seconds; /* its time less the host's UTC */
     unsigned serial_count;
     struct chardev *serial[MACHINE_SERIALS_MAX]; /* NULL: no such port */
     bool debug_exit;
     uint16_t debug_exit_port;
     uint16_t debug_exit_bytes;
     const char *bios; /* NULL: the board's own choice */
+    struct drive *flash[MACHINE_FLASHES_MAX]; /* opened, without a loop; NULL: none */
+    bool hpet;
     uint16_t debugcon_port; /* 0: none */
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */
     bool testdev;
+    struct run_watch *run_watch; /* NULL: nobody; told of each machine's stops, after its devices */
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
     unsigned device_count, drive_count, object_count, chardev_count;
     const struct device_spec *devices;
@@ -82,14 +97,19 @@ struct virtio_mmio;
 struct virtio_pci;
 struct virtio_device;
 
-/* A device of the user's. */
+struct pci_root_port;
+
+/* A device of the user's, or a disk controller of the board's. */
 struct machine_device {
-    const struct device_spec *spec;
-    struct virtio_device *virtio;
+    const struct device_spec *spec; /* NULL: the board's */
+    struct virtio_device *virtio;   /* NULL: it is another */
     void *self;
     void (*release)(void *self);
+    void (*stop)(void *self); /* of one that is not virtio: who waits goes on; NULL: nobody does */
     struct virtio_mmio *mmio; /* one of the two */
     struct virtio_pci *pci;
+    struct pci_function *function;  /* on a PCI bus; NULL: it is on none */
+    struct pci_root_port *root_port; /* NULL: it is none */
 };
 
 /* Where a board without PCI puts virtio devices. */
@@ -122,16 +142,22 @@ struct machine {
     struct debugcon debugcon;
     bool debugcon_present;
     struct pvpanic pvpanic;
+    struct postcode postcode;
+    struct hpet_device *hpet; /* NULL: none */
+    atomic_bool hpet_legacy;  /* it has the RTC's interrupt */
     struct testdev *testdev; /* NULL: none */
-    struct pc *pc;           /* what only board pc has (pc.c) */
+    struct pc *pc;           /* what only boards pc and q35 have (pc_common.h) */
     struct events events;
     struct dma dma;          /* memory as devices see it */
     struct pci_bus *pci;     /* NULL: the board has none */
     struct virtio_slots virtio_slots;
     unsigned virtio_slots_used;
     unsigned device_count;
-    struct machine_device devices[DEVICES_MAX];
+    struct machine_device devices[DEVICES_MAX + 1]; /* and the board's disk controller */
+    unsigned boot_entry_count;
+    struct boot_entry boot_entries[DEVICES_MAX];
     struct power power;
+    struct runstate run;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };
@@ -149,6 +175,7 @@ void machine_request(struct machine *machine, enum power_event event, int status
 /* The boards. */
 int microvm_init(struct machine *machine, struct error *error);
 int pc_init(struct machine *machine, struct error *error);
+int q35_init(struct machine *machine, struct error *error);
 void pc_fini(struct machine *machine);
 
 #endif

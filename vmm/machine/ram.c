@@ -149,6 +149,11 @@ void ram_fini(struct ram *ram)
     }
 }
 
+void ram_split(struct ram *ram, uint64_t low_max)
+{
+    ram->low_bytes = ram->low_bytes < low_max ? ram->low_bytes : low_max;
+}
+
 uint8_t *ram_at(const struct ram *ram, uint64_t gpa, uint64_t length)
 {
     if (gpa <= ram->low_bytes && length <= ram->low_bytes - gpa) {

@@ -43,6 +43,8 @@ struct ram_backing {
  */
 int ram_init(struct ram *ram, uint64_t bytes, const struct ram_backing *backing, struct error *error);
 void ram_fini(struct ram *ram);
+/* At most `low_max` bytes of it are below the hole: before anything is put there. */
+void ram_split(struct ram *ram, uint64_t low_max);
 
 static inline uint64_t ram_high_bytes(const struct ram *ram)
 {

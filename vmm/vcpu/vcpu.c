@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The vCPU thread. A stop is a flag, immediate_exit and a signal: the flag for a thread that is not in
+ * The vCPU thread. A stop, or a park, is a flag, immediate_exit and a signal: the flag for a thread that is not in
  * KVM_RUN, immediate_exit for one that is about to enter it, the signal for one that is in it.
  */
 #include "vcpu/vcpu.h"
@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #include "util/log.h"
@@ -22,8 +23,9 @@ static void vcpu_kick_handler(int number)
 
 int vcpu_init(struct vcpu *vcpu, const struct vcpu_config *config, struct error *error)
 {
-    *vcpu = (struct vcpu){.backend = config->backend, .fd = -1, .pio = config->pio, .mmio = config->mmio, .power = config->power};
+    *vcpu = (struct vcpu){.backend = config->backend, .fd = -1, .pio = config->pio, .mmio = config->mmio, .power = config->power, .gate = config->gate};
     atomic_init(&vcpu->stopping, false);
+    atomic_init(&vcpu->parking, false);
     const struct kvm_backend *backend = config->backend;
     int bytes = backend->ioctl(config->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
     if (bytes < (int)sizeof(struct kvm_run)) {
@@ -61,11 +63,70 @@ void vcpu_fini(struct vcpu *vcpu)
     }
 }
 
+/* ---- The gate ---- */
+
+void vcpu_gate_init(struct vcpu_gate *gate, int event_fd)
+{
+    *gate = (struct vcpu_gate){.event_fd = event_fd};
+    pthread_mutex_init(&gate->lock, NULL);
+    pthread_cond_init(&gate->opened, NULL);
+}
+
+void vcpu_gate_fini(struct vcpu_gate *gate)
+{
+    pthread_cond_destroy(&gate->opened);
+    pthread_mutex_destroy(&gate->lock);
+}
+
+/* A request to stop goes before: whoever makes it takes the lock afterwards (vcpu_stop()) to wake us. */
+static void vcpu_park(struct vcpu *vcpu)
+{
+    struct vcpu_gate *gate = vcpu->gate;
+    pthread_mutex_lock(&gate->lock);
+    gate->parked++;
+    eventfd_write(gate->event_fd, 1);
+    while (atomic_load(&vcpu->parking) && !atomic_load(&vcpu->stopping)) {
+        pthread_cond_wait(&gate->opened, &gate->lock);
+    }
+    gate->parked--;
+    pthread_mutex_unlock(&gate->lock);
+}
+
+/* Its own immediate_exit is over; one that a stop sets after this store is seen by KVM_RUN, one before it by the look at `stopping`. */
+static void vcpu_unpark(struct vcpu *vcpu)
+{
+    __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+}
+
+void vcpu_request_park(struct vcpu *vcpu)
+{
+    atomic_store(&vcpu->parking, true);
+    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    if (vcpu->started) {
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+    }
+}
+
+void vcpu_gate_open(struct vcpu_gate *gate, struct vcpu *vcpus, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        atomic_store(&vcpus[i].parking, false);
+    }
+    pthread_cond_broadcast(&gate->opened);
+}
+
+/* ---- The thread ---- */
+
 static void *vcpu_thread(void *opaque)
 {
     struct vcpu *vcpu = opaque;
     enum vcpu_next next = VCPU_GO_ON;
-    while (next == VCPU_GO_ON && !atomic_load_explicit(&vcpu->stopping, memory_order_acquire)) {
+    while (next == VCPU_GO_ON && !atomic_load(&vcpu->stopping)) {
+        if (atomic_load(&vcpu->parking)) {
+            vcpu_park(vcpu);
+            vcpu_unpark(vcpu);
+            continue;
+        }
         int result = vcpu->backend->ioctl(vcpu->fd, KVM_RUN, NULL);
         if (result == 0) {
             next = vcpu_handle_exit(vcpu);
@@ -106,14 +167,17 @@ int vcpu_start(struct vcpu *vcpu, struct error *error)
 
 void vcpu_request_stop(struct vcpu *vcpu)
 {
-    atomic_store_explicit(&vcpu->stopping, true, memory_order_release);
-    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELEASE);
+    atomic_store(&vcpu->stopping, true);
+    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
 void vcpu_stop(struct vcpu *vcpu)
 {
     if (vcpu->started) {
         vcpu_request_stop(vcpu);
+        pthread_mutex_lock(&vcpu->gate->lock);
+        pthread_cond_broadcast(&vcpu->gate->opened);
+        pthread_mutex_unlock(&vcpu->gate->lock);
         pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
         pthread_join(vcpu->thread, NULL);
         vcpu->started = false;

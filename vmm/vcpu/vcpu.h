@@ -20,6 +20,14 @@
 
 #define VCPU_EXIT_REASONS 40u
 
+/* Where vCPUs stand while the machine is stopped. Each that comes in adds 1 to `event_fd`. */
+struct vcpu_gate {
+    pthread_mutex_t lock;
+    pthread_cond_t opened;
+    unsigned parked;
+    int event_fd;
+};
+
 struct vcpu {
     const struct kvm_backend *backend;
     int fd;
@@ -31,6 +39,8 @@ struct vcpu {
     pthread_t thread;
     bool started;
     atomic_bool stopping;
+    atomic_bool parking; /* changes with the gate's lock */
+    struct vcpu_gate *gate;
     struct error error; /* why it gave up; read it after vcpu_stop() */
     uint64_t exits[VCPU_EXIT_REASONS];
 };
@@ -45,6 +55,7 @@ struct vcpu_config {
     struct bus *pio;
     struct bus *mmio;
     struct power power;
+    struct vcpu_gate *gate;
 };
 
 int vcpu_init(struct vcpu *vcpu, const struct vcpu_config *config, struct error *error);
@@ -55,6 +66,12 @@ int vcpu_start(struct vcpu *vcpu, struct error *error);
 void vcpu_stop(struct vcpu *vcpu);
 /* Asks the thread to end, without waiting. From any thread, its own too. */
 void vcpu_request_stop(struct vcpu *vcpu);
+
+void vcpu_gate_init(struct vcpu_gate *gate, int event_fd);
+void vcpu_gate_fini(struct vcpu_gate *gate);
+/* With the gate's lock, from any thread: asks the vCPU to leave the guest and stand at the gate; lets all go on. */
+void vcpu_request_park(struct vcpu *vcpu);
+void vcpu_gate_open(struct vcpu_gate *gate, struct vcpu *vcpus, unsigned count);
 
 /* Registers into the log (LOG_RESET). Not while the thread runs. */
 void vcpu_log_registers(const struct vcpu *vcpu);

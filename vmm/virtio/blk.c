@@ -7,12 +7,8 @@
 
 #include <errno.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include <kage.h>
 
@@ -69,7 +65,7 @@ struct blk_request {
     struct virtio_blk *blk;
     struct virtqueue *queue;
     struct virtio_chain chain; /* without its iov */
-    struct blk_request *next;  /* of those that wait to be tried again */
+    struct blk_request *next;  /* of those that wait for the machine to go on */
     uint8_t *status;           /* in guest memory */
     uint32_t written;          /* bytes that the driver finds, the status included */
     unsigned iov_count;
@@ -81,8 +77,8 @@ struct virtio_blk {
     struct virtio_blk_config config;
     struct block *block;
     bool writethrough;           /* what this driver gets */
-    struct blk_request *waiting; /* for the timer */
-    struct loop_source retry;
+    struct blk_request *waiting, **waiting_last; /* failed, and done again when the machine goes on */
+    struct run_watch watch;
 };
 
 /* ---- The end of a request ---- */
@@ -110,69 +106,62 @@ static void blk_submit(struct blk_request *request)
     block_submit(request->blk->block, &request->io);
 }
 
-static bool blk_waits(const struct virtio_blk *blk, const struct blk_request *request, int result)
-{
-    enum virtio_blk_error policy = request->io.op == BLOCK_READ ? blk->config.rerror : blk->config.werror;
-    return policy == VIRTIO_BLK_WAIT || (policy == VIRTIO_BLK_WAIT_NOSPC && result == -ENOSPC);
-}
-
-static void blk_wait(struct virtio_blk *blk, struct blk_request *request, int result)
-{
-    struct itimerspec second = {.it_value.tv_sec = 1};
-    if (blk->waiting == NULL) {
-        fprintf(stderr, "kage: %s: %s; the guest waits while it is tried again\n", block_filename(blk->block), strerror(-result));
-        timerfd_settime(blk->retry.fd, 0, &second, NULL);
-    }
-    request->next = blk->waiting;
-    blk->waiting = request;
-}
-
 static void blk_done(struct block_request *io, int result)
 {
     struct blk_request *request = (struct blk_request *)io;
     struct virtio_blk *blk = request->blk;
-    enum virtio_blk_error policy = io->op == BLOCK_READ ? blk->config.rerror : blk->config.werror;
+    const struct disk_errors *errors = &blk->config.errors;
     blk_memory(request, kage_memory_end_write);
     virtio_lock(&blk->device);
-    /* While a queue is reset, or the machine ends, nobody is there to wait. */
-    if (result != 0 && blk_waits(blk, request, result) && virtio_live(&blk->device) && !request->queue->resetting) {
-        blk_wait(blk, request, result);
+    enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_IGNORE;
+    /* While a queue is reset, the device leaves the bus, or the machine ends, nobody is there to wait. */
+    if (action == DISK_ERROR_STOP && virtio_live(&blk->device) && !request->queue->resetting && !blk->device.halted) {
+        request->next = NULL;
+        *blk->waiting_last = request;
+        blk->waiting_last = &request->next;
+        disk_error_stop(errors, block_filename(blk->block), result);
     } else {
-        blk_finish(request, result == 0 || policy == VIRTIO_BLK_IGNORE ? BLK_S_OK : BLK_S_IOERR);
+        blk_finish(request, action == DISK_ERROR_IGNORE ? BLK_S_OK : BLK_S_IOERR);
     }
     virtio_unlock(&blk->device);
 }
 
-static void blk_retry(void *opaque, uint32_t events)
+static struct blk_request *blk_take_waiting(struct virtio_blk *blk)
+{
+    struct blk_request *list = blk->waiting;
+    blk->waiting = NULL;
+    blk->waiting_last = &blk->waiting;
+    return list;
+}
+
+static void blk_run_changed(void *opaque, bool running)
 {
     struct virtio_blk *blk = opaque;
-    uint64_t count;
-    (void)events;
-    ssize_t got = read(blk->retry.fd, &count, sizeof(count));
-    (void)got;
-    virtio_lock(&blk->device);
-    struct blk_request *request = blk->waiting;
-    blk->waiting = NULL;
-    while (request != NULL) {
-        struct blk_request *next = request->next;
-        blk_submit(request);
-        request = next;
+    if (!running) {
+        return;
     }
+    virtio_lock(&blk->device);
+    block_plug(blk->block);
+    for (struct blk_request *request = blk_take_waiting(blk), *next; request != NULL; request = next) {
+        next = request->next;
+        blk_submit(request);
+    }
+    block_unplug(blk->block);
     virtio_unlock(&blk->device);
 }
 
-/* Those that wait for the timer are given up. `queue` NULL: of all queues. */
+/* Those that wait are given up. `queue` NULL: of all queues. */
 static void blk_cancel(struct virtio_device *device, struct virtqueue *queue)
 {
     struct virtio_blk *blk = (struct virtio_blk *)device;
-    struct blk_request **link = &blk->waiting;
-    while (*link != NULL) {
-        struct blk_request *request = *link;
+    for (struct blk_request *request = blk_take_waiting(blk), *next; request != NULL; request = next) {
+        next = request->next;
         if (queue == NULL || request->queue == queue) {
-            *link = request->next;
             blk_finish(request, BLK_S_IOERR);
         } else {
-            link = &request->next;
+            request->next = NULL;
+            *blk->waiting_last = request;
+            blk->waiting_last = &request->next;
         }
     }
 }
@@ -401,13 +390,6 @@ static uint64_t blk_features(const struct virtio_blk_config *config)
 
 /* ---- Life ---- */
 
-static int blk_init_retry(struct virtio_blk *blk)
-{
-    blk->retry = (struct loop_source){
-        .fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = blk_retry, .opaque = blk};
-    return blk->retry.fd < 0 ? -errno : loop_add(blk->device.loop, &blk->retry, EPOLLIN);
-}
-
 struct virtio_blk *virtio_blk_new(const struct virtio_blk_config *config, struct block *block, struct loop *loop, const struct dma *dma,
                                   struct error *error)
 {
@@ -420,7 +402,8 @@ struct virtio_blk *virtio_blk_new(const struct virtio_blk_config *config, struct
     blk->config = *config;
     blk->config.read_only = config->read_only || block_read_only(block);
     blk->block = block;
-    blk->retry.fd = -1;
+    blk->waiting_last = &blk->waiting;
+    blk->watch = (struct run_watch){.changed = blk_run_changed, .opaque = blk};
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         sizes[i] = config->queue_size;
     }
@@ -435,11 +418,8 @@ struct virtio_blk *virtio_blk_new(const struct virtio_blk_config *config, struct
     blk->device.writable[offsetof(struct blk_config, writeback)] = config->config_wce ? 1 : 0;
     blk_fill_config(blk);
     block_on_resize(block, blk_resized, blk);
-    result = blk_init_retry(blk);
-    if (result != 0) {
-        error_set(error, "virtio-blk: its timer: %s", strerror(-result));
-        virtio_blk_free(blk);
-        return NULL;
+    if (config->errors.run != NULL) {
+        config->errors.run->watch(config->errors.run->opaque, &blk->watch);
     }
     return blk;
 }
@@ -455,9 +435,8 @@ void virtio_blk_free(struct virtio_blk *blk)
     virtio_unlock(&blk->device);
     block_drain(blk->block);
     block_on_resize(blk->block, NULL, NULL);
-    if (blk->retry.fd >= 0) {
-        loop_remove(blk->device.loop, &blk->retry);
-        close(blk->retry.fd);
+    if (blk->config.errors.run != NULL) {
+        blk->config.errors.run->unwatch(blk->config.errors.run->opaque, &blk->watch);
     }
     virtio_fini(&blk->device);
     free(blk);

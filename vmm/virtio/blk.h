@@ -6,12 +6,10 @@
 #define KAGE_VIRTIO_BLK_H
 
 #include "block/block.h"
+#include "dev/disk_error.h"
 #include "virtio/virtio.h"
 
 #define VIRTIO_BLK_SERIAL_BYTES 20u
-
-/* What a failed request does: the guest sees the error, sees none, or waits while it is tried again, once a second. */
-enum virtio_blk_error { VIRTIO_BLK_REPORT, VIRTIO_BLK_IGNORE, VIRTIO_BLK_WAIT, VIRTIO_BLK_WAIT_NOSPC };
 
 struct virtio_blk_config {
     struct virtio_options virtio;
@@ -20,7 +18,7 @@ struct virtio_blk_config {
     uint32_t logical_block_size, physical_block_size; /* powers of 2, at least 512 */
     uint32_t min_io_size, opt_io_size;                /* bytes; 0: not said */
     bool write_cache, config_wce, discard, write_zeroes, read_only;
-    enum virtio_blk_error werror, rerror; /* of writes, flushes and discards; of reads */
+    struct disk_errors errors;
 };
 
 struct virtio_blk;

@@ -17,6 +17,7 @@
 
 struct virtio_pci_options {
     bool legacy, modern; /* both: a transitional device */
+    bool express; /* in a slot of PCI Express */
     unsigned vectors; /* 0: no MSI-X */
 };
 

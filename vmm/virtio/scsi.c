@@ -20,8 +20,14 @@
 #define MAX_SECTORS 0xffffu
 #define CMD_PER_LUN 128u
 
-enum { S_OK = 0, S_OVERRUN = 1, S_BAD_TARGET = 3, S_FAILURE = 9, S_FUNCTION_REJECTED = 11, S_INCORRECT_LUN = 12 };
+enum { S_OK = 0, S_OVERRUN = 1, S_ABORTED = 2, S_BAD_TARGET = 3, S_RESET = 4, S_FAILURE = 9 };
+enum { S_FUNCTION_COMPLETE = 0, S_FUNCTION_SUCCEEDED = 10, S_FUNCTION_REJECTED = 11, S_INCORRECT_LUN = 12 };
 enum { T_TMF = 0, T_AN_QUERY = 1, T_AN_SUBSCRIBE = 2 };
+
+#define F_CHANGE VIRTIO_F(2)
+#define EVENT_PARAM_CHANGE 3u
+#define EVENTS_MISSED 0x80000000u
+#define CAPACITY_HAS_CHANGED (0x2au | 0x09u << 8) /* ASC | ASCQ << 8 (5.6.6.3) */
 
 struct scsi_config {
     uint32_t num_queues, seg_max, max_sectors, cmd_per_lun, event_info_size, sense_size, cdb_size;
@@ -46,9 +52,23 @@ struct scsi_response {
 };
 _Static_assert(sizeof(struct scsi_response) == 108, "virtio 1.2, 5.6.6.1");
 
+/* A task management function that waits for the tasks that it has called back. */
+struct scsi_tmf {
+    struct virtqueue *queue;
+    struct virtio_chain chain; /* without its iov */
+    uint8_t *response;         /* in guest memory */
+    unsigned tasks;
+};
+
 struct scsi_request {
     struct block_request io; /* first: its callback gets it */
     struct virtio_scsi *scsi;
+    struct scsi_disk *disk;
+    struct scsi_request *next, **link; /* of those in flight */
+    uint64_t tag;
+    struct scsi_tmf *tmf; /* NULL: nobody has called it back */
+    uint8_t called_back;  /* then: the response */
+    bool waiting;         /* for the machine to go on */
     struct virtqueue *queue;
     struct virtio_chain chain;
     struct scsi_command command;
@@ -59,15 +79,21 @@ struct scsi_request {
 
 struct virtio_scsi {
     struct virtio_device device; /* first: the class's callbacks get it */
-    unsigned in_flight;
-    struct scsi_disk *targets[VIRTIO_SCSI_TARGETS];
+    struct scsi_request *tasks; /* in flight, those that wait too; the latest first */
+    bool events_missed;
+    bool watching;
+    struct run_watch watch;
+    struct scsi_target {
+        struct virtio_scsi *scsi;
+        struct scsi_disk disk;
+    } *targets[VIRTIO_SCSI_TARGETS];
 };
 
 /* The one logical unit of a target (5.6.6.1: 1, target, 0x40 | high bits, low bits). */
 static struct scsi_disk *scsi_find(const struct virtio_scsi *scsi, const uint8_t lun[8])
 {
-    bool single = lun[0] == 1 && (lun[2] & 0xbf) == 0 && lun[3] == 0;
-    return single ? scsi->targets[lun[1]] : NULL;
+    bool single = lun[0] == 1 && (lun[2] & 0xbf) == 0 && lun[3] == 0 && scsi->targets[lun[1]] != NULL;
+    return single ? &scsi->targets[lun[1]]->disk : NULL;
 }
 
 /* ---- The end of a request ---- */
@@ -90,6 +116,23 @@ static void scsi_finish(struct scsi_request *request, uint8_t code, uint32_t dat
     free(request);
 }
 
+/* A task leaves the list; the function that has called it back ends with the last of its tasks (5.6.6.2). */
+static void scsi_end(struct scsi_request *request, uint8_t code, uint32_t data_bytes)
+{
+    struct scsi_tmf *tmf = request->tmf;
+    *request->link = request->next;
+    if (request->next != NULL) {
+        request->next->link = request->link;
+    }
+    scsi_finish(request, tmf != NULL ? request->called_back : code, tmf != NULL ? 0 : data_bytes);
+    if (tmf != NULL && --tmf->tasks == 0) {
+        *tmf->response = S_FUNCTION_COMPLETE;
+        virtqueue_push(tmf->queue, &tmf->chain, 1);
+        virtqueue_interrupt(tmf->queue);
+        free(tmf);
+    }
+}
+
 /* On the soft back end the pages that a disk's bytes go to may hold code that was translated. */
 static void scsi_memory(const struct scsi_request *request, void (*tell)(const void *addr, size_t bytes))
 {
@@ -98,18 +141,55 @@ static void scsi_memory(const struct scsi_request *request, void (*tell)(const v
     }
 }
 
+static void scsi_send(struct scsi_request *request)
+{
+    scsi_memory(request, kage_memory_begin_write);
+    block_submit(request->disk->block, &request->io);
+}
+
 static void scsi_done(struct block_request *io, int result)
 {
     struct scsi_request *request = (struct scsi_request *)io;
-    struct virtio_scsi *scsi = request->scsi;
+    struct virtio_device *device = &request->scsi->device;
+    const struct disk_errors *errors = &request->disk->errors;
     scsi_memory(request, kage_memory_end_write);
-    virtio_lock(&scsi->device);
-    scsi->in_flight--;
-    if (result != 0) {
-        scsi_disk_failed(&request->command, result);
+    virtio_lock(device);
+    enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_IGNORE;
+    if (action == DISK_ERROR_STOP && virtio_live(device) && !request->queue->resetting && !device->halted && request->tmf == NULL) {
+        request->waiting = true;
+        disk_error_stop(errors, block_filename(request->disk->block), result);
+    } else {
+        if (action != DISK_ERROR_IGNORE) {
+            scsi_disk_failed(&request->command, result);
+        }
+        scsi_end(request, S_OK, action == DISK_ERROR_IGNORE && io->iov_count != 0 ? (uint32_t)io->bytes : 0);
     }
-    scsi_finish(request, S_OK, result == 0 && io->iov_count != 0 ? (uint32_t)io->bytes : 0);
+    virtio_unlock(device);
+}
+
+static void scsi_run_changed(void *opaque, bool running)
+{
+    struct virtio_scsi *scsi = opaque;
+    virtio_lock(&scsi->device);
+    for (struct scsi_request *request = scsi->tasks; running && request != NULL; request = request->next) {
+        if (request->waiting) {
+            request->waiting = false;
+            scsi_send(request);
+        }
+    }
     virtio_unlock(&scsi->device);
+}
+
+/* Those that wait are given up. */
+static void scsi_cancel(struct virtio_device *device, struct virtqueue *queue)
+{
+    struct virtio_scsi *scsi = (struct virtio_scsi *)device;
+    for (struct scsi_request *request = scsi->tasks, *next; request != NULL; request = next) {
+        next = request->next;
+        if (request->waiting && (queue == NULL || request->queue == queue)) {
+            scsi_end(request, S_RESET, 0);
+        }
+    }
 }
 
 /* ---- The beginning ---- */
@@ -131,7 +211,7 @@ static unsigned scsi_cut(const struct iovec *from, unsigned count, size_t skip, 
 }
 
 /* A request to the disk. The initiator's buffers must be as long as the command says: more is left alone, less is an overrun. */
-static void scsi_submit(struct scsi_request *request, const struct scsi_disk *disk)
+static void scsi_submit(struct scsi_request *request)
 {
     const struct scsi_command *command = &request->command;
     bool data = command->op == BLOCK_READ || command->op == BLOCK_WRITE, write = command->op == BLOCK_WRITE;
@@ -153,9 +233,14 @@ static void scsi_submit(struct scsi_request *request, const struct scsi_disk *di
                   : scsi_cut(request->buffers + request->chain.out_count, request->chain.in_count, sizeof(struct scsi_response), command->bytes,
                              request->data);
     }
-    request->scsi->in_flight++;
-    scsi_memory(request, kage_memory_begin_write);
-    block_submit(disk->block, &request->io);
+    struct virtio_scsi *scsi = request->scsi;
+    request->next = scsi->tasks;
+    request->link = &scsi->tasks;
+    if (scsi->tasks != NULL) {
+        scsi->tasks->link = &request->next;
+    }
+    scsi->tasks = request;
+    scsi_send(request);
 }
 
 static void scsi_start(struct scsi_request *request, const struct virtio_chain *chain)
@@ -165,7 +250,7 @@ static void scsi_start(struct scsi_request *request, const struct virtio_chain *
     virtio_chain_read(chain, 0, &header, sizeof(header));
     size_t sent = virtio_chain_read(chain, sizeof(header), parameters, sizeof(parameters));
     uint32_t out = chain->out_bytes - (uint32_t)sizeof(header), in = chain->in_bytes - (uint32_t)sizeof(struct scsi_response);
-    const struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
+    struct scsi_disk *disk = scsi_find(request->scsi, header.lun);
     request->io.op = BLOCK_FLUSH; /* until it is known */
     request->data_bytes = out != 0 ? out : in;
     if (disk == NULL || (out != 0 && in != 0)) { /* both ways at once: VIRTIO_SCSI_F_INOUT is not offered */
@@ -174,7 +259,9 @@ static void scsi_start(struct scsi_request *request, const struct virtio_chain *
     }
     scsi_disk_execute(disk, header.cdb, parameters, sent, &request->command);
     if (request->command.io) {
-        scsi_submit(request, disk);
+        request->disk = disk;
+        request->tag = header.tag;
+        scsi_submit(request);
         return;
     }
     uint32_t bytes = (uint32_t)virtio_chain_write(chain, sizeof(struct scsi_response), request->command.reply, request->command.reply_bytes);
@@ -206,11 +293,83 @@ static bool scsi_take(struct virtio_scsi *scsi, struct virtqueue *queue, const s
 
 /* ---- Control ---- */
 
+/* Task management functions (5.6.6.2), by subtype. */
+static const struct {
+    bool calls_back, asks;
+    bool one_task;    /* that with its tag; else all of the unit, which is all of the target */
+    uint8_t response; /* of a task that is called back */
+} scsi_functions[] = {
+    {.calls_back = true, .one_task = true, .response = S_ABORTED},  /* ABORT TASK */
+    {.calls_back = true, .response = S_ABORTED},                    /* ABORT TASK SET */
+    {0},                                                            /* CLEAR ACA: there is none */
+    {.calls_back = true, .response = S_ABORTED},                    /* CLEAR TASK SET */
+    {.calls_back = true, .response = S_RESET},                      /* I_T NEXUS RESET */
+    {.calls_back = true, .response = S_RESET},                      /* LOGICAL UNIT RESET */
+    {.asks = true, .one_task = true},                               /* QUERY TASK */
+    {.asks = true},                                                 /* QUERY TASK SET */
+};
+
 /*
- * A task that the disk has cannot be called back: a function is rejected while one is under way, and has nothing to do otherwise. Nobody
- * subscribes to events: there are none of those that are asked for here.
+ * What the host has already cannot be called back: the task ends as called back when the host is done with its memory, and the function when
+ * its last task has. NULL: it has nothing to wait for, and *response is its answer.
  */
-static void scsi_control(struct virtio_scsi *scsi, const struct virtio_chain *chain, uint32_t *written)
+static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, struct scsi_disk *disk, uint32_t subtype, uint64_t tag, uint8_t *response)
+{
+    struct scsi_tmf *tmf = NULL;
+    *response = S_FUNCTION_COMPLETE;
+    if (subtype >= sizeof(scsi_functions) / sizeof(scsi_functions[0])) {
+        *response = S_FUNCTION_REJECTED;
+        return NULL;
+    }
+    if (scsi_functions[subtype].response == S_RESET) {
+        disk->attention = SCSI_ATTENTION_RESET; /* the next command finds it (SAM-5 6.3.2) */
+    }
+    for (struct scsi_request *request = scsi->tasks; request != NULL; request = request->next) {
+        if (request->disk != disk || (scsi_functions[subtype].one_task && request->tag != tag)) {
+            continue;
+        }
+        if (scsi_functions[subtype].asks) {
+            *response = S_FUNCTION_SUCCEEDED;
+        } else if (scsi_functions[subtype].calls_back && request->tmf == NULL) {
+            tmf = tmf != NULL ? tmf : calloc(1, sizeof(*tmf));
+            if (tmf == NULL) {
+                *response = S_FUNCTION_REJECTED;
+                return NULL;
+            }
+            tmf->tasks++;
+            request->tmf = tmf;
+            request->called_back = scsi_functions[subtype].response;
+        }
+    }
+    return tmf;
+}
+
+/* True: the chain is given back later. */
+static bool scsi_task_management(struct virtio_scsi *scsi, struct virtqueue *queue, const struct virtio_chain *chain, const uint8_t lun[8],
+                                 uint32_t subtype, uint64_t tag, uint32_t *written)
+{
+    struct scsi_disk *disk = scsi_find(scsi, lun);
+    uint8_t response = S_INCORRECT_LUN;
+    struct scsi_tmf *tmf = disk != NULL && chain->in_bytes != 0 ? scsi_manage(scsi, disk, subtype, tag, &response) : NULL;
+    if (tmf == NULL) {
+        *written = (uint32_t)virtio_chain_write(chain, 0, &response, 1);
+        return false;
+    }
+    tmf->queue = queue;
+    tmf->chain = *chain;
+    tmf->chain.iov = NULL;
+    tmf->response = chain->iov[chain->out_count].iov_base;
+    for (struct scsi_request *request = scsi->tasks, *next; request != NULL; request = next) {
+        next = request->next;
+        if (request->waiting && request->tmf == tmf) {
+            scsi_end(request, S_OK, 0); /* may end the function too */
+        }
+    }
+    return true;
+}
+
+/* Nobody subscribes to events: there are none of those that are asked for here. True: the chain is given back later. */
+static bool scsi_control(struct virtio_scsi *scsi, struct virtqueue *queue, const struct virtio_chain *chain, uint32_t *written)
 {
     struct {
         uint32_t type, subtype;
@@ -219,14 +378,50 @@ static void scsi_control(struct virtio_scsi *scsi, const struct virtio_chain *ch
     } request = {0};
     size_t got = virtio_chain_read(chain, 0, &request, sizeof(request));
     if (got >= sizeof(request) && request.type == T_TMF) {
-        uint8_t response = scsi_find(scsi, request.lun) == NULL ? S_INCORRECT_LUN : scsi->in_flight != 0 ? S_FUNCTION_REJECTED : S_OK;
-        *written = (uint32_t)virtio_chain_write(chain, 0, &response, 1);
-    } else if (got >= 16 && (request.type == T_AN_QUERY || request.type == T_AN_SUBSCRIBE)) {
+        return scsi_task_management(scsi, queue, chain, request.lun, request.subtype, request.tag, written);
+    }
+    if (got >= 16 && (request.type == T_AN_QUERY || request.type == T_AN_SUBSCRIBE)) {
         uint8_t response[5] = {0}; /* no event, OK */
         *written = (uint32_t)virtio_chain_write(chain, 0, response, sizeof(response));
     } else {
         virtio_fail(&scsi->device, "a control request of type %u and %zu bytes", request.type, got);
     }
+    return false;
+}
+
+/* ---- Events (5.6.6.3) ---- */
+
+/* Into the buffer that the driver has there; without one, the next says that something was missed. */
+static void scsi_event(struct virtio_scsi *scsi, unsigned target, uint32_t reason)
+{
+    struct virtqueue *queue = &scsi->device.queues[QUEUE_EVENT];
+    struct virtio_chain chain;
+    struct {
+        uint32_t event;
+        uint8_t lun[8];
+        uint32_t reason;
+    } event = {EVENT_PARAM_CHANGE, {1, (uint8_t)target, 0x40, 0}, reason};
+    if (!virtio_has(&scsi->device, F_CHANGE) || virtqueue_pop(queue, &chain) <= 0) {
+        scsi->events_missed = virtio_has(&scsi->device, F_CHANGE);
+        return;
+    }
+    event.event |= scsi->events_missed ? EVENTS_MISSED : 0;
+    scsi->events_missed = false;
+    virtqueue_push(queue, &chain, (uint32_t)virtio_chain_write(&chain, 0, &event, sizeof(event)));
+    virtqueue_interrupt(queue);
+}
+
+static void scsi_resized(void *opaque)
+{
+    struct scsi_target *target = opaque;
+    struct virtio_scsi *scsi = target->scsi;
+    virtio_lock(&scsi->device);
+    for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
+        if (scsi->targets[i] == target) {
+            scsi_event(scsi, i, CAPACITY_HAS_CHANGED);
+        }
+    }
+    virtio_unlock(&scsi->device);
 }
 
 static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
@@ -240,8 +435,9 @@ static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
     for (; budget > 0 && virtqueue_pop(queue, &chain) > 0; budget--) {
         uint32_t written = 0;
         if (queue->index == QUEUE_CONTROL) {
-            scsi_control(scsi, &chain, &written);
-            virtqueue_push(queue, &chain, written);
+            if (!scsi_control(scsi, queue, &chain, &written)) {
+                virtqueue_push(queue, &chain, written);
+            }
         } else if (!scsi_take(scsi, queue, &chain)) {
             virtqueue_push(queue, &chain, 0); /* the device has failed: it is only counted off */
         }
@@ -252,7 +448,7 @@ static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
     }
 }
 
-static const struct virtio_class scsi_class = {.name = "virtio-scsi", .type = SCSI_TYPE, .notified = scsi_notified};
+static const struct virtio_class scsi_class = {.name = "virtio-scsi", .type = SCSI_TYPE, .notified = scsi_notified, .cancel = scsi_cancel};
 
 /* ---- Life ---- */
 
@@ -268,7 +464,7 @@ struct virtio_scsi *virtio_scsi_new(const struct virtio_options *options, uint16
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
         sizes[i] = queue_size;
     }
-    int result = virtio_init(&scsi->device, &scsi_class, loop, dma, virtio_options_features(options), QUEUE_REQUESTS + num_queues, sizes);
+    int result = virtio_init(&scsi->device, &scsi_class, loop, dma, virtio_options_features(options) | F_CHANGE, QUEUE_REQUESTS + num_queues, sizes);
     if (result != 0) {
         error_set(error, "virtio-scsi: %s", strerror(-result));
         free(scsi);
@@ -295,11 +491,22 @@ void virtio_scsi_free(struct virtio_scsi *scsi)
         return;
     }
     virtio_stop(&scsi->device);
+    virtio_lock(&scsi->device);
+    scsi_cancel(&scsi->device, NULL);
+    virtio_unlock(&scsi->device);
     for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
-        if (scsi->targets[i] != NULL) {
-            block_drain(scsi->targets[i]->block);
-            free(scsi->targets[i]);
+        struct scsi_target *target = scsi->targets[i];
+        if (target != NULL && target->disk.block != NULL) {
+            block_drain(target->disk.block);
+            block_on_resize(target->disk.block, NULL, NULL);
         }
+        if (target != NULL && target->disk.errors.run != NULL && scsi->watching) {
+            target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
+            scsi->watching = false;
+        }
+    }
+    for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
+        free(scsi->targets[i]);
     }
     virtio_fini(&scsi->device);
     free(scsi);
@@ -310,7 +517,7 @@ struct virtio_device *virtio_scsi_device(struct virtio_scsi *scsi)
     return &scsi->device;
 }
 
-int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk)
+int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk *disk, int *at_target)
 {
     unsigned at = target >= 0 ? (unsigned)target : 0;
     while (target < 0 && at < VIRTIO_SCSI_TARGETS && scsi->targets[at] != NULL) {
@@ -322,10 +529,22 @@ int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk
     if (scsi->targets[at] != NULL) {
         return -EEXIST;
     }
-    scsi->targets[at] = malloc(sizeof(*disk));
-    if (scsi->targets[at] == NULL) {
+    struct scsi_target *added = malloc(sizeof(*added));
+    if (added == NULL) {
         return -ENOMEM;
     }
-    *scsi->targets[at] = *disk;
+    *added = (struct scsi_target){.scsi = scsi, .disk = *disk};
+    scsi->targets[at] = added;
+    if (disk->block != NULL) {
+        block_on_resize(disk->block, scsi_resized, added);
+    }
+    if (disk->errors.run != NULL && !scsi->watching) { /* there is one machine */
+        scsi->watch = (struct run_watch){.changed = scsi_run_changed, .opaque = scsi};
+        scsi->watching = true;
+        disk->errors.run->watch(disk->errors.run->opaque, &scsi->watch);
+    }
+    if (at_target != NULL) {
+        *at_target = (int)at;
+    }
     return 0;
 }

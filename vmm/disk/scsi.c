@@ -1,58 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-#include "virtio/scsi_disk.h"
+#include "disk/scsi_internal.h"
 
 #include <errno.h>
 #include <string.h>
-
-#define SENSE_MEDIUM_ERROR 0x03u
-#define SENSE_ILLEGAL_REQUEST 0x05u
-#define SENSE_DATA_PROTECT 0x07u
-
-/* Additional sense codes (SPC-4, table D.1), ASC and ASCQ */
-#define ASC_INVALID_OPCODE 0x2000u
-#define ASC_LBA_OUT_OF_RANGE 0x2100u
-#define ASC_INVALID_FIELD_IN_CDB 0x2400u
-#define ASC_INVALID_FIELD_IN_LIST 0x2600u
-#define ASC_WRITE_PROTECTED 0x2700u
-#define ASC_SPACE_ALLOCATION_FAILED 0x2707u
-#define ASC_IO_ERROR 0x1100u
-#define ASC_LIST_LENGTH 0x1a00u
-#define ASC_SAVING_PARAMETERS 0x3900u
 
 #define FUA 0x08u
 #define UNMAP_MAX_BLOCKS 0x400000u
 #define UNMAP_LIST_HEADER 8u
 #define UNMAP_DESCRIPTOR 16u
 
-static void put16(uint8_t *at, uint32_t value)
-{
-    at[0] = (uint8_t)(value >> 8);
-    at[1] = (uint8_t)value;
-}
-static void put32(uint8_t *at, uint32_t value)
-{
-    put16(at, value >> 16);
-    put16(at + 2, value & 0xffff);
-}
-static void put64(uint8_t *at, uint64_t value)
-{
-    put32(at, (uint32_t)(value >> 32));
-    put32(at + 4, (uint32_t)value);
-}
-static uint32_t get16(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 8 | at[1];
-}
-static uint32_t get32(const uint8_t *at)
-{
-    return get16(at) << 16 | get16(at + 2);
-}
-static uint64_t get64(const uint8_t *at)
-{
-    return (uint64_t)get32(at) << 32 | get32(at + 4);
-}
-
-static void scsi_fail(struct scsi_command *command, uint8_t key, uint32_t code)
+void scsi_fail(struct scsi_command *command, uint8_t key, uint32_t code)
 {
     command->status = SCSI_CHECK_CONDITION;
     command->io = false;
@@ -65,15 +22,14 @@ static void scsi_fail(struct scsi_command *command, uint8_t key, uint32_t code)
     command->sense[13] = (uint8_t)code;
 }
 
-/* The reply that stands in command->reply, cut to the allocation length. */
-static void scsi_reply(struct scsi_command *command, uint32_t bytes, uint32_t allowed)
+void scsi_reply(struct scsi_command *command, uint32_t bytes, uint32_t allowed)
 {
     command->reply_bytes = bytes < allowed ? bytes : allowed;
 }
 
-static uint64_t scsi_blocks(const struct scsi_disk *disk)
+uint64_t scsi_blocks(const struct scsi_disk *disk)
 {
-    return block_bytes(disk->block) / disk->block_bytes;
+    return scsi_ready(disk) ? block_bytes(disk->block) / disk->block_bytes : 0;
 }
 
 /* ---- INQUIRY and its pages (SPC-4, 6.6 and 7.8) ---- */
@@ -148,7 +104,7 @@ static const struct {
     {0xb2, true, scsi_page_provisioning},
 };
 
-static void scsi_inquiry(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_inquiry(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     uint8_t *reply = command->reply, type = disk->cdrom ? 0x05 : 0x00;
     uint32_t allowed = get16(cdb + 3);
@@ -177,29 +133,39 @@ static void scsi_inquiry(const struct scsi_disk *disk, const uint8_t *cdb, struc
     reply[4] = 36 - 5;
     reply[7] = 2; /* command queuing */
     put_text(reply + 8, 8, "KAGE");
-    put_text(reply + 16, 16, disk->cdrom ? "KAGE CD-ROM" : "KAGE HARDDISK");
+    put_text(reply + 16, 16, disk->model[0] != '\0' ? disk->model : disk->cdrom ? "KAGE CD-ROM" : "KAGE HARDDISK");
     put_text(reply + 32, 4, "0.1");
     scsi_reply(command, 36, allowed);
 }
 
 /* ---- What a disk tells of itself ---- */
 
-static void scsi_nothing(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_nothing(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     (void)disk;
     (void)cdb;
     (void)command;
 }
 
-static void scsi_request_sense(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+/* What a command left that came without its sense (ATAPI has none that goes with it), a unit attention, or nothing. */
+static void scsi_request_sense(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
-    (void)disk;
-    command->reply[0] = 0x70; /* there is none that waits: each came with its command */
-    command->reply[7] = SCSI_SENSE_BYTES - 8;
+    struct scsi_command pending = {0};
+    if (disk->sense[0] != 0) {
+        memcpy(command->reply, disk->sense, SCSI_SENSE_BYTES);
+        memset(disk->sense, 0, sizeof(disk->sense));
+    } else if (disk->attention != 0) {
+        scsi_fail(&pending, SENSE_UNIT_ATTENTION, disk->attention);
+        memcpy(command->reply, pending.sense, SCSI_SENSE_BYTES);
+        disk->attention = 0;
+    } else {
+        command->reply[0] = 0x70;
+        command->reply[7] = SCSI_SENSE_BYTES - 8;
+    }
     scsi_reply(command, SCSI_SENSE_BYTES, cdb[4]);
 }
 
-static void scsi_read_capacity_10(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_read_capacity_10(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     uint64_t last = scsi_blocks(disk) - 1;
     (void)cdb;
@@ -208,7 +174,7 @@ static void scsi_read_capacity_10(const struct scsi_disk *disk, const uint8_t *c
     scsi_reply(command, 8, 8);
 }
 
-static void scsi_read_capacity_16(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_read_capacity_16(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     if ((cdb[1] & 0x1f) != 0x10) {
         scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
@@ -220,23 +186,22 @@ static void scsi_read_capacity_16(const struct scsi_disk *disk, const uint8_t *c
     scsi_reply(command, 32, get32(cdb + 10));
 }
 
-static void scsi_report_luns(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_report_luns(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     (void)disk;
     put32(command->reply, 8); /* LUN 0 alone */
     scsi_reply(command, 16, get32(cdb + 6));
 }
 
-/* Mode pages: caching, control, and of a CD-ROM its capabilities. `changeable`: nothing is. */
-static uint32_t scsi_mode_pages(const struct scsi_disk *disk, uint8_t page, bool changeable, uint8_t *at)
+/* Mode pages of a disk: caching and control (SBC-3, 6.5; SPC-4, 7.5). `changeable`: nothing is. */
+static uint32_t scsi_mode_pages(uint8_t page, bool changeable, uint8_t *at)
 {
     static const struct {
         uint8_t code, bytes;
-        bool cdrom, disk;
-    } pages[] = {{0x08, 18, false, true}, {0x0a, 10, true, true}, {0x2a, 20, true, false}};
+    } pages[] = {{0x08, 18}, {0x0a, 10}};
     uint32_t used = 0;
     for (unsigned i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
-        if ((page != 0x3f && page != pages[i].code) || !(disk->cdrom ? pages[i].cdrom : pages[i].disk)) {
+        if (page != 0x3f && page != pages[i].code) {
             continue;
         }
         at[used] = pages[i].code;
@@ -244,16 +209,12 @@ static uint32_t scsi_mode_pages(const struct scsi_disk *disk, uint8_t page, bool
         if (!changeable && pages[i].code == 0x08) {
             at[used + 2] = 0x04; /* WCE */
         }
-        if (!changeable && pages[i].code == 0x2a) {
-            at[used + 2] = 0x3b; /* reads CD-R, CD-RW, DVD */
-            at[used + 6] = 0x2d; /* tray, can eject and lock */
-        }
         used += 2u + pages[i].bytes;
     }
     return used;
 }
 
-static void scsi_mode_sense(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_mode_sense(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     bool ten = cdb[0] == 0x5a;
     uint8_t control = cdb[2] >> 6, *reply = command->reply;
@@ -262,7 +223,8 @@ static void scsi_mode_sense(const struct scsi_disk *disk, const uint8_t *cdb, st
         scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_SAVING_PARAMETERS);
         return;
     }
-    uint32_t pages = scsi_mode_pages(disk, cdb[2] & 0x3f, control == 1, reply + head);
+    uint32_t pages = (disk->cdrom ? mmc_mode_pages(disk, cdb[2] & 0x3f, control == 1, reply + head)
+                                  : scsi_mode_pages(cdb[2] & 0x3f, control == 1, reply + head));
     if (pages == 0 || cdb[3] != 0) {
         scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
         return;
@@ -276,71 +238,6 @@ static void scsi_mode_sense(const struct scsi_disk *disk, const uint8_t *cdb, st
         reply[2] = specific;
     }
     scsi_reply(command, head + pages, ten ? get16(cdb + 7) : cdb[4]);
-}
-
-/* ---- CD-ROM (MMC-6) ---- */
-
-static void put_msf(uint8_t *at, bool msf, uint32_t lba)
-{
-    if (msf) {
-        lba += 150;
-        at[1] = (uint8_t)(lba / 75 / 60);
-        at[2] = (uint8_t)(lba / 75 % 60);
-        at[3] = (uint8_t)(lba % 75);
-    } else {
-        put32(at, lba);
-    }
-}
-
-/* One track of data, and the lead-out behind it. */
-static void scsi_read_toc(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
-{
-    bool msf = (cdb[1] & 2) != 0;
-    uint8_t format = cdb[2] & 0xf, *reply = command->reply;
-    uint64_t blocks = scsi_blocks(disk);
-    if (format > 1 || (format == 0 && cdb[6] > 1 && cdb[6] != 0xaa)) {
-        scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
-        return;
-    }
-    uint32_t bytes = 4;
-    reply[2] = reply[3] = 1; /* first and last track, or session */
-    if (format == 1 || cdb[6] <= 1) {
-        reply[bytes + 1] = 0x14; /* data */
-        reply[bytes + 2] = 1;
-        put_msf(reply + bytes + 4, msf, 0);
-        bytes += 8;
-    }
-    if (format == 0) {
-        reply[bytes + 1] = 0x14;
-        reply[bytes + 2] = 0xaa;
-        put_msf(reply + bytes + 4, msf, blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX);
-        bytes += 8;
-    }
-    put16(reply, bytes - 2);
-    scsi_reply(command, bytes, get16(cdb + 7));
-}
-
-static void scsi_get_configuration(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
-{
-    bool dvd = block_bytes(disk->block) > UINT64_C(900) << 20;
-    put32(command->reply, 4);
-    put16(command->reply + 6, dvd ? 0x0010 : 0x0008); /* profile */
-    scsi_reply(command, 8, get16(cdb + 7));
-}
-
-static void scsi_get_event_status(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
-{
-    (void)disk;
-    if ((cdb[1] & 1) == 0) { /* asynchronous: not here */
-        scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
-        return;
-    }
-    bool media = (cdb[4] & 0x10) != 0;
-    put16(command->reply, media ? 6 : 2);
-    command->reply[2] = media ? 4 : 0x80; /* the class; none that was asked for */
-    command->reply[3] = 0x10;             /* supported: media */
-    command->reply[5] = 2;                /* a medium is there, nothing has changed */
-    scsi_reply(command, media ? 8 : 4, get16(cdb + 7));
 }
 
 /* ---- Data ---- */
@@ -368,8 +265,7 @@ static void scsi_range(const uint8_t *cdb, uint64_t *lba, uint64_t *blocks)
     }
 }
 
-/* False: it does not lie on the disk. */
-static bool scsi_place(const struct scsi_disk *disk, uint64_t lba, uint64_t blocks, struct scsi_command *command)
+bool scsi_place(const struct scsi_disk *disk, uint64_t lba, uint64_t blocks, struct scsi_command *command)
 {
     uint64_t all = scsi_blocks(disk);
     if (lba > all || blocks > all - lba) {
@@ -381,7 +277,7 @@ static bool scsi_place(const struct scsi_disk *disk, uint64_t lba, uint64_t bloc
     return true;
 }
 
-static void scsi_read(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_read(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     uint64_t lba, blocks;
     scsi_range(cdb, &lba, &blocks);
@@ -391,7 +287,7 @@ static void scsi_read(const struct scsi_disk *disk, const uint8_t *cdb, struct s
     }
 }
 
-static void scsi_write(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_write(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     uint64_t lba, blocks;
     scsi_range(cdb, &lba, &blocks);
@@ -405,7 +301,7 @@ static void scsi_write(const struct scsi_disk *disk, const uint8_t *cdb, struct 
 }
 
 /* Without a comparison of bytes: the medium is not checked. */
-static void scsi_verify(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_verify(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     uint64_t lba, blocks;
     scsi_range(cdb, &lba, &blocks);
@@ -416,7 +312,7 @@ static void scsi_verify(const struct scsi_disk *disk, const uint8_t *cdb, struct
     }
 }
 
-static void scsi_flush(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
+static void scsi_flush(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)
 {
     (void)disk;
     (void)cdb;
@@ -448,57 +344,74 @@ static void scsi_unmap(const struct scsi_disk *disk, const uint8_t *cdb, const u
 
 /* ---- The table ---- */
 
-enum scsi_kind { SCSI_ANY, SCSI_DISKS, SCSI_CDROMS };
-
-static const struct {
-    uint8_t opcode;
-    uint8_t kind;
-    void (*execute)(const struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command);
-} scsi_commands[] = {
-    {0x00, SCSI_ANY, scsi_nothing}, /* TEST UNIT READY */
-    {0x03, SCSI_ANY, scsi_request_sense},
-    {0x08, SCSI_DISKS, scsi_read},  /* READ(6) */
-    {0x0a, SCSI_DISKS, scsi_write}, /* WRITE(6) */
-    {0x12, SCSI_ANY, scsi_inquiry},
-    {0x1a, SCSI_ANY, scsi_mode_sense},
-    {0x1b, SCSI_ANY, scsi_nothing}, /* START STOP UNIT: the medium stays where it is */
-    {0x1e, SCSI_ANY, scsi_nothing}, /* PREVENT ALLOW MEDIUM REMOVAL */
-    {0x25, SCSI_ANY, scsi_read_capacity_10},
-    {0x28, SCSI_ANY, scsi_read},
-    {0x2a, SCSI_DISKS, scsi_write},
-    {0x2f, SCSI_DISKS, scsi_verify},
-    {0x35, SCSI_ANY, scsi_flush},
-    {0x43, SCSI_CDROMS, scsi_read_toc},
-    {0x46, SCSI_CDROMS, scsi_get_configuration},
-    {0x4a, SCSI_CDROMS, scsi_get_event_status},
-    {0x5a, SCSI_ANY, scsi_mode_sense},
-    {0x88, SCSI_DISKS, scsi_read},
-    {0x8a, SCSI_DISKS, scsi_write},
-    {0x8f, SCSI_DISKS, scsi_verify},
-    {0x91, SCSI_ANY, scsi_flush},
-    {0x9e, SCSI_DISKS, scsi_read_capacity_16}, /* SERVICE ACTION IN(16) */
-    {0xa0, SCSI_ANY, scsi_report_luns},
-    {0xa8, SCSI_ANY, scsi_read},
-    {0xaa, SCSI_DISKS, scsi_write},
+static const struct scsi_row scsi_rows[] = {
+    {0x00, SCSI_ANY, true, scsi_nothing}, /* TEST UNIT READY */
+    {0x03, SCSI_ANY, false, scsi_request_sense},
+    {0x08, SCSI_DISKS, true, scsi_read},  /* READ(6) */
+    {0x0a, SCSI_DISKS, true, scsi_write}, /* WRITE(6) */
+    {0x12, SCSI_ANY, false, scsi_inquiry},
+    {0x1a, SCSI_ANY, false, scsi_mode_sense},
+    {0x1b, SCSI_DISKS, false, scsi_nothing}, /* START STOP UNIT: a disk has nothing to stop */
+    {0x1e, SCSI_DISKS, false, scsi_nothing}, /* PREVENT ALLOW MEDIUM REMOVAL */
+    {0x25, SCSI_ANY, true, scsi_read_capacity_10},
+    {0x28, SCSI_ANY, true, scsi_read},
+    {0x2a, SCSI_DISKS, true, scsi_write},
+    {0x2f, SCSI_DISKS, true, scsi_verify},
+    {0x35, SCSI_ANY, true, scsi_flush},
+    {0x5a, SCSI_ANY, false, scsi_mode_sense},
+    {0x88, SCSI_DISKS, true, scsi_read},
+    {0x8a, SCSI_DISKS, true, scsi_write},
+    {0x8f, SCSI_DISKS, true, scsi_verify},
+    {0x91, SCSI_ANY, true, scsi_flush},
+    {0x9e, SCSI_DISKS, true, scsi_read_capacity_16}, /* SERVICE ACTION IN(16) */
+    {0xa0, SCSI_ANY, false, scsi_report_luns},
+    {0xa8, SCSI_ANY, true, scsi_read},
+    {0xaa, SCSI_DISKS, true, scsi_write},
 };
 #define UNMAP 0x42u
 
-void scsi_disk_execute(const struct scsi_disk *disk, const uint8_t cdb[SCSI_CDB_BYTES], const uint8_t *out, size_t out_bytes,
+static const struct scsi_row *scsi_find_row(const struct scsi_disk *disk, uint8_t opcode)
+{
+    for (unsigned i = 0; i < sizeof(scsi_rows) / sizeof(scsi_rows[0]); i++) {
+        if (scsi_rows[i].opcode == opcode && !(scsi_rows[i].kind == SCSI_DISKS && disk->cdrom)) {
+            return &scsi_rows[i];
+        }
+    }
+    for (unsigned i = 0; i < mmc_row_count && disk->cdrom; i++) {
+        if (mmc_rows[i].opcode == opcode) {
+            return &mmc_rows[i];
+        }
+    }
+    return NULL;
+}
+
+/* Commands that report a unit attention by themselves, or leave it to others (SPC-4, 5.14; MMC-6, 4.1.6). */
+static bool scsi_passes_attention(uint8_t opcode)
+{
+    return opcode == 0x03 || opcode == 0x12 || opcode == 0xa0 || opcode == 0x46 || opcode == 0x4a;
+}
+
+void scsi_disk_execute(struct scsi_disk *disk, const uint8_t cdb[SCSI_CDB_BYTES], const uint8_t *out, size_t out_bytes,
                        struct scsi_command *command)
 {
     memset(command, 0, sizeof(*command));
+    if (disk->attention != 0 && !scsi_passes_attention(cdb[0])) {
+        scsi_fail(command, SENSE_UNIT_ATTENTION, disk->attention);
+        disk->attention = 0;
+        return;
+    }
     if (cdb[0] == UNMAP && !disk->cdrom) {
         scsi_unmap(disk, cdb, out, out_bytes, command);
         return;
     }
-    for (unsigned i = 0; i < sizeof(scsi_commands) / sizeof(scsi_commands[0]); i++) {
-        bool ours = scsi_commands[i].kind == SCSI_ANY || (scsi_commands[i].kind == SCSI_CDROMS) == disk->cdrom;
-        if (scsi_commands[i].opcode == cdb[0] && ours) {
-            scsi_commands[i].execute(disk, cdb, command);
-            return;
-        }
+    const struct scsi_row *row = scsi_find_row(disk, cdb[0]);
+    if (row == NULL) {
+        scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_OPCODE);
+    } else if (row->medium && !scsi_ready(disk)) {
+        scsi_fail(command, SENSE_NOT_READY, disk->tray_open ? ASC_MEDIUM_NOT_PRESENT_TRAY_OPEN : ASC_MEDIUM_NOT_PRESENT);
+    } else {
+        row->execute(disk, cdb, command);
     }
-    scsi_fail(command, SENSE_ILLEGAL_REQUEST, ASC_INVALID_OPCODE);
 }
 
 void scsi_disk_failed(struct scsi_command *command, int result)
@@ -508,4 +421,9 @@ void scsi_disk_failed(struct scsi_command *command, int result)
     } else {
         scsi_fail(command, SENSE_MEDIUM_ERROR, ASC_IO_ERROR);
     }
+}
+
+void scsi_disk_aborted(struct scsi_command *command)
+{
+    scsi_fail(command, SENSE_ABORTED_COMMAND, ASC_DATA_PHASE_ERROR);
 }
