@@ -8,11 +8,11 @@
 #   CACHE/686-pae/vmlinuz    linux-image-686-pae, for i386
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
-#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI, UEFI's variables
 #   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
 #   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
 #   CACHE/debian/cloud.qcow2, vmlinuz-cloud, initrd-cloud    what `kage image debian` makes, and its kernel; root and debian have no passwords
-#   CACHE/debian/generic.qcow2    the same with the generic kernel, for AHCI (debian-generic); only where it is named
+#   CACHE/debian/generic.qcow2    the same with the generic kernel, for AHCI (debian-generic)
 #   CACHE/installer/linux, initrd.gz    Debian's installer, of debian-installer-12-netboot-amd64
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
 # KAGE (build/kage) makes the Debian images, which are made anew when what makes them has changed.
@@ -37,12 +37,12 @@ have() {
 	busybox) [ -x "$cache/busybox" ] ;;
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
-	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
+	modules) [ -s "$cache/cloud/modules/efivarfs.ko" ] ;;
+	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
+	fio) [ -s "$cache/fio/disk.img" ] ;;
 	debian) have_image cloud ;;
 	debian-generic) have_image generic ;;
 	installer) [ -s "$cache/installer/initrd.gz" ] ;;
-	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
-	fio) [ -s "$cache/fio/disk.img" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
 }
@@ -190,8 +190,22 @@ for part; do
 		mkdir -p "$cache/cloud/modules"
 		for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio_blk failover \
 			net_failover virtio_net virtio_console scsi_common scsi_mod sd_mod cdrom sr_mod \
-			virtio_scsi virtio-rng; do
+			virtio_scsi virtio-rng efivarfs; do
 			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
+		done
+		continue
+		;;
+	fio)
+		make_fio || { echo "fetch-guest: no fio" >&2; exit 1; }
+		continue
+		;;
+	ata)
+		[ -s "$cache/generic/package" ] || "$0" generic
+		unpack "$(cat "$cache/generic/package")" "$work/root"
+		mkdir -p "$cache/generic/modules"
+		for module in scsi_common scsi_mod crc64 crc64-rocksoft t10-pi sd_mod cdrom sr_mod libata ata_piix libahci crc16 mbcache jbd2 \
+			crc32c_generic crct10dif_common crct10dif_generic crc-t10dif ext4 isofs ahci; do
+			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/generic/modules/" \;
 		done
 		continue
 		;;
@@ -212,20 +226,6 @@ for part; do
 		rm -rf "$work/root"
 		continue
 		;;
-	fio)
-		make_fio || { echo "fetch-guest: no fio" >&2; exit 1; }
-		continue
-		;;
-	ata)
-		[ -s "$cache/generic/package" ] || "$0" generic
-		unpack "$(cat "$cache/generic/package")" "$work/root"
-		mkdir -p "$cache/generic/modules"
-		for module in scsi_common scsi_mod crc64 crc64-rocksoft t10-pi sd_mod cdrom sr_mod libata ata_piix libahci crc16 mbcache jbd2 \
-			crc32c_generic crct10dif_common crct10dif_generic crc-t10dif ext4 isofs ahci; do
-			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/generic/modules/" \;
-		done
-		continue
-		;;
 	cloud) meta=linux-image-cloud-amd64 ;;
 	generic) meta=linux-image-amd64 ;;
 	busybox)
@@ -234,7 +234,7 @@ for part; do
 		mv "$work/busybox" "$cache/busybox"
 		continue
 		;;
-	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest, modules, debian, debian-generic, installer)" >&2; exit 1 ;;
+	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest, modules, ata, debian, debian-generic, installer, fio)" >&2; exit 1 ;;
 	esac
 	package=$(real_kernel "$meta")
 	[ -n "$package" ] || { echo "fetch-guest: $meta does not say which kernel it stands for" >&2; exit 1; }

@@ -218,10 +218,10 @@ static void ide_bm_write_byte(struct ide_channel *channel, unsigned offset, uint
 
 static uint8_t ide_bm_read_byte(const struct ide_channel *channel, unsigned offset)
 {
-    return offset == BMIC     ? channel->bmic
-           : offset == BMIS   ? channel->bmis
-           : offset >= BMIDTP ? (uint8_t)(channel->bmidtp >> (offset - BMIDTP) * 8)
-                              : 0;
+    if (offset >= BMIDTP) {
+        return (uint8_t)(channel->bmidtp >> (offset - BMIDTP) * 8);
+    }
+    return offset == BMIC ? channel->bmic : offset == BMIS ? channel->bmis : (uint8_t)0;
 }
 
 static uint64_t ide_bm_read(void *self, uint64_t offset, unsigned size)
