@@ -51,7 +51,7 @@ fuzz() {
 	: >"$work/log"
 	# shellcheck disable=SC2086
 	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
-		"tests/fuzz/fuzz_$_name.c" "$@" -luring -lz -llzma -llz4 -lzstd -lpthread -o "$fuzz/fuzz_$_name" >"$work/log" 2>&1 &&
+		"tests/fuzz/fuzz_$_name.c" "$@" -luring -lnbd -lz -llzma -llz4 -lzstd -lpthread -o "$fuzz/fuzz_$_name" >"$work/log" 2>&1 &&
 		{ [ -z "${FUZZ_QCOW2_SEEDS:-}" ] || "$fuzz/fuzz_$_name" >"$work/log" 2>&1; } &&
 		"$fuzz/fuzz_$_name" $_options -max_total_time="$_seconds" -artifact_prefix="$fuzz/" "$fuzz/corpus-$_name" >"$work/log" 2>&1; then
 		passed=$((passed + 1))
@@ -106,8 +106,9 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	fuzz ahci "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
 
 	# Disk images: operations on damaged ones. What is said about them is not wanted.
-	FUZZ_QCOW2_SEEDS=$fuzz/corpus-qcow2 fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c \
-		vmm/block/qcow2*.c vmm/block/node.c vmm/block/raw.c vmm/block/file.c vmm/block/lock.c vmm/util/error.c
+	export FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2"
+	fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c \
+		vmm/block/raw.c vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c
 else
 	skipped=6
 	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of virtio, IDE, AHCI and qcow2 are skipped"

@@ -141,12 +141,6 @@ void img_json_string(const char *text)
     putchar('"');
 }
 
-int img_parse_output(const char *text, bool *json)
-{
-    *json = strcmp(text, "json") == 0;
-    return *json || strcmp(text, "human") == 0 ? 0 : img_fail("--output must be used with human or json as argument.");
-}
-
 int img_parse_cache(const char *text, struct node_options *options)
 {
     struct block_config config = {0};
