@@ -144,6 +144,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         }
         fuzz_start(i);
     }
+    ahci->function.config[PCI_COMMAND] = PCI_COMMAND_MASTER;
+    ahci->function.written(ahci, PCI_COMMAND, 1);
     hba_write(0x04, 2, 4);
     while (input.left > 0) {
         fuzz_step(&input);

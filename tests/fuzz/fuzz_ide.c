@@ -131,7 +131,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
             abort();
         }
     }
-    ide->function.config[PCI_COMMAND] = PCI_COMMAND_IO;
+    ide->function.config[PCI_COMMAND] = PCI_COMMAND_IO | PCI_COMMAND_MASTER;
     ide->function.config[0x41] = ide->function.config[0x43] = 0x80;
     ide->function.written(ide, 0x40, 4);
     while (input.left > 0) {

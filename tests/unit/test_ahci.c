@@ -85,6 +85,12 @@ static void start(unsigned which)
     set(PIE, 0x7dc000ff);
 }
 
+static void set_master(bool on)
+{
+    ahci->function.config[PCI_COMMAND] = on ? PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER : PCI_COMMAND_MEMORY;
+    ahci->function.written(ahci, PCI_COMMAND, 2);
+}
+
 static int setup(void **state)
 {
     struct error error;
@@ -101,6 +107,7 @@ static int setup(void **state)
     hba_write(GHC, 0x80000002);
     messages = 0;
     start(0);
+    set_master(true);
     return 0;
 }
 
@@ -245,6 +252,16 @@ static void test_commands(void **state)
     issue(1);
     assert_int_equal(get(CI), 0);
     assert_int_equal(get(TFD) & 1, 0);
+    /* Without the right to master the bus nothing is read or written. */
+    set_master(false);
+    FILL(0, .code = 0xec, .bytes = 512);
+    memset(data, 0, 512);
+    issue(1);
+    assert_int_equal(get(CI), 1);
+    assert_int_equal(data[75 * 2], 0);
+    set_master(true);
+    assert_int_equal(get(CI), 0);
+    assert_int_equal(data[75 * 2], 31);
     /* Several that are not queued: one after the other. */
     for (unsigned i = 0; i < 32; i++) {
         FILL(i, .code = 0x25, .device = 0x40, .lba = i * 8, .count = 8, .bytes = 4096);

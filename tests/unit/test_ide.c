@@ -359,6 +359,16 @@ static void test_dma(void **state)
     assert_int_equal(bm_status() & 7, 5);
     bm_write(0, 1, 0);
     assert_int_equal(bm_status() & 7, 4);
+    /* Not before it may master the bus. */
+    memset(memory + DATA_GPA, 0, 512);
+    config_write(PCI_COMMAND, PCI_COMMAND_IO);
+    command(0xc8, 1, 1);
+    bm_start(true);
+    assert_int_equal(finish(), ATA_BSY);
+    config_write(PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
+    assert_int_equal(finish(), READY);
+    assert_memory_equal(memory + DATA_GPA, shadow + 512, 512);
+    bm_write(0, 1, 0);
     /* To the disk. */
     memset(memory + DATA_GPA, 0x5a, 0x2000);
     prd(0, DATA_GPA, 0x2000, true);
