@@ -109,7 +109,7 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	: >"$work/log"
 	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 		-Iinclude -Ivmm tests/fuzz/fuzz_qcow2.c tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c vmm/block/raw.c \
-		vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c -lnbd -lz -lzstd -lpthread -o "$fuzz/fuzz_qcow2" &&
+		vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c -lnbd -lz -lzstd -lpthread -o "$fuzz/fuzz_qcow2" &&
 		FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2" "$fuzz/fuzz_qcow2" >"$work/log" 2>&1 &&
 		"$fuzz/fuzz_qcow2" -max_len=131072 -timeout=20 -rss_limit_mb=4096 -max_total_time="$FUZZ_QCOW2_SECONDS" -artifact_prefix="$fuzz/" \
 			"$fuzz/corpus-qcow2" >"$work/log" 2>&1; then
