@@ -4,19 +4,21 @@
 # BENCH_RUNS (5); boot from exec to init's first line; memory; code expansion. Then two threads on one processor and on
 # two, the compute programs in 32-bit code, SeaBIOS from exec to the end of its search for a boot device, the same QEMU with
 # TCG and on libkage, and what exits cost a KVM client. Writes the
-# tables between the markers of docs/performance.md, and prints them. Never judges a time. The set mmu is mmu.sh's, with a page of its own.
-# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits mmu),
+# tables between the markers of docs/performance.md, and prints them. Never judges a time. The set mmu is mmu.sh's, with a page of its own, the set disk disk.sh's.
+# Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits mmu disk),
 # BENCH_ONLY (names in main), BENCH_OUT, BENCH_TIMEOUT (seconds a boot), BIOS.
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
 : "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=600}"
-: "${BENCH_SETS:=main smp i386 firmware qemu exits mmu}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
+: "${BENCH_SETS:=main smp i386 firmware qemu exits mmu disk}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 export KAGE BENCH_RUNS BENCH_TIMEOUT
 case " $BENCH_SETS " in *" mmu "*) bench/mmu.sh "$build" ;; esac
-[ "$BENCH_SETS" != mmu ] || exit 0
+case " $BENCH_SETS " in *" disk "*) bench/disk.sh "$build" ;; esac
+others=$(echo " $BENCH_SETS " | sed 's/ mmu / /; s/ disk / /')
+[ -n "${others# }" ] || exit 0
 memory=512
 bench=$build/bench/kage-bench
 stamp=$build/bench/kage-stamp

@@ -3,7 +3,8 @@
 # `make soak`, for SOAK_MINUTES (30): boot, parallel stress, reboot by the guest, again, in one kage that builds its machine anew
 # each time; on each board, kernel and number of processors of the table below in turn, for SOAK_CYCLES (5) boots. Between the
 # turns, for each MMU, page tables that change under several processors and permissions of pages (tests/guest), other samples of
-# them each time, and the system tests; the stress of mmu.sh for 20 seconds a boot; and random work on disk images. Stops at the first failure, or at a boot that takes longer than
+# them each time, and the system tests; the stress of mmu.sh for 20 seconds a boot; random work on disk images, and kage killed
+# 50 times under guests that write. Stops at the first failure, or at a boot that takes longer than
 # SOAK_LIMIT (180) seconds, and keeps what it printed. Usage: soak.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -115,6 +116,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		[ "$(date +%s)" -lt "$end" ] || break
 		"$1/tests/block/block-$program" -s $((10000 + rounds * 1000)) -n 300 >"$work/log" 2>&1 || failed "block-$program failed"
 	done
+	[ "$(date +%s)" -ge "$end" ] || KILLS=50 KILL_SEED=$((20000 + rounds * 1000)) tests/system/kill.sh >"$work/log" 2>&1 || failed "tests/system/kill.sh failed"
 	[ "$(date +%s)" -ge "$end" ] || tests/system/mmu.sh >"$work/log" 2>&1 || failed "tests/system/mmu.sh failed"
 	rounds=$((rounds + 1))
 	echo "soak: round $rounds: $cycles boots, $(($(date +%s) - started)) s"

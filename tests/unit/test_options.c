@@ -160,9 +160,11 @@ static void test_refused(void **state)
         const char *says;
     } rows[] = {
         {{"-frobnicate"}, "-frobnicate"},
-        {{"disk.img"}, "disk.img"},
+        {{"disk.img", "other.img"}, "there is an image already, disk.img"},
+        {{"disk.img,format=vhd2,color=blue"}, "color"},
+        {{"disk.img", "-machine", "microvm"}, "no kernel"},
         {{"-"}, "-"},
-        {{""}, "option"},
+        {{""}, "'': expected an image or an option"},
         {{"-kernel"}, "needs an argument"},
         {{"-nographic"}, "-kernel"},
         {{"-m", "0"}, "-m 0"},
@@ -249,6 +251,41 @@ static void test_refused(void **state)
     }
 }
 
+/* An image without an option, and what it brings with it. */
+static void test_image(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("a=b.qcow2"), 0);
+    assert_string_equal(options.image, "a=b.qcow2");
+    assert_string_equal(options.drives[0].values.file, "a=b.qcow2");
+    assert_string_equal(options.drives[0].values.format, "qcow2");
+    assert_int_equal(options.drives[0].values.interface, DRIVE_IF_VIRTIO);
+    assert_false(options.image_format_said);
+    assert_string_equal(options.machine, "pc");
+    assert_int_equal(options.smp.cpus, 2);
+    assert_true(options.ram_bytes == UINT64_C(1) << 30);
+    assert_string_equal(options.serial[0], "mon:stdio");
+    assert_string_equal(device("virtio-blk-pci")->drive, "drive0");
+    assert_non_null(device("virtio-rng-pci"));
+
+    assert_int_equal(PARSE("-m", "2G", "d.raw,format=raw,if=none,id=x,discard=ignore", "-smp", "4", "-device", "virtio-scsi", "-device",
+                           "scsi-hd,drive=x", "-nodefaults"),
+                     0);
+    assert_string_equal(options.drives[0].values.format, "raw");
+    assert_true(options.image_format_said);
+    assert_int_equal(options.smp.cpus, 4);
+    assert_true(options.ram_bytes == UINT64_C(2) << 30);
+    assert_null(device("virtio-blk-pci"));
+    assert_null(device("virtio-rng-pci"));
+
+    assert_int_equal(PARSE("d.qcow2", "-machine", "microvm", "-kernel", "k", "-drive", "file=e,format=raw"), 0);
+    assert_string_equal(options.machine, "microvm");
+    assert_int_equal(options.drive_count, 2);
+    assert_non_null(device("virtio-blk-device"));
+    assert_int_equal(PARSE("-kernel", "k"), 0);
+    assert_int_equal(options.smp.cpus, 1);
+}
+
 static void test_long_part(void **state)
 {
     char text[1000];
@@ -307,6 +344,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_taken),     cmocka_unit_test(test_firmware), cmocka_unit_test(test_refused), cmocka_unit_test(test_drives),
+        cmocka_unit_test(test_image),
         cmocka_unit_test(test_long_part), cmocka_unit_test(test_size),     cmocka_unit_test(test_escape_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,9 @@
  * refused with a status; what is no request and ends in DEVICE_NEEDS_RESET; resize; reset with requests under way.
  */
 #include <setjmp.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -351,6 +355,12 @@ static void *reset(void *opaque)
     return NULL;
 }
 
+static void *reset_first(void *opaque)
+{
+    virtio_reset_queue(opaque, virtio_queue(opaque, 0));
+    return NULL;
+}
+
 /* The vCPU waits until the disk has finished: nothing is written into guest memory afterwards. */
 static void test_reset(void **state)
 {
@@ -382,6 +392,199 @@ static void test_reset(void **state)
     driver_add(&driver, pieces, 3, false);
     virtio_kick_queue(device, 0);
     serve();
+}
+
+/* ---- werror, rerror ---- */
+
+static struct run_watch *watched;
+static unsigned stops;
+
+static void run_stop(void *opaque, enum run_state state, const char *text)
+{
+    (void)opaque;
+    assert_int_equal(state, RUN_STATE_IO_ERROR);
+    assert_non_null(strstr(text, path));
+    stops++;
+}
+
+static void run_watch(void *opaque, struct run_watch *watch)
+{
+    (void)opaque;
+    watched = watch;
+}
+
+static void run_unwatch(void *opaque, struct run_watch *watch)
+{
+    (void)opaque;
+    assert_ptr_equal(watched, watch);
+    watched = NULL;
+}
+
+static const struct run_control run_control = {.stop = run_stop, .watch = run_watch, .unwatch = run_unwatch};
+
+/* Writes behind half of the disk fail from now on (EFBIG), or do not. */
+static void limit_file(bool on)
+{
+    struct rlimit limit;
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = on ? DISK_BYTES / 2 : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void renew(struct disk_errors errors, bool packed)
+{
+    struct virtio_blk_config config = config_default();
+    config.errors = errors;
+    virtio_blk_free(blk);
+    new_device(&config);
+    start(packed ? 0 : VIRTIO_F_RING_PACKED);
+}
+
+/* Writes of one sector each, from `sector` on. */
+static void write_some(uint64_t sector, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct piece pieces[3] = {{HEADER_GPA + 16 * i, 16, false}, {DATA_GPA + 512 * i, 512, false}, {STATUS_GPA + i, 1, true}};
+        const uint64_t header[2] = {OUT, sector + i};
+        memcpy(gpa(HEADER_GPA + 16 * i), header, 16);
+        memset(gpa(DATA_GPA + 512 * i), (int)(sector + i), 512);
+        driver_add(&driver, pieces, 3, false);
+    }
+    memset(gpa(STATUS_GPA), 0xff, count);
+    virtio_kick_queue(device, 0);
+    serve();
+    block_drain(block);
+}
+
+static unsigned take_all(unsigned status)
+{
+    uint16_t id;
+    uint32_t written;
+    unsigned taken = 0;
+    for (; driver_take(&driver, &id, &written); taken++) {
+        assert_int_equal(*(uint8_t *)gpa(STATUS_GPA + taken), status);
+    }
+    return taken;
+}
+
+/* A request that has failed waits until the machine goes on, and is made again; a reset gives it up. */
+static void test_stop(void **state)
+{
+    const uint64_t far = DISK_SECTORS / 2 + 100;
+    uint8_t sector[512];
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        renew((struct disk_errors){DISK_ERROR_STOP, DISK_ERROR_REPORT, &run_control}, packed);
+        limit_file(true);
+        stops = 0;
+        write_some(far, 8);
+        assert_int_equal(take_all(0), 0);
+        assert_int_equal(stops, 8);
+        assert_int_equal(driver.queue->in_flight, 8);
+        watched->changed(watched->opaque, false);
+        block_drain(block);
+        assert_int_equal(stops, 8);
+        watched->changed(watched->opaque, true); /* too early: it stops again */
+        block_drain(block);
+        assert_int_equal(stops, 16);
+        assert_int_equal(take_all(0), 0);
+        limit_file(false);
+        watched->changed(watched->opaque, true);
+        block_drain(block);
+        assert_int_equal(take_all(0), 8);
+        for (unsigned i = 0; i < 8; i++) {
+            block_read(block, (far + i) * 512, sector, 512);
+            assert_int_equal(sector[511], (uint8_t)(far + i));
+        }
+        /* Bus mastering is taken away, and a reset: nobody waits any more. */
+        limit_file(true);
+        write_some(far, 3);
+        virtio_set_master(device, false);
+        assert_int_equal(take_all(1), 3);
+        virtio_set_master(device, true);
+        write_some(far, 3);
+        assert_int_equal(driver.queue->in_flight, 3);
+        virtio_set_status(device, 0);
+        assert_int_equal(device->queues[0].in_flight, 0);
+        watched->changed(watched->opaque, true);
+        block_drain(block);
+        limit_file(false);
+    }
+    assert_int_equal(virtio_status(device), 0);
+}
+
+static void test_error_actions(void **state)
+{
+    const uint64_t far = DISK_SECTORS / 2 + 100;
+    const struct disk_errors full = {DISK_ERROR_ENOSPC, DISK_ERROR_STOP, &run_control}, nobody = {DISK_ERROR_STOP, DISK_ERROR_IGNORE, NULL};
+    (void)state;
+    assert_int_equal(disk_error_action(&full, false, -ENOSPC), DISK_ERROR_STOP);
+    assert_int_equal(disk_error_action(&full, false, -EIO), DISK_ERROR_REPORT);
+    assert_int_equal(disk_error_action(&full, true, -EIO), DISK_ERROR_STOP);
+    assert_int_equal(disk_error_action(&nobody, false, -EIO), DISK_ERROR_REPORT);
+    assert_int_equal(disk_error_action(&nobody, true, -EIO), DISK_ERROR_IGNORE);
+    static const enum disk_error_action actions[] = {DISK_ERROR_REPORT, DISK_ERROR_IGNORE, DISK_ERROR_ENOSPC};
+    for (unsigned i = 0; i < 3; i++) {
+        renew((struct disk_errors){actions[i], DISK_ERROR_REPORT, &run_control}, i % 2 != 0);
+        limit_file(true);
+        stops = 0;
+        write_some(far, 4);
+        limit_file(false);
+        assert_int_equal(stops, 0);
+        assert_int_equal(take_all(actions[i] == DISK_ERROR_IGNORE ? 0 : 1), 4);
+    }
+}
+
+/* Several queues at once, each with its requests, and a reset of one of them while the others work. */
+static void test_queues(void **state)
+{
+    struct driver drivers[2];
+    uint16_t id;
+    uint32_t written;
+    (void)state;
+    assert_true(driver_negotiate(device, device->offered));
+    for (unsigned q = 0; q < 2; q++) {
+        driver_init_queue(&drivers[q], device, q, 64);
+    }
+    driver_ok(device);
+    put_header(IN, 8);
+    for (unsigned round = 0; round < 20; round++) {
+        for (unsigned q = 0; q < 2; q++) {
+            for (unsigned i = 0; i < 8; i++) {
+                struct piece pieces[3] = {{HEADER_GPA, 16, false}, {DATA_GPA + (q * 8 + i) * 4096, 4096, true}, {STATUS_GPA + q * 8 + i, 1, true}};
+                driver_add(&drivers[q], pieces, 3, i % 2 == 0);
+            }
+            virtio_kick_queue(device, q);
+        }
+        serve();
+        assert_int_equal(device->queues[0].in_flight, 8);
+        assert_int_equal(device->queues[1].in_flight, 8);
+        block_drain(block);
+        for (unsigned q = 0; q < 2; q++) {
+            for (unsigned i = 0; i < 8; i++) {
+                assert_true(driver_take(&drivers[q], &id, &written));
+                assert_memory_equal(gpa(DATA_GPA + (q * 8 + i) * 4096), shadow + 4096, 4096);
+            }
+        }
+        memset(gpa(DATA_GPA), 0, 16 * 4096);
+    }
+    /* Nothing comes back to a queue that was reset. */
+    pthread_t thread;
+    for (unsigned q = 0; q < 2; q++) {
+        struct piece pieces[3] = {{HEADER_GPA, 16, false}, {DATA_GPA + q * 4096, 4096, true}, {STATUS_GPA + q, 1, true}};
+        driver_add(&drivers[q], pieces, 3, false);
+        virtio_kick_queue(device, q);
+    }
+    serve();
+    assert_int_equal(pthread_create(&thread, NULL, reset_first, device), 0);
+    while (!*(volatile bool *)&device->queues[0].resetting) {
+        sched_yield();
+    }
+    block_drain(block);
+    pthread_join(thread, NULL);
+    assert_false(device->queues[0].enabled);
+    assert_true(driver_take(&drivers[1], &id, &written));
 }
 
 /* ---- rng ---- */
@@ -454,7 +657,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_data, setup, teardown),      cmocka_unit_test_setup_teardown(test_statuses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only, setup, teardown), cmocka_unit_test_setup_teardown(test_no_request, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),    cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_rng, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stop, setup, teardown),      cmocka_unit_test_setup_teardown(test_error_actions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_queues, setup, teardown),    cmocka_unit_test_setup_teardown(test_rng, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

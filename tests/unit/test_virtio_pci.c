@@ -375,6 +375,19 @@ static void test_modern(void **state)
     assert_false(pirq_level[pirq_of(5, 0)]);
     assert_int_equal(bus_read(&mmio, MODERN_GPA + 0x1000, 1), 0);
 
+    /* Without Bus Master Enable nothing is read or written; what was made available meanwhile is taken afterwards. */
+    put(SLOT, 4, 2, 3);
+    driver_add(&driver, &piece, 1, false);
+    bus_write(&mmio, MODERN_GPA + 0x3004, 2, 1);
+    notified = 0;
+    serve();
+    assert_int_equal(notified, 0);
+    assert_false(driver_take(&driver, &id, &written));
+    assert_int_equal(virtio_status(&device) & VIRTIO_STATUS_DEVICE_NEEDS_RESET, 0);
+    put(SLOT, 4, 2, 7);
+    serve();
+    assert_true(driver_take(&driver, &id, &written));
+
     /* The queue alone is reset, and is another one then. */
     bus_write(&mmio, COMMON(0x3a), 2, 1);
     assert_int_equal(bus_read(&mmio, COMMON(0x3a), 2), 0);

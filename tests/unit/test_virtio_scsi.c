@@ -86,6 +86,12 @@ static void serve(void)
     block_drain(block);
 }
 
+static void *reset_device(void *opaque)
+{
+    virtio_set_status(opaque, 0);
+    return NULL;
+}
+
 struct answer {
     unsigned response, status, key, code;
     uint32_t residual, written;
@@ -303,6 +309,141 @@ static void test_control(void **state)
     assert_int_equal(control.queue->in_flight, 0);
 }
 
+/* A task management function to a unit's tasks; `tag`: of the one. */
+static void manage(struct driver *control, uint8_t target, uint32_t subtype, uint64_t tag)
+{
+    struct {
+        uint32_t type, subtype;
+        uint8_t lun[8];
+        uint64_t tag;
+    } function = {0, subtype, {1, target, 0x40, 0}, tag};
+    const struct piece pieces[2] = {{DATA_GPA + 0x10000, 24, false}, {DATA_GPA + 0x10100, 1, true}};
+    memcpy(gpa(DATA_GPA + 0x10000), &function, sizeof(function));
+    *(uint8_t *)gpa(DATA_GPA + 0x10100) = 0xee;
+    driver_add(control, pieces, 2, false);
+    virtio_kick_queue(device, 0);
+    device->queues[0].kick.ready(device->queues[0].kick.opaque, 0);
+}
+
+/* Reads of block 1 with tags 1 to `count`, which the disk has, and which are not done before it is drained. */
+static void begin_reads(unsigned count)
+{
+    memset(gpa(HEADER_GPA), 0, 64 * count);
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t *header = gpa(HEADER_GPA + 64 * i);
+        const struct piece pieces[3] = {{HEADER_GPA + 64 * i, 51, false}, {RESPONSE_GPA + 128 * i, 108, true}, {DATA_GPA + 512 * i, 512, true}};
+        header[0] = 1;
+        header[1] = 3;
+        header[2] = 0x40;
+        header[8] = (uint8_t)(i + 1);
+        memcpy(header + 19, (const uint8_t[]){0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0}, 10);
+        driver_add(&driver, pieces, 3, false);
+    }
+    virtio_kick_queue(device, 2);
+    device->queues[2].kick.ready(device->queues[2].kick.opaque, 0);
+}
+
+static uint8_t response_of(unsigned task)
+{
+    return *(uint8_t *)gpa(RESPONSE_GPA + 128 * task + 11);
+}
+
+static void test_task_management(void **state)
+{
+    enum { ABORT_TASK = 0, ABORT_TASK_SET = 1, LOGICAL_UNIT_RESET = 5, QUERY_TASK = 6, QUERY_TASK_SET = 7 };
+    const uint8_t *answer = gpa(DATA_GPA + 0x10100);
+    struct driver control;
+    uint16_t id;
+    uint32_t written;
+    (void)state;
+    assert_true(driver_negotiate(device, device->offered));
+    driver_init_queue(&control, device, 0, 8);
+    driver_init_queue(&driver, device, 2, 64);
+    driver_ok(device);
+
+    begin_reads(4);
+    manage(&control, 3, QUERY_TASK, 2);
+    assert_true(driver_take(&control, &id, &written));
+    assert_int_equal(*answer, 10);
+    manage(&control, 3, QUERY_TASK, 9);
+    assert_true(driver_take(&control, &id, &written));
+    assert_int_equal(*answer, 0);
+    manage(&control, 3, 77, 2);
+    assert_true(driver_take(&control, &id, &written));
+    assert_int_equal(*answer, 11);
+    /* One is called back: the function waits for it, the others end as ever. */
+    manage(&control, 3, ABORT_TASK, 2);
+    assert_false(driver_take(&control, &id, &written));
+    block_drain(block);
+    assert_true(driver_take(&control, &id, &written));
+    assert_int_equal(*answer, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_true(driver_take(&driver, &id, &written));
+        assert_int_equal(response_of(i), i == 1 ? 2 : 0);
+    }
+    /* Nothing to call back. */
+    manage(&control, 3, ABORT_TASK_SET, 0);
+    assert_true(driver_take(&control, &id, &written));
+    assert_int_equal(*answer, 0);
+    /* All of the unit: they say so, and the next command finds that it was reset. */
+    begin_reads(3);
+    manage(&control, 3, LOGICAL_UNIT_RESET, 0);
+    manage(&control, 3, QUERY_TASK_SET, 0);
+    block_drain(block);
+    assert_true(driver_take(&control, &id, &written));
+    assert_true(driver_take(&control, &id, &written));
+    for (unsigned i = 0; i < 3; i++) {
+        assert_true(driver_take(&driver, &id, &written));
+        assert_int_equal(response_of(i), 4);
+    }
+    expect_sense(COMMAND(0, 0, 0x00, 0, 0, 0, 0, 0), 6, 0x2900);
+    assert_int_equal(COMMAND(0, 0, 0x00, 0, 0, 0, 0, 0).status, 0);
+    /* A reset of the device with a function under way. */
+    begin_reads(2);
+    manage(&control, 3, ABORT_TASK_SET, 0);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, reset_device, device), 0);
+    block_drain(block);
+    pthread_join(thread, NULL);
+    assert_int_equal(virtio_status(device), 0);
+}
+
+static void test_resize(void **state)
+{
+    struct driver events;
+    struct error error;
+    uint16_t id;
+    uint32_t written;
+    const struct piece piece = {DATA_GPA, 16, true};
+    const struct {
+        uint32_t event;
+        uint8_t lun[8];
+        uint32_t reason;
+    } *event = gpa(DATA_GPA);
+    (void)state;
+    assert_true(driver_negotiate(device, device->offered));
+    driver_init_queue(&events, device, 1, 8);
+    driver_init_queue(&driver, device, 2, 64);
+    driver_ok(device);
+    driver_add(&events, &piece, 1, false);
+    virtio_kick_queue(device, 1);
+    serve();
+    assert_int_equal(block_resize(block, DISK_BYTES * 2, &error), 0);
+    assert_true(driver_take(&events, &id, &written));
+    assert_int_equal(written, 16);
+    assert_int_equal(event->event, 3);
+    assert_int_equal(event->reason, 0x092a);
+    assert_memory_equal(event->lun, ((const uint8_t[]){1, 3, 0x40, 0, 0, 0, 0, 0}), 8);
+    COMMAND(0, 8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    assert_memory_equal(gpa(DATA_GPA), ((const uint8_t[]){0, 0, 0x0f, 0xff, 0, 0, 2, 0}), 8);
+    /* Without a buffer: the next one says that something was missed. */
+    assert_int_equal(block_resize(block, DISK_BYTES * 3, &error), 0);
+    driver_add(&events, &piece, 1, false);
+    assert_int_equal(block_resize(block, DISK_BYTES, &error), 0);
+    assert_true(driver_take(&events, &id, &written));
+    assert_int_equal(event->event, 0x80000003u);
+}
+
 static void test_no_request(void **state)
 {
     (void)state;
@@ -332,6 +473,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_tells, setup, teardown),   cmocka_unit_test_setup_teardown(test_data, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unmap, setup, teardown),   cmocka_unit_test_setup_teardown(test_cdrom, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_task_management, setup, teardown), cmocka_unit_test_setup_teardown(test_resize, setup, teardown),
         cmocka_unit_test_setup_teardown(test_control, setup, teardown), cmocka_unit_test_setup_teardown(test_no_request, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,7 +25,7 @@ struct aio {
     unsigned ring_used;                  /* submitted, not reaped */
     unsigned unsubmitted;
     struct aio_io *first, **last;        /* waits for the ring, or for a thread */
-    struct aio_io *ended, **ended_last;  /* threads: to be reaped */
+    struct aio_io *ended, **ended_last;  /* threads, and aio_end(): to be reaped */
     pthread_cond_t work;
     pthread_t threads[AIO_THREADS];
     unsigned thread_count, thread_idle;
@@ -47,6 +47,40 @@ static struct aio_io *aio_take(struct aio_io **first, struct aio_io ***last)
         *last = first;
     }
     return io;
+}
+
+/* With the lock held. */
+static void aio_put_ended(struct aio *aio, struct aio_io *io)
+{
+    uint64_t one = 1;
+    bool was_empty = aio->ended == NULL;
+    aio_append(&aio->ended_last, io);
+    if (was_empty && write(aio->event_fd, &one, sizeof(one)) < 0) {
+        /* a full eventfd is a pending wake-up already */
+    }
+}
+
+void aio_end(struct aio_io *io, int result)
+{
+    struct aio *aio = io->aio;
+    pthread_mutex_lock(&aio->lock);
+    io->result = result;
+    aio_put_ended(aio, io);
+    pthread_mutex_unlock(&aio->lock);
+}
+
+static void aio_reap_ended(struct aio *aio)
+{
+    pthread_mutex_lock(&aio->lock);
+    struct aio_io *list = aio->ended;
+    aio->ended = NULL;
+    aio->ended_last = &aio->ended;
+    pthread_mutex_unlock(&aio->lock);
+    while (list != NULL) {
+        struct aio_io *io = list;
+        list = io->next;
+        io->done(io, io->result);
+    }
 }
 
 /* ---- Threads ---- */
@@ -78,13 +112,8 @@ static void *aio_thread(void *opaque)
         struct aio_io *io = aio_take(&aio->first, &aio->last);
         pthread_mutex_unlock(&aio->lock);
         io->result = aio_perform(io);
-        uint64_t one = 1;
         pthread_mutex_lock(&aio->lock);
-        bool was_empty = aio->ended == NULL;
-        aio_append(&aio->ended_last, io);
-        if (was_empty && write(aio->event_fd, &one, sizeof(one)) < 0) {
-            /* a full eventfd is a pending wake-up already */
-        }
+        aio_put_ended(aio, io);
     }
     pthread_mutex_unlock(&aio->lock);
     return NULL;
@@ -105,28 +134,8 @@ static void aio_submit_thread(struct aio *aio, struct aio_io *io)
     pthread_cond_signal(&aio->work);
     pthread_mutex_unlock(&aio->lock);
     if (!served) {
-        uint64_t one = 1;
-        io->result = aio_perform(io);
-        pthread_mutex_lock(&aio->lock);
-        aio_append(&aio->ended_last, io);
-        pthread_mutex_unlock(&aio->lock);
-        if (write(aio->event_fd, &one, sizeof(one)) < 0) {
-            /* as above */
-        }
-    }
-}
-
-static void aio_reap_threads(struct aio *aio)
-{
-    pthread_mutex_lock(&aio->lock);
-    struct aio_io *list = aio->ended;
-    aio->ended = NULL;
-    aio->ended_last = &aio->ended;
-    pthread_mutex_unlock(&aio->lock);
-    while (list != NULL) {
-        struct aio_io *io = list;
-        list = io->next;
-        io->done(io, io->result);
+        io->aio = aio;
+        aio_end(io, aio_perform(io));
     }
 }
 
@@ -278,7 +287,6 @@ void aio_reap(struct aio *aio)
 {
     if (aio->uring) {
         aio_reap_ring(aio);
-    } else {
-        aio_reap_threads(aio);
     }
+    aio_reap_ended(aio);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Reads and writes of plain bytes of a host's file, many at a time: by io_uring, or, where that is forbidden (containers often do), by
- * threads. What has ended is taken by aio_reap(); an eventfd says that there is something.
+ * threads; or by a protocol of its own (NBD). What has ended is taken by aio_reap(); an eventfd says that there is something.
  */
 #ifndef KAGE_BLOCK_AIO_H
 #define KAGE_BLOCK_AIO_H
@@ -22,6 +22,7 @@ struct aio_io {
     const struct iovec *iov;
     unsigned iov_count;                         /* at most 1024 */
     void (*done)(struct aio_io *io, int result); /* bytes moved, or -errno; a read at the end of the file, and any write, may be short */
+    struct aio *aio; /* for aio_end() */
     struct aio_io *next;
     int result;
 };
@@ -35,6 +36,8 @@ bool aio_is_io_uring(const struct aio *aio);
 /* From any thread. The kernel may see it only at the next aio_kick(). */
 void aio_submit(struct aio *aio, struct aio_io *io);
 void aio_kick(struct aio *aio);
+/* For a protocol that does the I/O itself: it has ended. From any thread; `done` is called by the next aio_reap(). */
+void aio_end(struct aio_io *io, int result);
 /* Calls `done` of all that has ended. One thread at a time. */
 void aio_reap(struct aio *aio);
 

@@ -91,6 +91,9 @@ struct block *block_open(const struct block_config *config, struct error *error)
         .no_flush = config->cache_no_flush,
         .force_share = config->force_share && config->read_only,
         .no_backing = config->no_backing,
+        .nbd = {.reconnect_delay_s = config->nbd_reconnect_delay_s,
+                .open_timeout_s = config->nbd_open_timeout_s,
+                .request_timeout_s = config->nbd_request_timeout_s},
     };
     block->config = *config;
     block->root = node_open(config->filename, config->format, &options, error);
@@ -125,6 +128,10 @@ struct block *block_open(const struct block_config *config, struct error *error)
 
 void block_close(struct block *block)
 {
+    struct block_node *file = block->root->file;
+    if (file->driver->hurry != NULL) {
+        file->driver->hurry(file);
+    }
     block_drain(block);
     block_attach(block, NULL);
     block_fini_aio(block);

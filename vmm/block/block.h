@@ -46,6 +46,8 @@ struct block_config {
     bool no_backing;         /* the top image alone */
     bool discard_ignore;     /* discard=ignore: a discard succeeds and does nothing */
     bool detect_zeroes;      /* detect-zeroes=unmap: a write of zeroes becomes BLOCK_WRITE_ZEROES */
+    unsigned nbd_reconnect_delay_s; /* how long requests wait for a server that was lost */
+    unsigned nbd_open_timeout_s, nbd_request_timeout_s; /* 0: 30 s, 60 s */
     enum block_aio aio;
     struct block_throttle throttle;
 };

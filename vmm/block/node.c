@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/nbd.h"
+
 #define NODE_CHAIN_MAX 200u /* backing files under one image */
 #define NODE_PROBE_BYTES 512u
 
@@ -44,12 +46,18 @@ static void node_free(struct block_node *node)
     free(node);
 }
 
+bool node_has_protocol(const char *name)
+{
+    return nbd_is_name(name);
+}
+
 struct block_node *node_open_file(const char *filename, const struct node_options *options, struct error *error)
 {
+    const struct block_driver *driver = node_has_protocol(filename) ? &nbd_driver : &file_driver;
     if (strncmp(filename, "file:", 5) == 0) {
         filename += 5;
     }
-    struct block_node *node = node_new(&file_driver, filename, options);
+    struct block_node *node = node_new(driver, filename, options);
     if (node == NULL) {
         error_set(error, "Could not open '%s': %s", filename, strerror(ENOMEM));
         return NULL;
@@ -115,7 +123,7 @@ struct block_node *node_open(const char *filename, const char *format, const str
 char *node_resolve_path(const char *image, const char *file)
 {
     const char *slash = strrchr(image, '/');
-    if (file[0] == '/' || slash == NULL || strncmp(file, "file:/", 6) == 0) {
+    if (file[0] == '/' || slash == NULL || strncmp(file, "file:/", 6) == 0 || node_has_protocol(file)) {
         return strdup(file);
     }
     if (strncmp(file, "file:", 5) == 0) {
@@ -138,6 +146,10 @@ int node_open_backing(struct block_node *node, const char *file, const char *for
                   "'kage img rebase -u -b FILE -F FORMAT' writes it down", node->filename, file);
         return -EINVAL;
     }
+    if (node_has_protocol(node->filename) && file[0] != '/' && !node_has_protocol(file)) {
+        error_set(error, "Could not open backing file: '%s' is relative, and there is no directory where '%s' is", file, node->filename);
+        return -EINVAL;
+    }
     if (depth >= NODE_CHAIN_MAX) {
         error_set(error, "Could not open backing file: the chain of '%s' is longer than %u images", node->filename, NODE_CHAIN_MAX);
         return -ELOOP;
@@ -152,6 +164,7 @@ int node_open_backing(struct block_node *node, const char *file, const char *for
         .direct = node->options.direct,
         .force_share = node->options.force_share,
         .no_lock = node->options.no_lock,
+        .nbd = node->options.nbd,
     };
     struct error inner = {""};
     depth++;
@@ -266,7 +279,7 @@ int node_resize(struct block_node *node, uint64_t bytes, int prealloc, struct er
 int node_map_chain(struct block_node *node, struct block_node *base, uint64_t offset, uint64_t bytes, struct block_extent *extent,
                    struct block_node **holder, unsigned *depth)
 {
-    unsigned level = 0;
+    unsigned level = 0, offset_flag = 0;
     for (struct block_node *at = node; at != NULL && at != base; at = at->backing, level++) {
         if (offset >= at->bytes) { /* shorter than what lies on it: zeroes from here on */
             *extent = (struct block_extent){.flags = EXTENT_ZERO | EXTENT_ALLOCATED, .bytes = bytes};
@@ -280,13 +293,14 @@ int node_map_chain(struct block_node *node, struct block_node *base, uint64_t of
             return result;
         }
         bytes = extent->bytes;
+        offset_flag = at->backing == NULL ? extent->flags & EXTENT_OFFSET : 0;
         if (extent->flags & EXTENT_ALLOCATED) {
             *holder = at;
             *depth = level;
             return 0;
         }
     }
-    *extent = (struct block_extent){.flags = base != NULL ? 0 : EXTENT_ZERO, .bytes = bytes};
+    *extent = (struct block_extent){.flags = base != NULL ? 0 : EXTENT_ZERO | offset_flag, .bytes = bytes, .host_offset = offset_flag != 0 ? extent->host_offset : 0};
     *holder = NULL;
     *depth = level;
     return 0;

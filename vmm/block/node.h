@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The graph of an image: nodes, each with a driver. A protocol node (file) holds raw bytes; a format node (raw, qcow2) has a file child, and
+ * The graph of an image: nodes, each with a driver. A protocol node (file, nbd) holds raw bytes; a format node (raw, qcow2) has a file child, and
  * perhaps a backing child for what it does not hold itself. All calls are synchronous and return 0 or -errno. A node is used by one thread at
  * a time, except node_read() and node_map_cached(), which may run beside one other call as long as they touch other bytes of the disk.
  *
@@ -17,6 +17,7 @@
 #include "util/error.h"
 
 struct block_node;
+struct aio_io;
 
 /* ---- What lies where ---- */
 
@@ -43,6 +44,9 @@ struct node_options {
     bool no_lock;      /* tests */
     bool no_backing;
     bool check;        /* `kage img check`: a dirty or corrupt image opens as it is, nothing is repaired */
+    struct { /* seconds; 0: the default (block/nbd.c), and no reconnect */
+        unsigned reconnect_delay_s, open_timeout_s, request_timeout_s;
+    } nbd;
     bool no_io;        /* only metadata is wanted (info): a backing file is not opened, features needed for data only are let be */
 };
 
@@ -79,6 +83,14 @@ struct node_bitmap {
     char name[1024];
     uint32_t granularity;
     bool in_use, automatic;
+};
+
+enum node_bitmap_action { NODE_BITMAP_ADD, NODE_BITMAP_REMOVE, NODE_BITMAP_CLEAR, NODE_BITMAP_ENABLE, NODE_BITMAP_DISABLE };
+
+struct node_bits { /* bit n, of byte n / 8 the bit n % 8: whether any of the bytes from n * granularity has changed */
+    uint8_t *bits; /* to be freed */
+    uint64_t count;
+    uint32_t granularity;
 };
 
 #define CHECK_FIX_LEAKS 1u
@@ -118,6 +130,9 @@ struct block_driver {
     int (*resize)(struct block_node *node, uint64_t bytes, int prealloc, struct error *error);
     int64_t (*allocated)(struct block_node *node); /* bytes on the host's disk */
     int (*fd)(struct block_node *node);            /* of a protocol: for io_uring; else -1 */
+    /* Of a protocol that does its own asynchronous I/O: calls `end` once, from any thread, with the bytes moved or -errno. `io` is aligned. */
+    void (*submit)(struct block_node *node, struct aio_io *io, void (*end)(struct aio_io *io, int result));
+    void (*hurry)(struct block_node *node); /* of a protocol: it will be closed; what is under way may not take long any more */
     int (*info)(struct block_node *node, struct node_info *info);
     int (*check)(struct block_node *node, unsigned fix, struct node_check *check);
     int (*change_backing)(struct block_node *node, const char *file, const char *format, struct error *error); /* NULL file: none */
@@ -128,6 +143,9 @@ struct block_driver {
     int (*snapshot_delete)(struct block_node *node, const char *name, struct error *error);
     int (*snapshot_load)(struct block_node *node, const char *name, struct error *error); /* to read from; only of a read-only node */
     int (*bitmap_get)(struct block_node *node, unsigned index, struct node_bitmap *bitmap);
+    int (*bitmap_change)(struct block_node *node, const char *name, enum node_bitmap_action action, uint32_t granularity, struct error *error);
+    int (*bitmap_read)(struct block_node *node, const char *name, struct node_bits *bits, struct error *error);
+    int (*bitmap_merge)(struct block_node *node, const char *name, const struct node_bits *from, struct error *error);
     int (*make_empty)(struct block_node *node); /* forget all data (after a commit) */
 };
 
@@ -142,14 +160,14 @@ struct block_node {
     void *state;
 };
 
-extern const struct block_driver file_driver, raw_driver, qcow2_driver;
+extern const struct block_driver file_driver, nbd_driver, raw_driver, qcow2_driver;
 
 /* "raw", "qcow2" (and "file"); NULL where there is none. */
 const struct block_driver *node_find_format(const char *name);
 
 /* ---- The graph ---- */
 
-/* Opens a file with a format on it. `format` NULL: guessed from the first bytes, only read-only. NULL with `error` filled. */
+/* Opens a file (or what else a protocol's name says) with a format on it. `format` NULL: guessed from the first bytes, only read-only. NULL with `error` filled. */
 struct block_node *node_open(const char *filename, const char *format, const struct node_options *options, struct error *error);
 /* A format on a protocol node that is open; takes it over, on failure too. */
 struct block_node *node_open_format(const struct block_driver *driver, struct block_node *file, const struct node_options *options,
@@ -157,6 +175,8 @@ struct block_node *node_open_format(const struct block_driver *driver, struct bl
 struct block_node *node_open_file(const char *filename, const struct node_options *options, struct error *error);
 /* For drivers: opens what the header names; `format` "" or NULL is an error. Sets node->backing. */
 int node_open_backing(struct block_node *node, const char *file, const char *format, struct error *error);
+/* Whether the name is not of a file, but of what a protocol has (nbd:…). */
+bool node_has_protocol(const char *name);
 /* `file` as it is named in the image at `image`: a relative path is relative to the image's directory. To be freed; NULL: no memory. */
 char *node_resolve_path(const char *image, const char *file);
 int node_close(struct block_node *node); /* 0, or the first -errno of writing down what was not yet */

@@ -84,10 +84,11 @@ static unsigned block_slice(const struct block_request *request, uint64_t skip, 
     return count;
 }
 
-static bool block_iov_aligned(const struct block *block, const struct iovec *iov, unsigned count, uint64_t offset)
+/* The kernel wants its buffers aligned as well; a protocol with its own I/O moves the bytes itself. */
+static bool block_iov_aligned(const struct block *block, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
 {
-    uint64_t mask = offset;
-    for (unsigned i = 0; i < count; i++) {
+    uint64_t mask = offset | bytes;
+    for (unsigned i = 0; i < count && block->root->file->driver->submit == NULL; i++) {
         mask |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
     }
     return (mask & (block->root->alignment - 1)) == 0;
@@ -98,9 +99,10 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
     struct block_extent extents[BLOCK_PARTS_MAX];
     unsigned count = 0;
     struct block_node *root = block->root;
-    int fd = root->file->driver->fd != NULL ? root->file->driver->fd(root->file) : -1;
+    const struct block_driver *protocol = root->file->driver;
+    int fd = protocol->fd != NULL ? protocol->fd(root->file) : -1;
     /* Where clusters are smaller than O_DIRECT's grain, a write reads and writes its neighbours too: one at a time. */
-    if (fd < 0 || root->driver->map_cached == NULL || request->iov_count > BLOCK_IOV_MAX || block->range_bytes < root->alignment) {
+    if ((fd < 0 && protocol->submit == NULL) || root->driver->map_cached == NULL || request->iov_count > BLOCK_IOV_MAX || block->range_bytes < root->alignment) {
         return NULL;
     }
     for (uint64_t done = 0; done < request->bytes;) {
@@ -129,7 +131,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
     for (unsigned i = 0; i < count; i++) {
         struct block_part *part = &parts->part[i];
         unsigned iov_count = block_slice(request, done, extents[i].bytes, iov);
-        if (!(extents[i].flags & EXTENT_ZERO) && !block_iov_aligned(block, iov, iov_count, extents[i].host_offset)) {
+        if (!(extents[i].flags & EXTENT_ZERO) && !block_iov_aligned(block, iov, iov_count, extents[i].host_offset, extents[i].bytes)) {
             free(parts);
             return NULL;
         }
@@ -145,6 +147,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
             .iov = iov,
             .iov_count = iov_count,
             .done = block_part_done,
+            .aio = block->aio,
         };
         iov += iov_count;
         done += extents[i].bytes;
@@ -154,6 +157,7 @@ struct block_parts *block_make_plain(struct block *block, struct block_request *
 
 void block_send_plain(struct block *block, struct block_parts *parts)
 {
+    struct block_node *file = block->root->file;
     unsigned count = parts->count;
     bool zero[BLOCK_PARTS_MAX];
     for (unsigned i = 0; i < count; i++) {
@@ -171,7 +175,9 @@ void block_send_plain(struct block *block, struct block_parts *parts)
         return;
     }
     for (unsigned i = 0; i < count; i++) { /* behind the last submission `parts` may be gone */
-        if (!zero[i]) {
+        if (!zero[i] && file->driver->submit != NULL) {
+            file->driver->submit(file, &parts->part[i].io, aio_end);
+        } else if (!zero[i]) {
             aio_submit(block->aio, &parts->part[i].io);
         }
     }

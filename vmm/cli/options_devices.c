@@ -65,6 +65,26 @@ int options_check_id(const struct options *options, const struct drive *drive, c
     return 0;
 }
 
+static int options_add_drive(struct options *options, const char *argument, const struct keyval_list *list, struct error *error)
+{
+    struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
+    if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+        return -1;
+    }
+    char what[64];
+    snprintf(what, sizeof(what), "-drive id=%.40s", drive->values.id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
+        return -1;
+    }
+    if (drive->values.file[0] == '\0') {
+        return error_set(error, "-drive %s: A block device must be specified for \"file\"", argument);
+    }
+    if (drive->values.id[0] == '\0') {
+        snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
+    }
+    return options_check_id(options, drive, "-drive", error);
+}
+
 int options_apply_drive(struct options *options, const char *argument, struct error *error)
 {
     struct keyval_list list;
@@ -77,17 +97,39 @@ int options_apply_drive(struct options *options, const char *argument, struct er
         options->action = OPTIONS_DONE;
         return 0;
     }
-    struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
-    if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+    return options_add_drive(options, argument, &list, error);
+}
+
+/* FILE[,PROP=VALUE...]: the same as -drive file=FILE,format=qcow2,if=virtio,discard=unmap, in which each can be said otherwise. That an image is
+   raw must be said: a guest could write the head of a qcow2 image into it, that names a file of the host's as its backing file. */
+int options_apply_image(struct options *options, const char *word, struct error *error)
+{
+    static const struct keyval defaults[] = {{"format", "qcow2"}, {"if", "virtio"}, {"discard", "unmap"}};
+    struct keyval_list list;
+    char text[KEYVAL_VALUE_MAX + 8];
+    if (word[0] == '\0' || word[0] == ',') {
+        return error_set(error, "'%s': expected an image or an option", word);
+    }
+    if (options->image[0] != '\0') {
+        return error_set(error, "'%s': there is an image already, %s; others are named by -drive", word, options->image);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "file=%s", word) >= sizeof(text)) {
+        return error_set(error, "'%s': longer than %u characters", word, KEYVAL_VALUE_MAX);
+    }
+    if (keyval_parse(&list, word, NULL, text, error) != 0) {
         return -1;
     }
-    if (drive->values.file[0] == '\0') {
-        return error_set(error, "-drive %s: A block device must be specified for \"file\"", argument);
+    options->image_format_said = keyval_get(&list, "format") != NULL;
+    for (unsigned i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+        if (keyval_get(&list, defaults[i].name) == NULL && list.count < KEYVAL_MAX) {
+            list.pairs[list.count++] = defaults[i];
+        }
     }
-    if (drive->values.id[0] == '\0') {
-        snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
+    if (options_add_drive(options, word, &list, error) != 0) {
+        return -1;
     }
-    return options_check_id(options, drive, "-drive", error);
+    strcpy(options->image, options->drives[options->drive_count - 1].values.file);
+    return 0;
 }
 
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error)
@@ -115,13 +157,21 @@ int options_apply_blockdev(struct options *options, const char *argument, struct
     if (values->id[0] == '\0') {
         return error_set(error, "-blockdev %s: 'node-name' must be specified for the root node", argument);
     }
-    if (values->protocol[0] != '\0' && strcmp(values->protocol, "file") != 0) {
-        return error_set(error, "-blockdev %s: Unknown driver '%s'", argument, values->protocol);
+    char what[64];
+    snprintf(what, sizeof(what), "-blockdev node-name=%.40s", values->id);
+    if (drive_resolve(&drive->values, what, error) != 0) {
+        return -1;
     }
     if ((values->file[0] == '\0') == (values->reference[0] == '\0')) {
         return error_set(error, "-blockdev %s: Parameter 'file' is missing; name a node or file.filename", argument);
     }
     return options_check_id(options, drive, "-blockdev", error);
+}
+
+/* A node of these holds bytes, and another may lie on it. */
+static bool options_is_protocol(const char *driver)
+{
+    return strcmp(driver, "file") == 0 || strcmp(driver, "nbd") == 0;
 }
 
 /* A node that names another takes over what that says of the file. */
@@ -134,8 +184,8 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         if (!other->node || strcmp(file->id, values->reference) != 0) {
             continue;
         }
-        if (strcmp(file->format, "file") != 0) {
-            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file", values->id, file->id);
+        if (!options_is_protocol(file->format)) {
+            return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file or nbd", values->id, file->id);
         }
         if (other->used_by != NULL) {
             return error_set(error, "-blockdev node-name=%s: the node '%s' is in use by %s", values->id, file->id, other->used_by);
@@ -146,6 +196,7 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         values->cache_no_flush = values->cache_no_flush || file->cache_no_flush;
         values->aio = file->aio;
         values->locking = file->locking;
+        values->nbd = file->nbd;
         options->drives[i].used_by = "another node";
         return 0;
     }
@@ -162,7 +213,7 @@ static int options_resolve_nodes(struct options *options, struct error *error)
     }
     for (unsigned i = 0; i < options->drive_count; i++) {
         struct drive *drive = &options->drives[i];
-        if (drive->node && strcmp(drive->values.format, "file") == 0) {
+        if (drive->node && options_is_protocol(drive->values.format)) {
             strcpy(drive->values.format, "raw"); /* its bytes are the disk's */
         }
     }
@@ -486,5 +537,9 @@ int options_complete_devices(struct options *options, struct error *error)
             return -1;
         }
     }
-    return options->action == OPTIONS_RUN ? options_add_drive_devices(options, has_pci, error) : 0;
+    if (options->action != OPTIONS_RUN || options_add_drive_devices(options, has_pci, error) != 0) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
+    /* An installed system waits for random numbers when it first makes its keys. */
+    return options->image[0] == '\0' || options->no_defaults || options_new_device(options, device_find("virtio-rng", has_pci), error) != NULL ? 0 : -1;
 }

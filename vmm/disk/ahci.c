@@ -368,6 +368,10 @@ static void ahci_config_written(void *self, unsigned offset, unsigned size)
     msi_written(&ahci->msi);
     pthread_mutex_lock(&ahci->requests.lock);
     ahci->messages = ahci->msi.enabled; /* written by the line above alone */
+    ahci->master = (ahci->function.config[PCI_COMMAND] & PCI_COMMAND_MASTER) != 0;
+    for (unsigned i = 0; i < AHCI_PORTS; i++) {
+        ahci_run(&ahci->ports[i]); /* what waited for that */
+    }
     ahci_update_interrupt(ahci);
     pthread_mutex_unlock(&ahci->requests.lock);
 }

@@ -64,6 +64,7 @@ struct ahci {
     struct disk_requests requests;
     struct dma dma;
     uint32_t ghc, is;
+    bool master;   /* the PCI command register lets it read and write memory */
     bool messages; /* MSI is on */
     bool level;    /* of the pin */
     bool told;     /* nothing in `is` came while GHC.IE was off */

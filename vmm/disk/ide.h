@@ -66,6 +66,7 @@ struct ide {
     struct pci_function function;
     struct disk_requests requests;
     struct dma dma;
+    bool master; /* the PCI command register lets it move data */
     struct ide_channel channels[IDE_CHANNELS];
 };
 

@@ -2,8 +2,11 @@
 #include "machine/drive.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "block/nbd.h"
 
 #define AT(field) offsetof(struct drive_values, field)
 #define THROTTLE(name, field) \
@@ -11,6 +14,19 @@
         "throttling." name, PROPERTY_SIZE, AT(throttle.field), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL \
     }
 
+#define NBD(prefix)                                                                                                                         \
+    {prefix "server.type", PROPERTY_CHOICE, AT(nbd.type), NULL, "of driver nbd: where the server is", 0, 0, servers},                       \
+        {prefix "server.path", PROPERTY_TEXT, AT(nbd.path), NULL, "unix: its socket", 0, 0, NULL},                                          \
+        {prefix "server.host", PROPERTY_TEXT, AT(nbd.host), NULL, "inet: its name or address", 0, 0, NULL},                                 \
+        {prefix "server.port", PROPERTY_TEXT, AT(nbd.port), NULL, "inet: its port", 0, 0, NULL},                                            \
+        {prefix "export", PROPERTY_TEXT, AT(nbd.export), NULL, "the export's name", 0, 0, NULL},                                            \
+        {prefix "reconnect-delay", PROPERTY_NUMBER, AT(nbd.reconnect_delay_s), NULL, "seconds that requests wait for a server that was lost", \
+         0, 86400, NULL},                                                                                                                   \
+    {                                                                                                                                       \
+        prefix "open-timeout", PROPERTY_NUMBER, AT(nbd.open_timeout_s), NULL, "seconds to connect; 0: 30", 0, 86400, NULL                    \
+    }
+
+static const char *const servers[] = {"none", "inet", "unix", NULL};
 static const char *const interfaces[] = {"default", "none", "virtio", "ide", "pflash", NULL};
 static const char *const medias[] = {"disk", "cdrom", NULL};
 static const char *const caches[] = {"writeback", "none", "writethrough", "directsync", "unsafe", NULL};
@@ -39,6 +55,9 @@ const struct property drive_properties[] = {
     {"werror", PROPERTY_CHOICE, AT(werror), "auto", "what a write that fails does (auto: enospc)", 0, 0, errors},
     {"rerror", PROPERTY_CHOICE, AT(rerror), "auto", "what a read that fails does (auto: report)", 0, 0, errors},
     {"file.locking", PROPERTY_CHOICE, AT(locking), "auto", "whether the image is locked against others", 0, 0, lockings},
+    {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file or nbd", 0, 0, NULL},
+    {"file.filename", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
+    NBD("file."),
     THROTTLE("bps-total", bps_total),
     THROTTLE("bps-read", bps_read),
     THROTTLE("bps-write", bps_write),
@@ -55,12 +74,14 @@ const struct property drive_properties[] = {
 };
 
 const struct property blockdev_properties[] = {
-    {"driver", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; file for a node that another one names", 0, 0, NULL},
+    {"driver", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; file or nbd for a node that another one names", 0, 0, NULL},
     {"node-name", PROPERTY_TEXT, AT(id), NULL, "what a device's drive=, or another node's file=, names", 0, 0, NULL},
     {"filename", PROPERTY_TEXT, AT(file), NULL, "the image, of driver file", 0, 0, NULL},
     {"file", PROPERTY_TEXT, AT(reference), NULL, "the node that holds the image", 0, 0, NULL},
-    {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file", 0, 0, NULL},
+    {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file or nbd", 0, 0, NULL},
     {"file.filename", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
+    NBD(""),
+    NBD("file."),
     {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
     {"auto-read-only", PROPERTY_BOOL, AT(auto_read_only), NULL, "nothing: an image that cannot be written is an error", 0, 0, NULL},
     {"cache.direct", PROPERTY_BOOL, AT(cache_direct), NULL, "O_DIRECT", 0, 0, NULL},
@@ -107,10 +128,39 @@ static int drive_check_raw(const struct drive *drive, struct error *error)
     return 0; /* what cannot be opened is told of where it is */
 }
 
-int drive_open(struct drive *drive, struct loop *loop, struct error *error)
+int drive_resolve(struct drive_values *values, const char *what, struct error *error)
 {
-    const struct drive_values *values = &drive->values;
-    struct block_config config = {
+    bool parts = values->nbd.type != DRIVE_SERVER_NONE || values->nbd.path[0] != '\0' || values->nbd.host[0] != '\0' || values->nbd.port[0] != '\0';
+    bool top = values->protocol[0] == '\0' && strcmp(values->format, "nbd") == 0; /* the node is the protocol's own */
+    bool nbd = top || strcmp(values->protocol, "nbd") == 0;
+    if (values->protocol[0] != '\0' && !nbd && strcmp(values->protocol, "file") != 0) {
+        return error_set(error, "%s: Unknown driver '%s'", what, values->protocol);
+    }
+    if (!nbd) {
+        return parts || values->nbd.export[0] != '\0' ? error_set(error, "%s: 'server' and 'export' are of driver nbd", what) : 0;
+    }
+    if (values->file[0] != '\0' || values->reference[0] != '\0') {
+        return error_set(error, "%s: driver nbd has a server, and no file", what);
+    }
+    bool is_unix = values->nbd.type == DRIVE_SERVER_UNIX;
+    if (values->nbd.type == DRIVE_SERVER_NONE) {
+        return error_set(error, "%s: Parameter 'server.type' is missing", what);
+    }
+    if (is_unix ? values->nbd.path[0] == '\0' : values->nbd.host[0] == '\0' || values->nbd.port[0] == '\0') {
+        return error_set(error, "%s: Parameter '%s' is missing", what, is_unix ? "server.path" : values->nbd.host[0] == '\0' ? "server.host" : "server.port");
+    }
+    char *uri = nbd_make_uri(is_unix ? values->nbd.path : NULL, values->nbd.host, values->nbd.port, values->nbd.export);
+    bool fits = uri != NULL && strlen(uri) < sizeof(values->file);
+    if (fits) {
+        strcpy(values->file, uri);
+    }
+    free(uri);
+    return fits ? 0 : error_set(error, "%s: the export's name is too long", what);
+}
+
+void drive_config(const struct drive_values *values, struct block_config *config)
+{
+    *config = (struct block_config){
         .filename = values->file,
         .format = values->format[0] != '\0' ? values->format : NULL,
         .read_only = values->read_only || values->media == DRIVE_MEDIA_CDROM,
@@ -118,11 +168,20 @@ int drive_open(struct drive *drive, struct loop *loop, struct error *error)
         .detect_zeroes = values->detect_zeroes != DRIVE_ZEROES_OFF,
         .aio = (enum block_aio)values->aio,
         .throttle = values->throttle,
+        .nbd_reconnect_delay_s = (unsigned)values->nbd.reconnect_delay_s,
+        .nbd_open_timeout_s = (unsigned)values->nbd.open_timeout_s,
     };
-    block_config_cache(&config, caches[values->cache]);
-    config.cache_direct = config.cache_direct || values->cache_direct;
-    config.cache_no_flush = config.cache_no_flush || values->cache_no_flush;
-    config.force_share = values->locking == 2 && config.read_only;
+    block_config_cache(config, caches[values->cache]);
+    config->cache_direct = config->cache_direct || values->cache_direct;
+    config->cache_no_flush = config->cache_no_flush || values->cache_no_flush;
+    config->force_share = values->locking == 2 && config->read_only;
+}
+
+int drive_open(struct drive *drive, struct loop *loop, struct error *error)
+{
+    const struct drive_values *values = &drive->values;
+    struct block_config config;
+    drive_config(values, &config);
     if (values->raw_unless_other) {
         if (drive_check_raw(drive, error) != 0) {
             return -1;

@@ -22,6 +22,11 @@ struct drive_values {
     char file[PROPERTY_TEXT_MAX];
     char format[PROPERTY_TEXT_MAX]; /* "": not said */
     char protocol[PROPERTY_TEXT_MAX], reference[PROPERTY_TEXT_MAX]; /* of -blockdev */
+    struct {                                                         /* of driver nbd */
+        uint64_t type;
+        char path[PROPERTY_TEXT_MAX], host[PROPERTY_TEXT_MAX], port[PROPERTY_TEXT_MAX], export[PROPERTY_TEXT_MAX];
+        uint64_t reconnect_delay_s, open_timeout_s;
+    } nbd;
     uint64_t interface, index, bus, unit, media, cache, aio, discard, detect_zeroes, werror, rerror;
     bool read_only, auto_read_only, cache_direct, cache_no_flush;
     uint64_t locking;
@@ -39,6 +44,12 @@ struct drive {
     bool node;            /* of -blockdev */
 };
 
+enum drive_server { DRIVE_SERVER_NONE, DRIVE_SERVER_INET, DRIVE_SERVER_UNIX };
+
+/* What has a protocol's parts becomes a file name. 0, or -1 with `error` filled. */
+int drive_resolve(struct drive_values *values, const char *what, struct error *error);
+/* `config` points into `values`. */
+void drive_config(const struct drive_values *values, struct block_config *config);
 /* Opens the image; `loop` NULL: for one that waits for its requests. 0, or -1 with `error` filled. */
 int drive_open(struct drive *drive, struct loop *loop, struct error *error);
 void drive_close(struct drive *drive);

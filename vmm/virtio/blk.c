@@ -114,8 +114,8 @@ static void blk_done(struct block_request *io, int result)
     blk_memory(request, kage_memory_end_write);
     virtio_lock(&blk->device);
     enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_IGNORE;
-    /* While a queue is reset, or the machine ends, nobody is there to wait. */
-    if (action == DISK_ERROR_STOP && virtio_live(&blk->device) && !request->queue->resetting) {
+    /* While a queue is reset, the device leaves the bus, or the machine ends, nobody is there to wait. */
+    if (action == DISK_ERROR_STOP && virtio_live(&blk->device) && !request->queue->resetting && !blk->device.halted) {
         request->next = NULL;
         *blk->waiting_last = request;
         blk->waiting_last = &request->next;

@@ -407,7 +407,9 @@ static const struct device_ops pci_legacy_ops = {.name = "virtio-pci, legacy", .
 static void pci_interrupt(struct virtio_pci *pci, uint8_t cause, uint16_t vector)
 {
     if (pci->has_msix && msix_enabled(&pci->msix)) {
-        msix_signal(&pci->msix, vector);
+        if (!pci->device->halted) { /* a message is a write to memory, too */
+            msix_signal(&pci->msix, vector);
+        }
     } else {
         pci->isr |= cause;
         irq_set(&pci->function.intx, true);
@@ -571,6 +573,9 @@ static void pci_config_written(void *self, unsigned offset, unsigned size)
     if (pci->has_msix) {
         msix_written(&pci->msix);
     }
+    if (offset <= PCI_COMMAND && offset + size > PCI_COMMAND) {
+        virtio_set_master(pci->device, (pci_get_word(pci->function.config, PCI_COMMAND) & PCI_COMMAND_MASTER) != 0);
+    }
     if (pci_touches_access(pci, offset, size) && pci_access(pci, &at, &bytes)) {
         pci_write(pci, at, bytes, pci_get_long(pci->function.config, pci->cfg_access + CAP_EXTRA));
     }
@@ -636,6 +641,7 @@ int virtio_pci_init(struct virtio_pci *pci, struct virtio_device *device, const 
         result = at < 0 ? at : 0;
     }
     device->transitional = options->legacy;
+    device->halted = true; /* until Bus Master Enable */
     device->transport = &pci_transport;
     device->transport_self = pci;
     return result;

@@ -104,7 +104,7 @@ int virtqueue_pop(struct virtqueue *queue, struct virtio_chain *chain)
 {
     struct virtio_device *device = queue->device;
     const struct virtqueue_layout *layout = virtqueue_layout(queue);
-    if (!queue->enabled || queue->resetting || !virtio_live(device)) {
+    if (!queue->enabled || queue->resetting || device->halted || !virtio_live(device)) {
         return 0;
     }
     memset(chain, 0, sizeof(*chain));

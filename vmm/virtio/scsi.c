@@ -63,7 +63,7 @@ struct scsi_tmf {
 struct scsi_request {
     struct block_request io; /* first: its callback gets it */
     struct virtio_scsi *scsi;
-    const struct scsi_disk *disk;
+    struct scsi_disk *disk;
     struct scsi_request *next, **link; /* of those in flight */
     uint64_t tag;
     struct scsi_tmf *tmf; /* NULL: nobody has called it back */
@@ -155,7 +155,7 @@ static void scsi_done(struct block_request *io, int result)
     scsi_memory(request, kage_memory_end_write);
     virtio_lock(device);
     enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_IGNORE;
-    if (action == DISK_ERROR_STOP && virtio_live(device) && !request->queue->resetting && request->tmf == NULL) {
+    if (action == DISK_ERROR_STOP && virtio_live(device) && !request->queue->resetting && !device->halted && request->tmf == NULL) {
         request->waiting = true;
         disk_error_stop(errors, block_filename(request->disk->block), result);
     } else {
@@ -313,13 +313,16 @@ static const struct {
  * What the host has already cannot be called back: the task ends as called back when the host is done with its memory, and the function when
  * its last task has. NULL: it has nothing to wait for, and *response is its answer.
  */
-static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, const struct scsi_disk *disk, uint32_t subtype, uint64_t tag, uint8_t *response)
+static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, struct scsi_disk *disk, uint32_t subtype, uint64_t tag, uint8_t *response)
 {
     struct scsi_tmf *tmf = NULL;
     *response = S_FUNCTION_COMPLETE;
     if (subtype >= sizeof(scsi_functions) / sizeof(scsi_functions[0])) {
         *response = S_FUNCTION_REJECTED;
         return NULL;
+    }
+    if (scsi_functions[subtype].response == S_RESET) {
+        disk->attention = SCSI_ATTENTION_RESET; /* the next command finds it (SAM-5 6.3.2) */
     }
     for (struct scsi_request *request = scsi->tasks; request != NULL; request = request->next) {
         if (request->disk != disk || (scsi_functions[subtype].one_task && request->tag != tag)) {
@@ -345,7 +348,7 @@ static struct scsi_tmf *scsi_manage(struct virtio_scsi *scsi, const struct scsi_
 static bool scsi_task_management(struct virtio_scsi *scsi, struct virtqueue *queue, const struct virtio_chain *chain, const uint8_t lun[8],
                                  uint32_t subtype, uint64_t tag, uint32_t *written)
 {
-    const struct scsi_disk *disk = scsi_find(scsi, lun);
+    struct scsi_disk *disk = scsi_find(scsi, lun);
     uint8_t response = S_INCORRECT_LUN;
     struct scsi_tmf *tmf = disk != NULL && chain->in_bytes != 0 ? scsi_manage(scsi, disk, subtype, tag, &response) : NULL;
     if (tmf == NULL) {
@@ -493,13 +496,13 @@ void virtio_scsi_free(struct virtio_scsi *scsi)
     virtio_unlock(&scsi->device);
     for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
         struct scsi_target *target = scsi->targets[i];
-        if (target != NULL) {
+        if (target != NULL && target->disk.block != NULL) {
             block_drain(target->disk.block);
             block_on_resize(target->disk.block, NULL, NULL);
-            if (scsi->watching) {
-                target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
-                scsi->watching = false;
-            }
+        }
+        if (target != NULL && target->disk.errors.run != NULL && scsi->watching) {
+            target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
+            scsi->watching = false;
         }
     }
     for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
@@ -530,16 +533,18 @@ int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk
     if (added == NULL) {
         return -ENOMEM;
     }
-    if (at_target != NULL) {
-        *at_target = (int)at;
-    }
     *added = (struct scsi_target){.scsi = scsi, .disk = *disk};
     scsi->targets[at] = added;
-    block_on_resize(disk->block, scsi_resized, added);
+    if (disk->block != NULL) {
+        block_on_resize(disk->block, scsi_resized, added);
+    }
     if (disk->errors.run != NULL && !scsi->watching) { /* there is one machine */
         scsi->watch = (struct run_watch){.changed = scsi_run_changed, .opaque = scsi};
         scsi->watching = true;
         disk->errors.run->watch(disk->errors.run->opaque, &scsi->watch);
+    }
+    if (at_target != NULL) {
+        *at_target = (int)at;
     }
     return 0;
 }

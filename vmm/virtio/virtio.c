@@ -37,7 +37,7 @@ static void virtio_kick_ready(void *opaque, uint32_t events)
     ssize_t got = read(queue->kick.fd, &count, sizeof(count));
     (void)got; /* an empty eventfd: somebody else has looked */
     pthread_mutex_lock(&device->lock);
-    if (virtio_live(device) && queue->enabled && !queue->resetting) {
+    if (virtio_live(device) && queue->enabled && !queue->resetting && !device->halted) {
         device->class->notified(device, queue);
     }
     pthread_mutex_unlock(&device->lock);
@@ -201,16 +201,40 @@ static void virtio_reset(struct virtio_device *device)
     device->transport->reset(device->transport_self);
 }
 
+/* What was made available before is looked at too. */
+static void virtio_kick_all(struct virtio_device *device)
+{
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        if (device->queues[i].enabled) {
+            eventfd_write(device->queues[i].kick.fd, 1);
+        }
+    }
+}
+
 static void virtio_start(struct virtio_device *device)
 {
     if (device->class->started != NULL) {
         device->class->started(device);
     }
-    for (unsigned i = 0; i < device->queue_count; i++) {
-        if (device->queues[i].enabled) {
-            eventfd_write(device->queues[i].kick.fd, 1); /* what was made available before is looked at too */
+    virtio_kick_all(device);
+}
+
+void virtio_set_master(struct virtio_device *device, bool on)
+{
+    pthread_mutex_lock(&device->lock);
+    bool before = !device->halted;
+    device->halted = !on;
+    if (before && !on) {
+        if (device->class->cancel != NULL) {
+            device->class->cancel(device, NULL);
         }
+        while (virtio_in_flight(device) && !device->stopping) {
+            pthread_cond_wait(&device->drained, &device->lock);
+        }
+    } else if (!before && on && virtio_live(device)) {
+        virtio_kick_all(device);
     }
+    pthread_mutex_unlock(&device->lock);
 }
 
 uint8_t virtio_status(struct virtio_device *device)

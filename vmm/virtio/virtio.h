@@ -90,6 +90,7 @@ struct virtio_device {
     uint8_t config_generation;
     bool transitional; /* its transport has a legacy interface too */
     bool stopping;     /* the machine ends: nobody waits for anything */
+    bool halted;       /* it may not master the bus: nothing is taken from queues, and nothing is in flight */
     unsigned queue_count;
     struct virtqueue *queues;
     struct iovec *iov; /* VIRTQUEUE_CHAIN_MAX; of the chain popped last */
@@ -143,6 +144,8 @@ void virtio_enable_queue(struct virtio_device *device, struct virtqueue *queue);
 void virtio_reset_queue(struct virtio_device *device, struct virtqueue *queue);
 /* The legacy interface's way: a page number gives all three addresses; 0 resets the device. */
 void virtio_set_queue_pfn(struct virtio_device *device, struct virtqueue *queue, uint32_t pfn);
+/* Whether it may reach guest memory; off waits for what is in flight. For transports that have a say in it. */
+void virtio_set_master(struct virtio_device *device, bool on);
 /* A notification that no doorbell took. */
 void virtio_kick_queue(struct virtio_device *device, uint32_t index);
 

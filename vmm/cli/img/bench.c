@@ -9,6 +9,7 @@
 
 #include "block/block.h"
 #include "cli/img/img.h"
+#include "machine/drive.h"
 
 struct bench {
     struct block *block;
@@ -62,13 +63,13 @@ static void bench_next(struct bench_slot *slot)
 int img_bench(int argc, char **argv)
 {
     static const struct option longs[] = {{"pattern", required_argument, NULL, IMG_OPT_PATTERN}, {"flush-interval", required_argument, NULL, IMG_OPT_FLUSH_INTERVAL},
-                                          {"no-drain", no_argument, NULL, IMG_OPT_NO_DRAIN}, {"force-share", no_argument, NULL, 'U'}, {0}};
+                                          {"no-drain", no_argument, NULL, IMG_OPT_NO_DRAIN}, {0}};
+    struct img_common common = {.verb = "bench", .takes = IMG_TAKES_FORCE_SHARE};
     struct bench bench = {.count = 75000};
     struct block_config config = {.read_only = true};
     uint64_t depth = 64, bytes = 4096, step = 0, pattern = 0, *number;
-    bool quiet = false;
     int option;
-    while ((option = getopt_long(argc, argv, "c:d:f:i:no:qs:S:t:wU", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "c:d:i:no:s:S:t:w", longs)) != -1) {
         number = option == 'c' ? &bench.count : option == 'd' ? &depth : option == 'o' ? &bench.offset : option == 's' ? &bytes : option == 'S' ? &step :
                  option == IMG_OPT_PATTERN ? &pattern : option == IMG_OPT_FLUSH_INTERVAL ? &bench.flush_interval : NULL;
         if (number != NULL) {
@@ -78,9 +79,6 @@ int img_bench(int argc, char **argv)
             continue;
         }
         switch (option) {
-        case 'f':
-            config.format = optarg;
-            break;
         case 'i':
             config.aio = strcmp(optarg, "threads") == 0 ? BLOCK_AIO_THREADS : strcmp(optarg, "io_uring") == 0 ? BLOCK_AIO_IO_URING : BLOCK_AIO_AUTO;
             if (config.aio == BLOCK_AIO_AUTO) {
@@ -88,9 +86,6 @@ int img_bench(int argc, char **argv)
             }
             break;
         case 'n': /* the host's own asynchronous I/O is what is used anyway */
-            break;
-        case 'q':
-            quiet = true;
             break;
         case 't':
             if (block_config_cache(&config, optarg) != 0) {
@@ -101,14 +96,11 @@ int img_bench(int argc, char **argv)
             bench.write = true;
             config.read_only = false;
             break;
-        case 'U':
-            config.force_share = true;
-            break;
         case IMG_OPT_NO_DRAIN:
             bench.no_drain = true;
             break;
         default:
-            return img_usage("bench", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
@@ -121,7 +113,24 @@ int img_bench(int argc, char **argv)
         return img_fail("Invalid queue depth, buffer size, count or pattern specified");
     }
     struct error error = {""};
+    struct drive_values values;
     config.filename = argv[optind];
+    config.format = common.format;
+    config.force_share = common.force_share;
+    if (common.image_opts) {
+        struct block_config base = config;
+        int wrong = img_parse_image_opts(argv[optind], &values);
+        if (wrong != 0) {
+            return wrong == 1;
+        }
+        drive_config(&values, &config);
+        config.read_only = base.read_only;
+        config.force_share = config.force_share || base.force_share;
+        config.cache_direct = config.cache_direct || base.cache_direct;
+        config.cache_writethrough = base.cache_writethrough;
+        config.cache_no_flush = config.cache_no_flush || base.cache_no_flush;
+        config.aio = base.aio != BLOCK_AIO_AUTO ? base.aio : config.aio;
+    }
     bench.block = block_open(&config, &error);
     if (bench.block == NULL) {
         return img_fail("%s", error.text);
@@ -138,7 +147,7 @@ int img_bench(int argc, char **argv)
     size_t stride = (bytes + 4095) & ~(size_t)4095;
     uint8_t *buffers = aligned_alloc(4096, stride * depth);
     int status = bench.slots == NULL || buffers == NULL ? img_fail("%s", strerror(ENOMEM)) : 0;
-    if (!quiet && status == 0) {
+    if (!common.quiet && status == 0) {
         printf("Sending %" PRIu64 " %s requests, %" PRIu64 " bytes each, %" PRIu64 " in parallel (starting at offset %" PRIu64 ", step size %" PRIu64 ")\n",
                bench.count, bench.write ? "write" : "read", bytes, depth, bench.offset, bench.step);
         if (bench.flush_interval != 0) {
@@ -160,7 +169,7 @@ int img_bench(int argc, char **argv)
     clock_gettime(CLOCK_MONOTONIC, &end);
     if (status == 0 && bench.result != 0) {
         status = img_fail("Failed request: %s", strerror(-bench.result));
-    } else if (status == 0 && !quiet) {
+    } else if (status == 0 && !common.quiet) {
         printf("Run completed in %3.3f seconds.\n", (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
     }
     block_close(bench.block);

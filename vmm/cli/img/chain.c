@@ -63,15 +63,13 @@ static int commit_copy(struct block_node *top, struct block_node *base, bool pro
 
 int img_commit(int argc, char **argv)
 {
-    const char *format = NULL, *base_name = NULL;
+    struct img_common common = {.verb = "commit", .takes = IMG_TAKES_PROGRESS};
+    const char *base_name = NULL;
     struct node_options options = {0};
-    bool keep = false, progress = false, quiet = false;
+    bool keep = false;
     int option;
-    while ((option = getopt(argc, argv, "f:t:b:dpqr:")) != -1) {
+    while ((option = img_option(&common, argc, argv, "t:b:dr:", NULL)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
         case 't':
             if (img_parse_cache(optarg, &options) != 0) {
                 return 1;
@@ -84,22 +82,16 @@ int img_commit(int argc, char **argv)
         case 'd':
             keep = true;
             break;
-        case 'p':
-            progress = true;
-            break;
-        case 'q':
-            quiet = true;
-            break;
         case 'r': /* a limit on the rate: not held */
             break;
         default:
-            return img_usage("commit", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
         return img_usage("commit", "Expecting one image file name");
     }
-    struct block_node *top = img_open(argv[optind], format, &options), *parent;
+    struct block_node *top = img_open_image(&common, argv[optind], common.format, &options), *parent;
     if (top == NULL) {
         return 1;
     }
@@ -118,7 +110,7 @@ int img_commit(int argc, char **argv)
     if (base == NULL) {
         return img_close(top, 1);
     }
-    int status = img_close(base, commit_copy(top, base, progress && !quiet));
+    int status = img_close(base, commit_copy(top, base, common.progress && !common.quiet));
     if (status == 0 && !keep) {
         int result = top->driver->make_empty != NULL ? top->driver->make_empty(top) : 0;
         if (result != 0) {
@@ -126,7 +118,7 @@ int img_commit(int argc, char **argv)
         }
     }
     status = img_close(top, status);
-    if (status == 0 && !quiet) {
+    if (status == 0 && !common.quiet) {
         puts("Image committed.");
     }
     return status;
@@ -180,16 +172,13 @@ static int rebase_copy(struct block_node *top, struct block_node *old, struct bl
 
 int img_rebase(int argc, char **argv)
 {
-    static const struct option longs[] = {{"force-share", no_argument, NULL, 'U'}, {0}};
-    const char *format = NULL, *file = NULL, *file_format = NULL;
+    struct img_common common = {.verb = "rebase", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_PROGRESS};
+    const char *file = NULL, *file_format = NULL;
     struct node_options options = {0}, from_options = {.read_only = true};
-    bool unsafe = false, progress = false, quiet = false;
+    bool unsafe = false;
     int option;
-    while ((option = getopt_long(argc, argv, "f:F:b:ut:T:pqU", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "F:b:ut:T:", NULL)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
         case 'F':
             file_format = optarg;
             break;
@@ -209,17 +198,8 @@ int img_rebase(int argc, char **argv)
                 return 1;
             }
             break;
-        case 'p':
-            progress = true;
-            break;
-        case 'q':
-            quiet = true;
-            break;
-        case 'U':
-            from_options.force_share = true;
-            break;
         default:
-            return img_usage("rebase", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
@@ -236,7 +216,8 @@ int img_rebase(int argc, char **argv)
         return img_fail("Invalid format name: '%s'", file_format);
     }
     options.no_backing = unsafe;
-    struct block_node *top = img_open(argv[optind], format, &options), *fresh = NULL;
+    from_options.force_share = common.force_share;
+    struct block_node *top = img_open_image(&common, argv[optind], common.format, &options), *fresh = NULL;
     if (top == NULL) {
         return 1;
     }
@@ -251,7 +232,7 @@ int img_rebase(int argc, char **argv)
             free(path);
             status = fresh == NULL;
         }
-        status = status == 0 ? rebase_copy(top, top->backing, fresh, progress && !quiet) : status;
+        status = status == 0 ? rebase_copy(top, top->backing, fresh, common.progress && !common.quiet) : status;
     }
     struct error error = {""};
     if (status == 0 && top->driver->change_backing(top, none ? NULL : file, file_format, &error) != 0) {
@@ -268,22 +249,16 @@ int img_rebase(int argc, char **argv)
 int img_resize(int argc, char **argv)
 {
     static const struct option longs[] = {{"shrink", no_argument, NULL, IMG_OPT_SHRINK}, {"preallocation", required_argument, NULL, IMG_OPT_PREALLOCATION}, {0}};
-    const char *format = NULL;
-    bool shrink = false, quiet = false;
+    struct img_common common = {.verb = "resize"};
+    bool shrink = false;
     int prealloc = NODE_PREALLOC_OFF, option;
     if (argc < 3) {
         return img_usage("resize", "Not enough arguments");
     }
     /* The last word is the size, and may begin with a minus. */
     const char *text = argv[--argc];
-    while ((option = getopt_long(argc, argv, "f:q", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "", longs)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
-        case 'q':
-            quiet = true;
-            break;
         case IMG_OPT_SHRINK:
             shrink = true;
             break;
@@ -294,7 +269,7 @@ int img_resize(int argc, char **argv)
             }
             break;
         default:
-            return img_usage("resize", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
@@ -306,7 +281,7 @@ int img_resize(int argc, char **argv)
         return img_fail("Parameter 'size' expects a non-negative number below 2^64: '%s'", text);
     }
     struct node_options options = {0};
-    struct block_node *node = img_open(argv[optind], format, &options);
+    struct block_node *node = img_open_image(&common, argv[optind], common.format, &options);
     if (node == NULL) {
         return 1;
     }
@@ -334,7 +309,7 @@ int img_resize(int argc, char **argv)
         status = img_fail("%s", error.text);
     }
     status = img_close(node, status);
-    if (status == 0 && !quiet) {
+    if (status == 0 && !common.quiet) {
         puts("Image resized.");
     }
     return status;

@@ -131,9 +131,10 @@ static int convert_run(struct convert *c)
 }
 
 struct convert_arguments {
-    const char *from_format, *to_format, *snapshot;
+    struct img_common common, to_common; /* the latter has --target-image-opts */
+    const char *to_format, *snapshot;
     struct node_options from_options, to_options;
-    bool no_create, quiet, target_is_zero;
+    bool no_create, target_is_zero;
     struct img_new target;
     const char *lists[16];
     unsigned list_count;
@@ -143,18 +144,15 @@ struct convert_arguments {
 static int convert_parse(struct convert_arguments *a, int argc, char **argv)
 {
     static const struct option longs[] = {{"target-is-zero", no_argument, NULL, IMG_OPT_TARGET_ZERO}, {"salvage", no_argument, NULL, IMG_OPT_SALVAGE},
-                                          {"force-share", no_argument, NULL, 'U'}, {0}};
+                                          {"target-image-opts", no_argument, NULL, IMG_OPT_TARGET_IMAGE_OPTS}, {0}};
     uint64_t number;
     int option;
-    a->to_format = "raw";
+    a->common = (struct img_common){.verb = "convert", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_PROGRESS};
     a->from_options.read_only = true;
     a->to_options.no_flush = true; /* as qemu-img: cache=unsafe is the default of this verb */
     a->c.sparse = 4096;
-    while ((option = getopt_long(argc, argv, "f:O:B:F:co:l:S:pt:T:qnm:WUr:", longs, NULL)) != -1) {
+    while ((option = img_option(&a->common, argc, argv, "O:B:F:co:l:S:t:T:nm:Wr:C", longs)) != -1) {
         switch (option) {
-        case 'f':
-            a->from_format = optarg;
-            break;
         case 'O':
             a->to_format = optarg;
             break;
@@ -174,16 +172,13 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->lists[a->list_count++] = optarg;
             break;
         case 'l':
-            a->snapshot = strncmp(optarg, "snapshot.name=", 14) == 0 ? optarg + 14 : strncmp(optarg, "snapshot.id=", 12) == 0 ? optarg + 12 : optarg;
+            a->snapshot = img_snapshot_name(optarg);
             break;
         case 'S':
             if (img_parse_size(optarg, &number) != 0 || number % 512 != 0 || number > CONVERT_BUFFER) {
                 return img_fail("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u.", CONVERT_BUFFER);
             }
             a->c.sparse = number;
-            break;
-        case 'p':
-            a->c.progress = true;
             break;
         case 't':
             a->to_options.no_flush = false;
@@ -196,9 +191,6 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
                 return 1;
             }
             break;
-        case 'q':
-            a->quiet = true;
-            break;
         case 'n':
             a->no_create = true;
             break;
@@ -209,9 +201,10 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             break;
         case 'r': /* a limit on the rate: not held */
         case 'W': /* out of order is allowed, not demanded */
+        case 'C': /* the host may copy by itself: allowed, not demanded */
             break;
-        case 'U':
-            a->from_options.force_share = true;
+        case IMG_OPT_TARGET_IMAGE_OPTS:
+            a->to_common.image_opts = true;
             break;
         case IMG_OPT_TARGET_ZERO:
             a->target_is_zero = true;
@@ -220,14 +213,17 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->c.salvage = true;
             break;
         default:
-            return img_usage("convert", NULL);
+            return 1;
         }
     }
     if (optind != argc - 2) {
         return img_usage("convert", optind > argc - 2 ? "Must specify image file name" : "Only one source image is supported");
     }
-    a->c.progress = a->c.progress && !a->quiet;
-    const struct block_driver *driver = node_find_format(a->to_format);
+    a->c.progress = a->common.progress && !a->common.quiet;
+    if (a->to_common.image_opts && (!a->no_create || a->to_format != NULL)) {
+        return img_fail(a->no_create ? "-O and --target-image-opts are mutually exclusive" : "--target-image-opts requires use of -n flag");
+    }
+    const struct block_driver *driver = node_find_format(a->to_format != NULL ? a->to_format : "raw");
     if (driver == NULL) {
         return img_fail("Unknown file format '%s'", a->to_format);
     }
@@ -238,7 +234,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
     if (a->no_create && a->list_count > 0) {
         fprintf(stderr, "kage img: warning: -o has no effect when combined with -n\n");
     }
-    if (a->c.compress && driver->write_compressed == NULL) {
+    if (a->c.compress && driver->write_compressed == NULL && !a->to_common.image_opts) {
         return img_fail("Compression not supported for this file format");
     }
     if (a->c.compress && a->c.sparse == 0) {
@@ -255,20 +251,18 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
 
 static int convert_with(struct convert_arguments *a, const char *from, const char *to)
 {
-    struct error error = {""};
     struct convert *c = &a->c;
     struct stat status;
-    c->from = img_open(from, a->from_format, &a->from_options);
+    c->from = img_open_image(&a->common, from, a->common.format, &a->from_options);
     if (c->from == NULL) {
         return 1;
     }
-    if (a->snapshot != NULL && (c->from->driver->snapshot_load == NULL || c->from->driver->snapshot_load(c->from, a->snapshot, &error) != 0)) {
-        img_fail("Failed to load snapshot: %s", error.text[0] != '\0' ? error.text : "the format has no snapshots");
+    if (a->snapshot != NULL && img_load_snapshot(c->from, a->snapshot) != 0) {
         return img_close(c->from, 1);
     }
     bool has_backing = a->target.backing_file != NULL;
     if (!a->no_create) {
-        bool device = stat(to, &status) == 0 && S_ISBLK(status.st_mode);
+        bool device = node_has_protocol(to) || (stat(to, &status) == 0 && S_ISBLK(status.st_mode));
         if (!a->target.has_size) {
             a->target.size = c->from->bytes;
             a->target.has_size = true;
@@ -281,7 +275,7 @@ static int convert_with(struct convert_arguments *a, const char *from, const cha
         c->target_is_zero = a->target_is_zero;
     }
     a->to_options.no_backing = !has_backing && !a->no_create;
-    c->to = img_open(to, a->to_format, &a->to_options);
+    c->to = img_open_image(&a->to_common, to, a->to_format, &a->to_options);
     c->buffer = aligned_alloc(4096, CONVERT_BUFFER);
     int result = 1;
     if (c->to != NULL && c->buffer != NULL) {
@@ -290,7 +284,9 @@ static int convert_with(struct convert_arguments *a, const char *from, const cha
         c->cluster = info.cluster_bytes;
         c->from_top_only = has_backing;
         c->total = c->to->bytes;
-        if (c->from->bytes > c->total) {
+        if (c->compress && c->to->driver->write_compressed == NULL) {
+            img_fail("Compression not supported for this file format");
+        } else if (c->from->bytes > c->total) {
             img_fail("cannot convert: the output file is smaller than the input file");
         } else if (has_backing && c->from->backing == NULL) {
             /* All that the source lacks is zero, and the backing file must not show there. */
@@ -328,25 +324,16 @@ int img_convert(int argc, char **argv)
 
 int img_dd(int argc, char **argv)
 {
-    static const struct option longs[] = {{"force-share", no_argument, NULL, 'U'}, {0}};
-    const char *from_format = NULL, *to_format = "raw", *from = NULL, *to = NULL;
+    struct img_common common = {.verb = "dd", .takes = IMG_TAKES_FORCE_SHARE};
+    const char *to_format = "raw", *from = NULL, *to = NULL;
     struct node_options from_options = {.read_only = true}, to_options = {.no_backing = true};
     uint64_t block = 512, count = UINT64_MAX, skip = 0;
     int option;
-    while ((option = getopt_long(argc, argv, "f:O:U", longs, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            from_format = optarg;
-            break;
-        case 'O':
-            to_format = optarg;
-            break;
-        case 'U':
-            from_options.force_share = true;
-            break;
-        default:
-            return img_usage("dd", NULL);
+    while ((option = img_option(&common, argc, argv, "O:", NULL)) != -1) {
+        if (option != 'O') {
+            return 1;
         }
+        to_format = optarg;
     }
     for (int i = optind; i < argc; i++) {
         const char *equals = strchr(argv[i], '=');
@@ -372,7 +359,7 @@ int img_dd(int argc, char **argv)
         return img_fail("Unknown file format '%s'", to_format);
     }
     target.format = driver->name;
-    struct block_node *source = img_open(from, from_format, &from_options);
+    struct block_node *source = img_open_image(&common, from, common.format, &from_options);
     if (source == NULL) {
         return 1;
     }

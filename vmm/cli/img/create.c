@@ -273,11 +273,13 @@ int img_new_create(const char *filename, struct img_new *options, bool quiet)
     if (!quiet) {
         create_say(filename, options);
     }
-    int fd = open(filename, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0) {
-        return img_fail("%s: Could not create '%s': %s", filename, filename, strerror(errno));
+    if (!node_has_protocol(filename)) { /* an export is there already */
+        int fd = open(filename, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0) {
+            return img_fail("%s: Could not create '%s': %s", filename, filename, strerror(errno));
+        }
+        close(fd);
     }
-    close(fd);
     struct node_options open_options = {.no_lock = false};
     struct error error = {""};
     struct block_node *file = node_open_file(filename, &open_options, &error);
@@ -310,16 +312,13 @@ int img_new_create(const char *filename, struct img_new *options, bool quiet)
 int img_create(int argc, char **argv)
 {
     struct img_new options;
-    bool quiet = false;
+    struct img_common common = {.verb = "create"};
     int option;
     img_new_init(&options);
     const char *lists[16];
     unsigned list_count = 0;
-    while ((option = getopt(argc, argv, "f:F:b:o:qu")) != -1) {
+    while ((option = img_option(&common, argc, argv, "F:b:o:u", NULL)) != -1) {
         switch (option) {
-        case 'f':
-            options.format = optarg;
-            break;
         case 'F':
             options.backing_format = optarg;
             break;
@@ -332,16 +331,14 @@ int img_create(int argc, char **argv)
             }
             lists[list_count++] = optarg;
             break;
-        case 'q':
-            quiet = true;
-            break;
         case 'u':
             options.unsafe = true;
             break;
         default:
-            return img_usage("create", NULL);
+            return 1;
         }
     }
+    options.format = common.format != NULL ? common.format : options.format;
     const struct block_driver *driver = node_find_format(options.format);
     if (driver == NULL) {
         return img_fail("Unknown file format '%s'", options.format);
@@ -368,5 +365,5 @@ int img_create(int argc, char **argv)
     if (optind < argc) {
         return img_usage("create", "Unexpected argument: only a file name and a size are expected");
     }
-    return img_new_create(filename, &options, quiet);
+    return img_new_create(filename, &options, common.quiet);
 }

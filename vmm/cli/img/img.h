@@ -16,6 +16,8 @@
 /* `count` words behind `img`. The exit status. */
 int img_main(int count, char **words);
 
+int img_bitmap(int argc, char **argv);
+int img_measure(int argc, char **argv);
 int img_create(int argc, char **argv);
 int img_info(int argc, char **argv);
 int img_snapshot(int argc, char **argv);
@@ -36,8 +38,34 @@ int img_bench(int argc, char **argv);
 /* Options without a letter of their own. */
 enum {
     IMG_OPT_OUTPUT = 256, IMG_OPT_BACKING_CHAIN, IMG_OPT_SHRINK, IMG_OPT_PREALLOCATION, IMG_OPT_START, IMG_OPT_MAX_LENGTH, IMG_OPT_TARGET_ZERO,
-    IMG_OPT_SALVAGE, IMG_OPT_PATTERN, IMG_OPT_FLUSH_INTERVAL, IMG_OPT_NO_DRAIN, IMG_OPT_IMAGE_OPTS,
+    IMG_OPT_SALVAGE, IMG_OPT_PATTERN, IMG_OPT_FLUSH_INTERVAL, IMG_OPT_NO_DRAIN, IMG_OPT_IMAGE_OPTS, IMG_OPT_TARGET_IMAGE_OPTS, IMG_OPT_OBJECT,
+    IMG_OPT_SIZE, IMG_OPT_FORCE, IMG_OPT_ADD, IMG_OPT_REMOVE, IMG_OPT_CLEAR, IMG_OPT_ENABLE, IMG_OPT_DISABLE, IMG_OPT_MERGE, IMG_OPT_BITMAPS,
+    IMG_OPT_WRONG, /* what was wrong has been said */
 };
+
+/* Options that verbs share: -f and -q, --image-opts and --object of all of them, and those that a verb says it takes. */
+#define IMG_TAKES_FORCE_SHARE 1u
+#define IMG_TAKES_OUTPUT 2u
+#define IMG_TAKES_PROGRESS 4u
+
+struct img_common {
+    const char *verb;
+    unsigned takes;
+    const char *format;
+    bool json, quiet, progress, force_share, image_opts;
+};
+
+/* The verb's next own option, as getopt_long() gives it; -1: no more. IMG_OPT_WRONG: the verb returns 1. */
+int img_option(struct img_common *common, int argc, char **argv, const char *letters, const struct option *own);
+/* The image that a word of the command line names: a file's name, or what --image-opts makes of it. Says so if it fails; NULL then. */
+struct block_node *img_open_image(const struct img_common *common, const char *name, const char *format, const struct node_options *options);
+/* The name in -l: alone, or behind snapshot.name= or snapshot.id=. */
+const char *img_snapshot_name(const char *text);
+/* A snapshot to read from, in place of the disk. Says so if it fails; 1 then. */
+int img_load_snapshot(struct block_node *node, const char *name);
+struct drive_values;
+/* Of --image-opts. 0, 1: wrong (said so), 2: help was asked for and given. */
+int img_parse_image_opts(const char *text, struct drive_values *values);
 
 /* "kage img: ...", to stderr; 1. */
 int img_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -48,8 +76,6 @@ int img_parse_size(const char *text, uint64_t *bytes);
 /* "1.5 GiB" */
 void img_size_text(uint64_t bytes, char text[32]);
 void img_json_string(const char *text);
-/* --output=human|json. 0, or 1. */
-int img_parse_output(const char *text, bool *json);
 /* A cache mode into what a node knows of it. 0, or 1. */
 int img_parse_cache(const char *text, struct node_options *options);
 /* Says so if it fails; NULL then. */

@@ -34,15 +34,13 @@ static void info_print_snapshots(struct block_node *node)
 
 int img_snapshot(int argc, char **argv)
 {
-    const char *format = NULL, *name = NULL;
+    struct img_common common = {.verb = "snapshot", .takes = IMG_TAKES_FORCE_SHARE};
+    const char *name = NULL;
     int option, action = 'l';
     struct node_options options = {.read_only = true, .no_backing = true};
     bool chosen = false;
-    while ((option = getopt(argc, argv, "f:la:c:d:qU")) != -1) {
+    while ((option = img_option(&common, argc, argv, "la:c:d:", NULL)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
         case 'l':
         case 'a':
         case 'c':
@@ -54,23 +52,18 @@ int img_snapshot(int argc, char **argv)
             action = option;
             name = optarg;
             break;
-        case 'q':
-            break;
-        case 'U':
-            options.force_share = true;
-            break;
         default:
-            return img_usage("snapshot", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
         return img_usage("snapshot", "Expecting one image file name");
     }
     options.read_only = action == 'l';
-    if (options.force_share && !options.read_only) {
+    if (common.force_share && !options.read_only) {
         return img_fail("-U can only be used with -l");
     }
-    struct block_node *node = img_open(argv[optind], format, &options);
+    struct block_node *node = img_open_image(&common, argv[optind], common.format, &options);
     if (node == NULL) {
         return 1;
     }
@@ -127,12 +120,19 @@ static void info_human_qcow2(struct block_node *node, const struct node_info *in
     printf("    extended l2: %s\n", info->extended_l2 ? "true" : "false");
 }
 
-static void info_human(struct block_node *node, const struct node_info *info, const char *filename)
+/* Bytes on the host's disk; negative: nobody knows. */
+static int64_t info_allocated(struct block_node *node)
+{
+    const struct block_driver *driver = node->driver->allocated != NULL ? node->driver : node->file->driver;
+    return driver->allocated != NULL ? driver->allocated(driver == node->driver ? node : node->file) : -1;
+}
+
+static void info_human(struct block_node *node, const struct node_info *info)
 {
     char size[32];
     img_size_text(node->bytes, size);
-    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", filename, node->driver->name, size, node->bytes);
-    int64_t allocated = node->driver->allocated != NULL ? node->driver->allocated(node) : node->file->driver->allocated(node->file);
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", node->filename, node->driver->name, size, node->bytes);
+    int64_t allocated = info_allocated(node);
     img_size_text(allocated < 0 ? 0 : (uint64_t)allocated, size);
     printf("disk size: %s\n", allocated < 0 ? "unavailable" : size);
     if (info->cluster_bytes != 0) {
@@ -198,8 +198,14 @@ static void info_json_qcow2(struct block_node *node, const struct node_info *inf
     unsigned count = 0;
     for (; node->driver->bitmap_get(node, count, &bitmap) == 0; count++) {
         printf(count == 0 ? "%s            \"bitmaps\": [\n" : ",\n", indent);
-        printf("%s                {\n%s                    \"flags\": [%s%s%s],\n%s                    \"name\": ", indent, indent,
-               bitmap.in_use ? "\"in-use\"" : "", bitmap.in_use && bitmap.automatic ? ", " : "", bitmap.automatic ? "\"auto\"" : "", indent);
+        printf("%s                {\n%s                    \"flags\": [\n", indent, indent);
+        if (bitmap.in_use) {
+            printf("%s                        \"in-use\"%s\n", indent, bitmap.automatic ? "," : "");
+        }
+        if (bitmap.automatic) {
+            printf("%s                        \"auto\"\n", indent);
+        }
+        printf("%s                    ],\n%s                    \"name\": ", indent, indent);
         img_json_string(bitmap.name);
         printf(",\n%s                    \"granularity\": %" PRIu32 "\n%s                }", indent, bitmap.granularity, indent);
     }
@@ -215,7 +221,7 @@ static void info_json_qcow2(struct block_node *node, const struct node_info *inf
     printf("%s            \"extended-l2\": %s\n%s        }\n%s    },\n", indent, info->extended_l2 ? "true" : "false", indent, indent);
 }
 
-static void info_json(struct block_node *node, const struct node_info *info, const char *filename, const char *indent)
+static void info_json(struct block_node *node, const struct node_info *info, const char *indent)
 {
     printf("%s{\n", indent);
     if (info->has_backing && info->backing_format[0] != '\0') {
@@ -225,13 +231,13 @@ static void info_json(struct block_node *node, const struct node_info *info, con
     }
     info_json_snapshots(node, indent);
     printf("%s    \"virtual-size\": %" PRIu64 ",\n%s    \"filename\": ", indent, node->bytes, indent);
-    img_json_string(filename);
+    img_json_string(node->filename);
     puts(",");
     if (info->cluster_bytes != 0) {
         printf("%s    \"cluster-size\": %" PRIu32 ",\n", indent, info->cluster_bytes);
     }
     printf("%s    \"format\": \"%s\",\n", indent, node->driver->name);
-    int64_t allocated = node->driver->allocated != NULL ? node->driver->allocated(node) : node->file->driver->allocated(node->file);
+    int64_t allocated = info_allocated(node);
     if (allocated >= 0) {
         printf("%s    \"actual-size\": %" PRId64 ",\n", indent, allocated);
     }
@@ -252,73 +258,53 @@ static void info_json(struct block_node *node, const struct node_info *info, con
 
 int img_info(int argc, char **argv)
 {
-    static const struct option longs[] = {{"output", required_argument, NULL, IMG_OPT_OUTPUT},
-                                          {"backing-chain", no_argument, NULL, IMG_OPT_BACKING_CHAIN},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {0}};
-    const char *format = NULL;
-    bool json = false, chain = false;
+    static const struct option longs[] = {{"backing-chain", no_argument, NULL, IMG_OPT_BACKING_CHAIN}, {0}};
+    struct img_common common = {.verb = "info", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_OUTPUT};
+    bool chain = false;
     struct node_options options = {.read_only = true, .no_io = true};
     int option;
-    while ((option = getopt_long(argc, argv, "f:U", longs, NULL)) != -1) {
-        switch (option) {
-        case 'f':
-            format = optarg;
-            break;
-        case 'U':
-            options.force_share = true;
-            break;
-        case IMG_OPT_OUTPUT:
-            if (img_parse_output(optarg, &json) != 0) {
-                return 1;
-            }
-            break;
-        case IMG_OPT_BACKING_CHAIN:
-            chain = true;
-            break;
-        default:
-            return img_usage("info", NULL);
+    while ((option = img_option(&common, argc, argv, "", longs)) != -1) {
+        if (option != IMG_OPT_BACKING_CHAIN) {
+            return 1;
         }
+        chain = true;
     }
     if (optind != argc - 1) {
         return img_usage("info", "Expecting one image file name");
     }
-    char *filename = strdup(argv[optind]), *next_format = format != NULL ? strdup(format) : NULL;
     int status = 0;
-    if (json && chain) {
+    if (common.json && chain) {
         puts("[");
     }
-    for (unsigned depth = 0; filename != NULL && status == 0; depth++) {
-        struct block_node *node = img_open(filename, next_format, &options);
-        if (node == NULL) {
-            status = 1;
-            break;
-        }
+    struct block_node *node = img_open_image(&common, argv[optind], common.format, &options);
+    common.image_opts = false; /* what the header names is a file's name */
+    for (unsigned depth = 0; node != NULL; depth++) {
         struct node_info info = {0};
         node->driver->info(node, &info);
-        if (json) {
+        if (common.json) {
             printf("%s", depth > 0 ? ",\n" : "");
-            info_json(node, &info, filename, chain ? "    " : "");
+            info_json(node, &info, chain ? "    " : "");
         } else {
             printf("%s", depth > 0 ? "\n" : "");
-            info_human(node, &info, filename);
+            info_human(node, &info);
         }
         char *next = chain && info.has_backing ? node_resolve_path(node->filename, info.backing_file) : NULL;
-        free(next_format);
-        next_format = next != NULL && info.backing_format[0] != '\0' ? strdup(info.backing_format) : NULL;
-        free(filename);
-        filename = next;
         status = img_close(node, status);
         if (depth > 200) {
+            free(next);
             status = img_fail("Backing file chain is longer than 200 images");
+            break;
         }
+        if (next == NULL) {
+            break;
+        }
+        node = img_open_image(&common, next, info.backing_format[0] != '\0' ? info.backing_format : NULL, &options);
+        free(next);
     }
-    if (json) {
+    if (common.json) {
         puts(chain ? "\n]" : "");
     }
-    free(filename);
-    free(next_format);
-    return status;
+    return node == NULL ? 1 : status;
 }
 
 /* ---- Check ---- */
@@ -373,18 +359,13 @@ static void check_json(const struct node_check *check, const char *filename, con
 /* The exit status says what was found: 1 the check failed, 2 corruptions, 3 leaks, 63 the format has no check. */
 int img_check(int argc, char **argv)
 {
-    static const struct option longs[] = {{"output", required_argument, NULL, IMG_OPT_OUTPUT}, {"repair", required_argument, NULL, 'r'},
-                                          {"force-share", no_argument, NULL, 'U'}, {0}};
-    const char *format = NULL;
-    bool json = false, quiet = false;
+    static const struct option longs[] = {{"repair", required_argument, NULL, 'r'}, {0}};
+    struct img_common common = {.verb = "check", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_OUTPUT};
     unsigned fix = 0;
     struct node_options options = {.check = true, .no_backing = true};
     int option;
-    while ((option = getopt_long(argc, argv, "f:r:T:qU", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "r:T:", longs)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
         case 'r':
             fix = strcmp(optarg, "leaks") == 0 ? CHECK_FIX_LEAKS : strcmp(optarg, "all") == 0 ? CHECK_FIX_LEAKS | CHECK_FIX_ERRORS : 0;
             if (fix == 0) {
@@ -396,29 +377,18 @@ int img_check(int argc, char **argv)
                 return 1;
             }
             break;
-        case 'q':
-            quiet = true;
-            break;
-        case 'U':
-            options.force_share = true;
-            break;
-        case IMG_OPT_OUTPUT:
-            if (img_parse_output(optarg, &json) != 0) {
-                return 1;
-            }
-            break;
         default:
-            return img_usage("check", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
         return img_usage("check", "Expecting one image file name");
     }
     options.read_only = fix == 0;
-    if (options.force_share && fix != 0) {
+    if (common.force_share && fix != 0) {
         return img_fail("-U can only be used without -r");
     }
-    struct block_node *node = img_open(argv[optind], format, &options);
+    struct block_node *node = img_open_image(&common, argv[optind], common.format, &options);
     if (node == NULL) {
         return 1;
     }
@@ -427,11 +397,11 @@ int img_check(int argc, char **argv)
         img_fail("This image format does not support checks");
         return 63;
     }
-    struct node_check check = {.messages = quiet ? NULL : stderr};
+    struct node_check check = {.messages = common.quiet ? NULL : stderr};
     int result = node->driver->check(node, fix, &check);
     if (result == 0 && (check.corruptions_fixed != 0 || check.leaks_fixed != 0)) {
         uint64_t leaks_fixed = check.leaks_fixed, corruptions_fixed = check.corruptions_fixed;
-        if (!quiet && !json) {
+        if (!common.quiet && !common.json) {
             printf("The following inconsistencies were found and repaired:\n\n    %" PRIu64 " leaked clusters\n    %" PRIu64
                    " corruptions\n\nDouble checking the fixed image now...\n", leaks_fixed, corruptions_fixed);
         }
@@ -443,9 +413,9 @@ int img_check(int argc, char **argv)
     if (result != 0) {
         return img_close(node, img_fail("Check failed: %s", strerror(-result)));
     }
-    if (json && !quiet) {
-        check_json(&check, argv[optind], node->driver->name);
-    } else if (!quiet) {
+    if (common.json && !common.quiet) {
+        check_json(&check, node->filename, node->driver->name);
+    } else if (!common.quiet) {
         check_human(&check);
     }
     int status = check.check_errors != 0 ? 1 : check.corruptions != 0 ? 2 : check.leaks != 0 ? 3 : 0;

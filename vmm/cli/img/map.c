@@ -39,8 +39,10 @@ static int map_next(struct block_node *node, uint64_t offset, uint64_t bytes, st
         .depth = depth,
         .holder = holder,
     };
-    if (holder == NULL) { /* nobody holds it: said of the last image of the chain */
+    /* Nobody holds it: said of the last image of the chain, or of the one that is longer than what it lies on. */
+    if (holder == NULL || (offset >= holder->bytes && depth > 0)) {
         entry->depth = depth - 1;
+        entry->holder = NULL;
     }
     /* Data in the file that is a hole there reads as zeroes, whatever the format thinks. */
     if (entry->data && entry->has_offset && holder->driver != &raw_driver && holder->file->driver->map != NULL) {
@@ -78,27 +80,14 @@ static int map_print(const struct map_entry *entry, bool json, bool first)
 
 int img_map(int argc, char **argv)
 {
-    static const struct option longs[] = {{"output", required_argument, NULL, IMG_OPT_OUTPUT}, {"force-share", no_argument, NULL, 'U'},
-                                          {"start-offset", required_argument, NULL, IMG_OPT_START},
+    static const struct option longs[] = {{"start-offset", required_argument, NULL, IMG_OPT_START},
                                           {"max-length", required_argument, NULL, IMG_OPT_MAX_LENGTH}, {0}};
-    const char *format = NULL;
-    bool json = false;
+    struct img_common common = {.verb = "map", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_OUTPUT};
     uint64_t start = 0, max = UINT64_MAX;
     struct node_options options = {.read_only = true};
     int option;
-    while ((option = getopt_long(argc, argv, "f:s:l:U", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "s:l:", longs)) != -1) {
         switch (option) {
-        case 'f':
-            format = optarg;
-            break;
-        case 'U':
-            options.force_share = true;
-            break;
-        case IMG_OPT_OUTPUT:
-            if (img_parse_output(optarg, &json) != 0) {
-                return 1;
-            }
-            break;
         case 's':
         case IMG_OPT_START:
             if (img_parse_size(optarg, &start) != 0) {
@@ -112,17 +101,17 @@ int img_map(int argc, char **argv)
             }
             break;
         default:
-            return img_usage("map", NULL);
+            return 1;
         }
     }
     if (optind != argc - 1) {
         return img_usage("map", "Expecting one image file name");
     }
-    struct block_node *node = img_open(argv[optind], format, &options);
+    struct block_node *node = img_open_image(&common, argv[optind], common.format, &options);
     if (node == NULL) {
         return 1;
     }
-    if (!json) {
+    if (!common.json) {
         printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
     }
     uint64_t end = max < node->bytes && start < node->bytes - max ? start + max : node->bytes;
@@ -140,17 +129,17 @@ int img_map(int argc, char **argv)
             continue;
         }
         if (have) {
-            status = map_print(&entry, json, first);
+            status = map_print(&entry, common.json, first);
             first = false;
         }
         entry = next;
         have = true;
     }
     if (have && status == 0) {
-        status = map_print(&entry, json, first);
+        status = map_print(&entry, common.json, first);
         first = false;
     }
-    if (json) {
+    if (common.json) {
         puts(first ? "[]" : "]");
     }
     return img_close(node, status);
@@ -267,38 +256,25 @@ static int compare_run(struct compare *c)
 /* The exit status: 0 the same, 1 different, above: an error. */
 int img_compare(int argc, char **argv)
 {
-    static const struct option longs[] = {{"force-share", no_argument, NULL, 'U'}, {0}};
-    const char *formats[2] = {NULL, NULL};
+    struct img_common common = {.verb = "compare", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_PROGRESS};
+    const char *second_format = NULL;
     struct node_options options = {.read_only = true};
     struct compare c = {0};
     int option;
-    while ((option = getopt_long(argc, argv, "f:F:T:pqsU", longs, NULL)) != -1) {
+    while ((option = img_option(&common, argc, argv, "F:T:s", NULL)) != -1) {
         switch (option) {
-        case 'f':
-            formats[0] = optarg;
-            break;
         case 'F':
-            formats[1] = optarg;
+            second_format = optarg;
             break;
         case 'T':
             if (img_parse_cache(optarg, &options) != 0) {
                 return 2;
             }
             break;
-        case 'p':
-            c.progress = true;
-            break;
-        case 'q':
-            c.quiet = true;
-            break;
         case 's':
             c.strict = true;
             break;
-        case 'U':
-            options.force_share = true;
-            break;
         default:
-            img_usage("compare", NULL);
             return 2;
         }
     }
@@ -306,10 +282,11 @@ int img_compare(int argc, char **argv)
         img_usage("compare", "Expecting two image file names");
         return 2;
     }
-    c.progress = c.progress && !c.quiet;
+    c.quiet = common.quiet;
+    c.progress = common.progress && !c.quiet;
     int status = 2;
     for (unsigned i = 0; i < 2; i++) {
-        c.node[i] = img_open(argv[optind + (int)i], formats[i], &options);
+        c.node[i] = img_open_image(&common, argv[optind + (int)i], i == 0 ? common.format : second_format, &options);
         if (c.node[i] == NULL) {
             if (i == 1) {
                 node_close(c.node[0]);
