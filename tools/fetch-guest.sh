@@ -8,7 +8,7 @@
 #   CACHE/686-pae/vmlinuz    linux-image-686-pae, for i386
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
-#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI, UEFI's variables
 #   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
 #   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
 #   CACHE/debian/cloud.qcow2, vmlinuz-cloud, initrd-cloud    what `kage image debian` makes, and its kernel; root and debian have no passwords
@@ -37,7 +37,7 @@ have() {
 	busybox) [ -x "$cache/busybox" ] ;;
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
-	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
+	modules) [ -s "$cache/cloud/modules/efivarfs.ko" ] ;;
 	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
 	fio) [ -s "$cache/fio/disk.img" ] ;;
 	debian) have_image cloud ;;
@@ -190,7 +190,7 @@ for part; do
 		mkdir -p "$cache/cloud/modules"
 		for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio_blk failover \
 			net_failover virtio_net virtio_console scsi_common scsi_mod sd_mod cdrom sr_mod \
-			virtio_scsi virtio-rng; do
+			virtio_scsi virtio-rng efivarfs; do
 			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
 		done
 		continue

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "chardev/chardev.h"
 #include "cli/options_devices.h"
@@ -207,6 +208,42 @@ static int options_set_flash1(struct options *options, const char *value, struct
     (void)error;
     strcpy(options->flash_names[1], value);
     return 0;
+}
+
+#define RTC_YEAR_MAX 2199 /* what dev/cmos.c can count to */
+
+/* utc, localtime, or a date as 2006-06-17T16:01:21 or 2006-06-17, from which on the clock goes. */
+static int options_set_rtc_base(struct options *options, const char *value, struct error *error)
+{
+    static const char *const formats[] = {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"};
+    time_t now = time(NULL);
+    struct tm tm;
+    if (strcmp(value, "utc") == 0) {
+        options->rtc_offset_seconds = 0;
+        return 0;
+    }
+    if (strcmp(value, "localtime") == 0) {
+        if (localtime_r(&now, &tm) == NULL) {
+            return error_set(error, "-rtc base=localtime: %s", strerror(errno));
+        }
+        options->rtc_offset_seconds = tm.tm_gmtoff;
+        return 0;
+    }
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(formats); i++) {
+        memset(&tm, 0, sizeof(tm));
+        const char *end = strptime(value, formats[i], &tm);
+        if (end != NULL && *end == '\0' && tm.tm_year >= 70 && tm.tm_year + 1900 <= RTC_YEAR_MAX) {
+            options->rtc_offset_seconds = timegm(&tm) - now;
+            return 0;
+        }
+    }
+    return error_set(error, "-rtc base=%s: invalid datetime format; valid formats are utc, localtime, 2006-06-17T16:01:21 and 2006-06-17", value);
+}
+
+static int options_apply_rtc(struct options *options, const char *argument, struct error *error)
+{
+    static const struct options_row rows[] = {{"base", options_set_rtc_base, NULL}, {"clock", NULL, "host"}, {"driftfix", NULL, "none"}};
+    return options_apply_list(options, "-rtc", NULL, argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
 static int options_set_mmu(struct options *options, const char *value, struct error *error)
@@ -469,6 +506,7 @@ static const struct options_option {
     {"bios", "FILE", "firmware of machines pc and q35 (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
+    {"rtc", "base=utc|localtime|DATE", "what the real-time clock says at the start (utc); DATE as 2006-06-17T16:01:21", options_apply_rtc},
     {"kernel", "FILE", "the kernel: bzImage, vmlinux, another ELF file with a PVH entry, or multiboot", options_apply_kernel},
     {"initrd", "FILE", "the initial RAM disk; of a multiboot kernel, its modules: \"FILE ARGS,FILE\"", options_apply_initrd},
     {"append", "TEXT", "the kernel's command line", options_apply_append},

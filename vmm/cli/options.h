@@ -57,6 +57,7 @@ struct options {
     bool no_defaults;
     bool acpi;
     bool rtc;
+    int64_t rtc_offset_seconds; /* -rtc base= */
     unsigned serial_count;
     const char *serial[OPTIONS_SERIALS_MAX];
     const char *machine; /* name of a board */

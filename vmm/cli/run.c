@@ -322,6 +322,7 @@ int run_machine(struct options *options, struct error *error)
                 .cmdline = options->append,
                 .acpi = options->acpi,
                 .rtc = options->rtc,
+                .rtc_offset_seconds = options->rtc_offset_seconds,
                 .board = machine_find_board(options->machine),
                 .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
                 .boot_menu = options->boot.menu,
