@@ -387,6 +387,7 @@ step 2 filesystem "Making its file system"
 step 3 boot "Making it bootable"
 enter=
 step 4 write "Writing $KAGE_IMAGE_OUT"
+chmod 600 "$work/out" # it holds keys of the guest's and what passwords are checked by
 mv "$work/out" "$KAGE_IMAGE_OUT"
 finish
 
