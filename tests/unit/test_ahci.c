@@ -5,6 +5,7 @@
  */
 #include <setjmp.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -492,6 +493,38 @@ static void test_resets(void **state)
     assert_memory_equal(memory + SLOT_DATA(0), shadow, 8192);
 }
 
+static void *drain(void *opaque)
+{
+    (void)opaque;
+    usleep(20000);
+    block_drain(block);
+    return NULL;
+}
+
+/* The right to master the bus goes: what the host has must be over, and what is asked for waits. */
+static void test_master(void **state)
+{
+    pthread_t thread;
+    (void)state;
+    for (unsigned i = 0; i < 8; i++) {
+        FILL(i, .code = 0x60, .device = 0x40, .lba = i * 8, .feature = 8, .count = (uint16_t)(i << 3), .bytes = 4096);
+    }
+    set(SACT, 0xff);
+    set(CI, 0xff);
+    assert_int_equal(pthread_create(&thread, NULL, drain, NULL), 0);
+    set_master(false);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_false(ahci->ports[0].slots[i].request.active);
+        assert_memory_equal(memory + SLOT_DATA(i), shadow + i * 4096, 4096);
+    }
+    pthread_join(thread, NULL);
+    set(SACT, 1);
+    issue(1);
+    assert_int_equal(get(CI), 1);
+    set_master(true);
+    assert_int_equal(get(CI), 0);
+}
+
 static void test_packets(void **state)
 {
     const uint8_t ready[12] = {0}, ask[12] = {3, 0, 0, 0, 18}, read10[12] = {0x28, 0, 0, 0, 0, 2, 0, 0, 3};
@@ -603,6 +636,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_queued_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_resets, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_master, setup, teardown),
         cmocka_unit_test_setup_teardown(test_packets, setup, teardown),
         cmocka_unit_test_setup_teardown(test_messages, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random, setup, teardown),

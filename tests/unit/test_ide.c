@@ -522,6 +522,15 @@ static void test_stop_under_way(void **state)
     assert_memory_equal(memory + DATA_GPA, shadow, 0x10000);
     pthread_join(thread, NULL);
     assert_int_equal(finish(), READY);
+    /* The right to master the bus goes: the same. */
+    memset(memory + DATA_GPA, 0, 0x10000);
+    command(0xc8, 0, 128);
+    bm_start(true);
+    assert_int_equal(pthread_create(&thread, NULL, drain, NULL), 0);
+    config_write(PCI_COMMAND, PCI_COMMAND_IO);
+    assert_false(channel->request.active);
+    assert_memory_equal(memory + DATA_GPA, shadow, 0x10000);
+    pthread_join(thread, NULL);
 }
 
 /* ---- ATAPI ---- */

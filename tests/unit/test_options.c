@@ -114,7 +114,7 @@ static void test_drives(void **state)
     assert_string_equal(options.drives[0].values.format, "raw");
     assert_true(options.drives[0].values.read_only);
     assert_int_equal(options.drives[0].values.cache, DRIVE_CACHE_NONE);
-    assert_true(options.drives[0].values.throttle.bps_total == 1u << 20);
+    assert_true(options.drives[0].values.throttle.bps_total.rate == 1u << 20);
     assert_string_equal(device("virtio-blk-device")->drive, options.drives[0].values.id);
     assert_int_equal(PARSE("-drive", "file=a,if=virtio", "-machine", "pc"), 0);
     assert_non_null(device("virtio-blk-pci"));
@@ -147,6 +147,36 @@ static void test_drives(void **state)
     assert_string_equal(options.objects[0].values.filename, "/dev/zero");
     assert_int_equal(device("virtio-rng-device")->max_bytes, 1024);
 
+    /* NBD exports: their parts become a name, of a drive and of nodes. */
+    assert_int_equal(PARSE("-kernel", "k", "-blockdev",
+                           "{\"driver\":\"qcow2\",\"node-name\":\"d\",\"file\":{\"driver\":\"nbd\",\"server\":{\"type\":\"inet\",\"host\":\"::1\",\"port\":\"10810\"},"
+                           "\"export\":\"x\",\"reconnect-delay\":7}}",
+                           "-blockdev", "driver=nbd,node-name=n,server.type=unix,server.path=/s", "-blockdev", "qcow2,node-name=q,file=n", "-drive",
+                           "file=nbd:unix:/t:exportname=y,format=raw"),
+                     0);
+    assert_string_equal(options.drives[0].values.file, "nbd://[::1]:10810/x");
+    assert_int_equal(options.drives[0].values.nbd.reconnect_delay_s, 7);
+    assert_string_equal(options.drives[2].values.file, "nbd+unix://?socket=/s");
+    assert_string_equal(options.drives[2].values.format, "qcow2");
+    assert_string_equal(options.drives[3].values.file, "nbd:unix:/t:exportname=y");
+
+    /* Limits: old names, groups by name, and an object's by a filter. */
+    assert_int_equal(PARSE("-kernel", "k", "-drive", "file=a,format=raw,iops=100,bps_wr_max=1M,iops_size=4k,throttling.iops-read-max-length=5", "-drive",
+                           "file=b,format=raw,group=g,iops=7", "-drive", "file=c,format=raw,throttling.group=g"),
+                     0);
+    assert_int_equal(options.drives[0].values.throttle.iops_total.rate, 100);
+    assert_int_equal(options.drives[0].values.throttle.bps_write.burst, 1u << 20);
+    assert_int_equal(options.drives[0].values.throttle.iops_size, 4096);
+    assert_int_equal(options.drives[0].values.throttle.iops_read.burst_s, 5);
+    assert_true(options.drives[0].throttle_with == NULL && options.drives[2].throttle_with == &options.drives[1]);
+    assert_int_equal(PARSE("-kernel", "k", "-object", "throttle-group,id=g,x-iops-total=9,limits.bps-read=10", "-blockdev", "raw,node-name=a,file.filename=x",
+                           "-blockdev", "throttle,node-name=t,throttle-group=g,file=a", "-device", "virtio-blk-device,drive=t", "-drive", "file=y,format=raw,group=g"),
+                     0);
+    assert_string_equal(options.drives[1].values.file, "x");
+    assert_int_equal(options.drives[1].values.throttle.iops_total.rate, 9);
+    assert_int_equal(options.drives[1].values.throttle.bps_read.rate, 10);
+    assert_true(options.drives[2].throttle_with == &options.drives[1]);
+
     /* One disk serves one device. */
     assert_int_not_equal(PARSE("-kernel", "k", "-drive", "file=x,if=none,id=d", "-device", "virtio-blk-device,drive=d", "-device", "virtio-blk-device,drive=d"), 0);
     assert_non_null(strstr(error.text, "in use"));
@@ -166,6 +196,12 @@ static void test_refused(void **state)
         {{"-"}, "-"},
         {{""}, "'': expected an image or an option"},
         {{"-kernel"}, "needs an argument"},
+        {{"-blockdev", "driver=nbd,node-name=n"}, "server.type"},
+        {{"-blockdev", "driver=nbd,node-name=n,server.type=inet,server.host=x"}, "server.port"},
+        {{"-blockdev", "driver=nbd,node-name=n,server.type=unix,server.path=/s,file.filename=x"}, "no file"},
+        {{"-blockdev", "driver=qcow2,node-name=n,file.filename=x,export=y"}, "of driver nbd"},
+        {{"-kernel", "k", "-blockdev", "throttle,node-name=t,throttle-group=g,file=x"}, "node-name='x'"},
+        {{"-blockdev", "throttle,node-name=t,file=x"}, "throttle-group"},
         {{"-nographic"}, "-kernel"},
         {{"-m", "0"}, "-m 0"},
         {{"-m", "0G"}, "-m 0G"},

@@ -157,6 +157,9 @@ int options_apply_blockdev(struct options *options, const char *argument, struct
     if (values->id[0] == '\0') {
         return error_set(error, "-blockdev %s: 'node-name' must be specified for the root node", argument);
     }
+    if (strcmp(values->format, "throttle") == 0 && (values->throttle_group[0] == '\0' || values->reference[0] == '\0')) {
+        return error_set(error, "-blockdev %s: Parameter '%s' is missing", argument, values->throttle_group[0] == '\0' ? "throttle-group" : "file");
+    }
     char what[64];
     snprintf(what, sizeof(what), "-blockdev node-name=%.40s", values->id);
     if (drive_resolve(&drive->values, what, error) != 0) {
@@ -184,7 +187,16 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         if (!other->node || strcmp(file->id, values->reference) != 0) {
             continue;
         }
-        if (!options_is_protocol(file->format)) {
+        bool filter = strcmp(values->format, "throttle") == 0;
+        if (filter && other->used_by == NULL) { /* all that the other is, under limits */
+            struct drive_values own = *values;
+            *values = *file;
+            strcpy(values->id, own.id);
+            strcpy(values->throttle_group, own.throttle_group);
+            options->drives[i].used_by = "another node";
+            return 0;
+        }
+        if (!options_is_protocol(file->format) && !filter) {
             return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file or nbd", values->id, file->id);
         }
         if (other->used_by != NULL) {
@@ -215,6 +227,35 @@ static int options_resolve_nodes(struct options *options, struct error *error)
         struct drive *drive = &options->drives[i];
         if (drive->node && options_is_protocol(drive->values.format)) {
             strcpy(drive->values.format, "raw"); /* its bytes are the disk's */
+        }
+    }
+    return 0;
+}
+
+/* The limits of a group are those of its object, else of the first drive in it; the drives after the first share with that. */
+static int options_find_groups(struct options *options, struct error *error)
+{
+    for (unsigned i = 0; i < options->drive_count; i++) {
+        struct drive *drive = &options->drives[i];
+        const char *group = drive->values.throttle_group;
+        const struct object_spec *object = NULL;
+        if (group[0] == '\0' || (drive->used_by != NULL && drive->node)) {
+            continue;
+        }
+        for (unsigned j = 0; j < options->object_count; j++) {
+            const struct object_spec *other = &options->objects[j];
+            object = strcmp(other->model->name, OBJECT_THROTTLE_GROUP) == 0 && strcmp(other->values.id, group) == 0 ? other : object;
+        }
+        if (object == NULL && drive->node) {
+            return error_set(error, "-blockdev node-name=%s: Throttle group '%s' does not exist", drive->values.id, group);
+        }
+        if (object != NULL) {
+            drive->values.throttle = object->values.throttle;
+        }
+        for (unsigned j = 0; j < i && drive->throttle_with == NULL; j++) {
+            struct drive *other = &options->drives[j];
+            bool opened = other->used_by == NULL || !other->node;
+            drive->throttle_with = opened && strcmp(other->values.throttle_group, group) == 0 ? other : NULL;
         }
     }
     return 0;
@@ -529,7 +570,7 @@ static int options_find_flash(struct options *options, struct error *error)
 int options_complete_devices(struct options *options, struct error *error)
 {
     bool has_pci = machine_find_board(options->machine)->pci_bus != NULL;
-    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
+    if (options_resolve_nodes(options, error) != 0 || options_find_groups(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
         return -1;
     }
     for (unsigned i = 0; i < options->device_arguments.count && options->action == OPTIONS_RUN; i++) {

@@ -111,6 +111,7 @@ void ahci_drop(struct ahci_port *port)
 {
     for (unsigned i = 0; i < AHCI_SLOTS; i++) {
         port->slots[i].dropped = port->slots[i].busy;
+        port->slots[i].request.given_up = true;
     }
     disk_cancel(&port->ahci->requests, port);
 }

@@ -174,12 +174,17 @@ void ide_dma_done(struct ide_channel *channel, int result)
 /* ---- Registers ---- */
 
 /* Stopped under way: what the host still does to the guest's memory must be over before the guest goes on. */
-static void ide_bm_stop(struct ide_channel *channel)
+static void ide_dma_wait(struct ide_channel *channel)
 {
     if (channel->request.active && channel->command.protocol == ATA_DMA) {
         disk_cancel(&channel->ide->requests, channel);
         disk_wait(&channel->ide->requests, &channel->request);
     }
+}
+
+static void ide_bm_stop(struct ide_channel *channel)
+{
+    ide_dma_wait(channel);
     channel->bmis &= (uint8_t)~BMIS_ACTIVE;
 }
 
@@ -263,6 +268,8 @@ static void ide_config_written(void *self, unsigned offset, unsigned size)
     for (unsigned i = 0; i < IDE_CHANNELS; i++) {
         if (came && ide->channels[i].state == IDE_DMA) {
             ide_dma_go(&ide->channels[i]);
+        } else if (!master) {
+            ide_dma_wait(&ide->channels[i]);
         }
         ide->channels[i].enabled = (config[IDETIM + i * 2 + 1] & IDETIM_ENABLE) != 0 && (config[PCI_COMMAND] & PCI_COMMAND_IO) != 0;
     }

@@ -236,8 +236,12 @@ static void info_json(struct block_node *node, const struct node_info *info, con
     if (info->cluster_bytes != 0) {
         printf("%s    \"cluster-size\": %" PRIu32 ",\n", indent, info->cluster_bytes);
     }
-    printf("%s    \"format\": \"%s\",\n", indent, node->driver->name);
     int64_t allocated = info_allocated(node);
+    if (!info->qcow2 && allocated < 0) { /* of raw bytes of which the protocol can tell nothing, no more is said */
+        printf("%s    \"format\": \"%s\"\n%s}", indent, node->driver->name, indent);
+        return;
+    }
+    printf("%s    \"format\": \"%s\",\n", indent, node->driver->name);
     if (allocated >= 0) {
         printf("%s    \"actual-size\": %" PRId64 ",\n", indent, allocated);
     }
