@@ -40,6 +40,7 @@ extern const struct property blockdev_properties[]; /* of -blockdev, in dotted n
 struct drive {
     struct drive_values values;
     struct block *block;  /* once opened */
+    bool attached_elsewhere; /* to an iothread's loop */
     const char *used_by;  /* a device's model; NULL: free */
     bool node;            /* of -blockdev */
 };
