@@ -7,8 +7,6 @@
 #include "cpu/sys.h"
 #include "cpu/translate.h"
 
-#include "mmu/mmu.h"
-
 #define R10 X86_R10
 #define R11 X86_R11
 #define RCX X86_RCX
