@@ -3,7 +3,7 @@
 # What `kage image debian` does: a Debian disk that boots, without loop devices, and without a mount outside of namespaces of its own.
 # It is compiled into kage, which has checked the options and gives them in the environment (image.c has the table):
 #   KAGE_IMAGE_{OUT,SIZE,HOSTNAME,USER,SSH_KEY,PACKAGES,FIRMWARE,MIRROR,SUITE,KERNEL,PASSWORD,ROOT_PASSWORD,CLOUD_INIT,FORMAT,CACHE,VERBOSE}
-#   KAGE_IMAGE_SCRIPT  this text, for the parts that run by themselves: KAGE_IMAGE_KAGE  the kage that converts
+#   KAGE_IMAGE_KAGE    the kage that converts
 # Without an argument it is the outer part: an ordinary process of whoever called it. It starts the steps, each in namespaces of its
 # own, waits for them, shows where they are, and puts away what they leave when it is stopped.
 set -eu
@@ -40,10 +40,10 @@ packages() {
 	# No languages but C's own, which is UTF-8.
 	set -- --mode=root --variant=minbase --verbose "--include=$list" --aptopt='Acquire::Retries "3"' --aptopt='APT::Install-Recommends "false"' \
 		--dpkgopt=force-unsafe-io \
-		'--customize-hook=sh -c "$KAGE_IMAGE_SCRIPT" kage customize "$1"'
+		'--customize-hook=sh "$KAGE_IMAGE_WORK/script" customize "$1"'
 	if [ -n "$KAGE_IMAGE_CACHE" ]; then
 		set -- "$@" --skip=download/empty --skip=essential/unlink \
-			'--setup-hook=sh -c "$KAGE_IMAGE_SCRIPT" kage debs-in "$1"' '--customize-hook=sh -c "$KAGE_IMAGE_SCRIPT" kage debs-out "$1"'
+			'--setup-hook=sh "$KAGE_IMAGE_WORK/script" debs-in "$1"' '--customize-hook=sh "$KAGE_IMAGE_WORK/script" debs-out "$1"'
 	fi
 	mmdebstrap "$@" "$KAGE_IMAGE_SUITE" "$work/root" ${KAGE_IMAGE_MIRROR:+"deb $KAGE_IMAGE_MIRROR $KAGE_IMAGE_SUITE main"}
 }
@@ -354,9 +354,9 @@ step() {
 	: >"$work/log"
 	# A process group of its own: Ctrl-C is ours alone, and what we stop is all of it.
 	if [ -n "$KAGE_IMAGE_VERBOSE" ]; then
-		setsid $enter sh -c "$KAGE_IMAGE_SCRIPT" kage "$2" >&2 </dev/null &
+		setsid $enter sh "$KAGE_IMAGE_WORK/script" "$2" >&2 </dev/null &
 	else
-		setsid $enter sh -c "$KAGE_IMAGE_SCRIPT" kage "$2" >"$work/log" 2>&1 </dev/null &
+		setsid $enter sh "$KAGE_IMAGE_WORK/script" "$2" >"$work/log" 2>&1 </dev/null &
 	fi
 	running=$!
 	while kill -0 "$running" 2>/dev/null; do
@@ -387,6 +387,7 @@ work=$(mktemp -d "$directory/.kage-image.XXXXXX") || exit 1
 chmod 755 "$work"
 work=$(cd "$work" && pwd)
 export KAGE_IMAGE_WORK="$work"
+cat "$0" >"$work/script" # for the parts that run by themselves
 if [ -n "$KAGE_IMAGE_CACHE" ]; then
 	mkdir -p "$KAGE_IMAGE_CACHE" && KAGE_IMAGE_CACHE=$(cd "$KAGE_IMAGE_CACHE" && pwd) || exit 1
 fi

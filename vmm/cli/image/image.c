@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -370,10 +371,22 @@ static int check_out(const struct image_request *request, struct error *error)
     return image_value(request, "FORCE")[0] != '\0' ? 0 : error_set(error, "image: %s: it is there; --force replaces it", out);
 }
 
+/* The script as a file without a name, which the shell opens by its number: in an argument it would fill the screen of whoever calls ps. */
+static int open_script(char path[64], struct error *error)
+{
+    size_t bytes = strlen(image_debian_script);
+    int fd = memfd_create("kage-image", 0);
+    if (fd < 0 || write(fd, image_debian_script, bytes) != (ssize_t)bytes) {
+        return error_set(error, "image: no memory for the script: %s", strerror(errno));
+    }
+    snprintf(path, 64, "/proc/self/fd/%d", fd);
+    return 0;
+}
+
 int image_main(int count, char **words, struct error *error)
 {
     struct image_request request;
-    char self[PATH_MAX];
+    char self[PATH_MAX], script[64];
     if (image_parse(&request, count, words, error) != 0) {
         return -1;
     }
@@ -389,7 +402,10 @@ int image_main(int count, char **words, struct error *error)
     if (check_out(&request, error) != 0) {
         return -1;
     }
-    bool bad = setenv("KAGE_IMAGE_SCRIPT", image_debian_script, 1) != 0 || setenv("KAGE_IMAGE_KAGE", self, 1) != 0;
+    if (open_script(script, error) != 0) {
+        return -1;
+    }
+    bool bad = setenv("KAGE_IMAGE_KAGE", self, 1) != 0;
     for (size_t i = 0; i < IMAGE_OPTION_COUNT; i++) {
         char name[64];
         snprintf(name, sizeof(name), "KAGE_IMAGE_%s", image_options[i].name);
@@ -398,6 +414,6 @@ int image_main(int count, char **words, struct error *error)
     if (bad) {
         return error_set(error, "no memory");
     }
-    execl("/bin/sh", "kage-image", "-c", image_debian_script, "kage-image", (char *)NULL);
+    execl("/bin/sh", "kage-image", script, (char *)NULL);
     return error_set(error, "/bin/sh: %s", strerror(errno));
 }
