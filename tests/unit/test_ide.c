@@ -44,8 +44,6 @@ static int setup(void **state)
     assert_int_equal(ide_add(ide, 1, 0, &cd), 0);
     channel = &ide->channels[0];
     config_write(PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
-    config_write(0x41, 0x80);
-    config_write(0x43, 0x80);
     return 0;
 }
 

@@ -255,7 +255,7 @@ static void ide_bm_write(void *self, uint64_t offset, unsigned size, uint64_t va
 
 static const struct device_ops ide_bm_ops = {.name = "IDE bus master", .read = ide_bm_read, .write = ide_bm_write};
 
-/* IDETIM says which channels are decoded; firmware sets that. A transfer that waited for the right to master the bus goes on. */
+/* IDETIM says which channels are decoded. A transfer that waited for the right to master the bus goes on. */
 static void ide_config_written(void *self, unsigned offset, unsigned size)
 {
     struct ide *ide = self;
@@ -288,6 +288,8 @@ static void ide_init_function(struct ide *ide)
         function->writable[IDETIM + i] = 0xff;
     }
     function->writable[SIDETIM] = 0xff;
+    /* Decoded, as firmware leaves it: some does not know this function, and a multiboot kernel has none. */
+    function->config[IDETIM + 1] = function->config[IDETIM + 3] = IDETIM_ENABLE;
     function->bars[4] = (struct pci_bar){.bytes = BM_PORTS, .port = true, .ops = &ide_bm_ops, .device = ide};
     function->written = ide_config_written;
     function->self = ide;
