@@ -15,6 +15,7 @@ CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export KAGE CACHE KAGE_TEST_BOOTS=1 KAGE_TEST_SMP_BOOTS=1 MMU_TEST_SECONDS=20
 guest="$1/tests/guest/guest-runner --index tests/guest/index.txt --images $1/tests/guest --backend soft --verbose"
 tools/fetch-guest.sh || exit 1
+tools/fetch-guest.sh debian-generic || exit 1
 
 # board processors kernel program
 turns="microvm 4 cloud guest-parallel
@@ -117,6 +118,8 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		"$1/tests/block/block-$program" -s $((10000 + rounds * 1000)) -n 300 >"$work/log" 2>&1 || failed "block-$program failed"
 	done
 	[ "$(date +%s)" -ge "$end" ] || KILLS=50 KILL_SEED=$((20000 + rounds * 1000)) tests/system/kill.sh >"$work/log" 2>&1 || failed "tests/system/kill.sh failed"
+	# Debian: four of 24 cells in each round.
+	[ "$(date +%s)" -ge "$end" ] || KAGE_TEST_MATRIX=$rounds/6 tests/system/debian.sh >"$work/log" 2>&1 || failed "tests/system/debian.sh, part $rounds of 6, failed"
 	[ "$(date +%s)" -ge "$end" ] || tests/system/mmu.sh >"$work/log" 2>&1 || failed "tests/system/mmu.sh failed"
 	rounds=$((rounds + 1))
 	echo "soak: round $rounds: $cycles boots, $(($(date +%s) - started)) s"

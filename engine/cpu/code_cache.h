@@ -207,7 +207,7 @@ void code_link(struct cpu *cpu, struct link *l, struct block *to);
  * -EAGAIN: it is one now, but other vCPUs were waited for, and what the caller has translated may no longer hold.
  */
 int code_page_prepare(struct cpu *cpu, gpa_t gpa, uint8_t *host_page);
-/* Emits the check that the pages of a link's target are still mapped, and the jump to `entry`; returns its offset, or 0. Lock held (lower_branch.c). */
+/* Emits the check that the pages of a link's target are still mapped, and the jump to `entry`; returns its offset, or 0. Lock held (cold.c). */
 uint32_t code_emit_link(struct cpu *cpu, const struct block *from, const struct block *to, const struct link *l,
                         uint32_t entry, bool cross_page);
 /* Empties the cache. Every vCPU is stopped. */

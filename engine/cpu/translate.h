@@ -286,7 +286,14 @@ void lower_unpark(struct emit *e);
 void lower_helper(struct trans *t, unsigned i);
 void lower_sti(struct trans *t, unsigned i);
 void lower_rdtsc(struct trans *t);
+
+/* cold.c */
 void cold_emit(struct trans *t);
+/* Where in the code cache p is. */
+static inline uint32_t cache_offset(const struct trans *t, const uint8_t *p)
+{
+    return (uint32_t)(p - t->vm->rw);
+}
 
 /* lower_string.c: MOVS, STOS, LODS without their helper; serves: can it be? (helper and its argument are filled in) */
 bool lower_string_serves(const struct trans *t, const struct insn *in);

@@ -1,14 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Debian, as `kage image debian` makes it, boots from its own disk: by firmware and GRUB, or its kernel by the board. For each cell: a login on the
-# serial line, data that the boot before has written, fio with checksums on a raw and a qcow2 disk beside the root disk, new data, power off;
-# then the host finds the file system clean and the image whole.
-# KAGE_TEST_MATRIX=all: every board with every bus and ring, each on a new disk, with a reboot between two boots. Without it one disk goes through
-# three boards, so that each boot reads what another board's has written.
+# serial line, data that the boot before has written, fio with checksums on disks of raw, qcow2 and NBD beside the root disk, new data, power off;
+# then the host finds the file system clean and the images whole.
+# KAGE_TEST_MATRIX=all: every board with every bus and ring, each on a new disk, with a reboot between two boots; M/N: those of them whose number
+# modulo N is M. Without it one disk goes through three boards, so that each boot reads what another board's has written.
 . "$(dirname "$0")/lib.sh"
 : "${KAGE_TEST_MATRIX:=few}"
 need_guest debian/cloud.qcow2 debian/vmlinuz-cloud debian/initrd-cloud
 ovmf=/usr/share/ovmf/OVMF.fd
+nbd=
+trap '[ -z "$nbd" ] || kill "$nbd" 2>/dev/null; rm -rf "$work"' EXIT
 PATH=$PATH:/sbin:/usr/sbin
 
 # await REGEX [TIMES]: in the log, that often
@@ -23,13 +25,13 @@ await() {
 }
 
 # What is typed at the shell. $((40 + 2)) tells what commands print from what was typed. The disks for fio are known by their sizes.
-raw_bytes=$((96 << 20)) qcow2_bytes=$((97 << 20))
+raw_bytes=$((96 << 20)) qcow2_bytes=$((97 << 20)) nbd_bytes=$((98 << 20))
 check='journalctl -kb | grep -E "BUG:|Oops|Call Trace|I/O error|EXT4-fs error"; findmnt -no SOURCE,FSTYPE /; ls -d /sys/firmware/efi'
 check="$check; echo \"rings: \$(cut -c35 /sys/bus/virtio/devices/virtio*/features | tr -d '\n')\"" # bit 34 of the features is RING_PACKED
 check="$check; [ ! -e /sum ] || { md5sum </data | cmp - /sum && echo \"data: \$((40 + 2))\"; }"
 fio="disk() { lsblk -bdnpo NAME,SIZE | sed -n \"s/ *\$1\$//p\"; }; fio --ioengine=libaio --direct=1 --rw=randwrite --bsrange=4k-64k --blockalign=4k --size=16M
---iodepth=16 --verify=crc32c --verify_fatal=1 --minimal --name=raw --filename=\$(disk $raw_bytes) --name=qcow2 --filename=\$(disk $qcow2_bytes) >/tmp/fio &&
-[ \$(grep -c '^3;' /tmp/fio) = 2 ] && echo \"fio: \$((40 + 2))\""
+--iodepth=16 --verify=crc32c --verify_fatal=1 --minimal --name=raw --filename=\$(disk $raw_bytes)
+--name=qcow2 --filename=\$(disk $qcow2_bytes) --name=nbd --filename=\$(disk $nbd_bytes) >/tmp/fio && [ \$(grep -c '^3;' /tmp/fio) = 3 ] && echo \"fio: \$((40 + 2))\""
 fio=$(echo "$fio" | tr '\n' ' ')
 write='dd if=/dev/urandom of=/data bs=1M count=8 2>/dev/null; sync; md5sum </data >/sum; sync; echo 3 >/proc/sys/vm/drop_caches'
 write="$write; md5sum </data | cmp - /sum && echo \"written: \$((40 + 2))\""
@@ -45,7 +47,7 @@ shell() {
 new_disks() {
 	rm -f "$work/top.qcow2"
 	"$KAGE" img create -q -f qcow2 -b "$CACHE/debian/$1.qcow2" -F qcow2 "$work/top.qcow2" >"$work/log" 2>&1 &&
-		truncate -s $raw_bytes "$work/fio.raw" && "$KAGE" img create -q -f qcow2 "$work/fio.qcow2" $qcow2_bytes >>"$work/log" 2>&1
+		truncate -s $raw_bytes "$work/fio.raw" && truncate -s $nbd_bytes "$work/fio.nbd" && "$KAGE" img create -q -f qcow2 "$work/fio.qcow2" $qcow2_bytes >>"$work/log" 2>&1
 }
 
 # cell NAME BOOTS EXPECTED [options...]: boots of one kage; what the log has to have beside the rest
@@ -53,6 +55,11 @@ cell() {
 	_name=$1 _boots=$2 _expected=$3
 	shift 3
 	: >"$work/log"
+	# It ends with its client.
+	qemu-nbd -f raw --discard=unmap -k "$work/nbd" "$work/fio.nbd" &
+	nbd=$!
+	_n=0
+	until [ -S "$work/nbd" ] || [ $_n = 100 ]; do _n=$((_n + 1)) && sleep 0.1; done
 	{
 		echo $$ >"$work/pid"
 		[ "$_boots" = 1 ] || { shell 1 reboot; }
@@ -61,9 +68,13 @@ cell() {
 	} | {
 		timeout -k 5 900 "$KAGE" run -accel soft -m 1G -smp 2 -nographic -d guest_errors \
 			-drive "file=$work/top.qcow2,format=qcow2,if=none,id=root,discard=unmap" -drive "file=$work/fio.raw,format=raw,if=none,id=raw,discard=unmap" \
-			-drive "file=$work/fio.qcow2,format=qcow2,if=none,id=qcow2,discard=unmap" -device virtio-rng "$@" >"$work/log" 2>&1
+			-drive "file=$work/fio.qcow2,format=qcow2,if=none,id=qcow2,discard=unmap" \
+			-drive "file=nbd+unix:///?socket=$work/nbd,format=raw,if=none,id=nbd,discard=unmap" -device virtio-rng "$@" >"$work/log" 2>&1
 		echo $? >"$work/status"
 	}
+	kill $nbd 2>/dev/null
+	wait $nbd 2>/dev/null
+	nbd=
 	_rings='rings: 0+$'
 	case $_name in *packed*) _rings='rings: [01]*1' ;; esac
 	if [ "$(cat "$work/status")" = 0 ] && has "$work/log" "$_expected" && has "$work/log" "$_rings" && has "$work/log" 'reboot: Power down' &&
@@ -89,48 +100,63 @@ whole() {
 	return $_result
 }
 
-# Options of a bus, for three disks. The root disk is the first one: firmware starts that.
-# shellcheck disable=SC2034
-blk='-device virtio-blk,drive=root@ -device virtio-blk,drive=raw@ -device virtio-blk,drive=qcow2@'
-scsi='-device virtio-scsi@ -device scsi-hd,drive=root -device scsi-hd,drive=raw -device scsi-hd,drive=qcow2'
+# bus NAME: options of the four disks, the root disk first: firmware starts that
 bus() {
 	case $1 in
-	*' packed') echo "$2" | sed 's/@/,packed=on/g' ;;
-	*) echo "$2" | sed 's/@//g' ;;
+	*packed*) _packed=,packed=on ;;
+	*) _packed= ;;
+	esac
+	case $1 in
+	virtio-scsi*) echo "-device virtio-scsi$_packed" && _device=scsi-hd _packed= ;;
+	virtio-blk*) _device=virtio-blk ;;
+	*) _device=ide-hd ;;
+	esac
+	for _drive in root raw qcow2 nbd; do echo "-device $_device,drive=$_drive$_packed"; done
+}
+# row NAME BOOTS BOARD BUS: BOARD as "pc, SeaBIOS"
+row() {
+	_row=$1 _boots=$2 _by=$3 _bus=$4
+	# GRUB says where it found the kernel; only UEFI leaves tables. Options have no spaces.
+	# shellcheck disable=SC2046
+	case $_by in
+	*SeaBIOS) cell "$_row" "$_boots" 'BOOT_IMAGE=/boot/vmlinuz' -machine "$(board "${_by%%,*}")" $(bus "$_bus") ;;
+	*OVMF)
+		if [ -s $ovmf ]; then
+			cell "$_row" "$_boots" '^/sys/firmware/efi' -machine "$(board "${_by%%,*}")" -bios $ovmf $(bus "$_bus")
+		else
+			skip "$_row" "there is no $ovmf"
+		fi
+		;;
+	*) cell "$_row" "$_boots" '^/dev/[vs]da1 ext4' -machine "$(board microvm)" -kernel "$CACHE/debian/vmlinuz-cloud" \
+		-initrd "$CACHE/debian/initrd-cloud" -append 'root=LABEL=root ro console=ttyS0' $(bus "$_bus") ;;
 	esac
 }
-# GRUB says where it found the kernel; only UEFI leaves tables.
-by_grub='BOOT_IMAGE=/boot/vmlinuz'
-by_uefi='^/sys/firmware/efi'
-direct() { echo "-machine microvm -kernel $CACHE/debian/vmlinuz-cloud -initrd $CACHE/debian/initrd-cloud"; }
-direct_append='root=LABEL=root ro console=ttyS0'
 
-# shellcheck disable=SC2046
-if [ "$KAGE_TEST_MATRIX" != all ]; then
+if [ "$KAGE_TEST_MATRIX" = few ]; then
 	new_disks cloud || { fail "disks for Debian" "$work/log"; summary; }
-	cell "pc, SeaBIOS and GRUB, virtio-blk" 1 "$by_grub" -machine "$(board pc)" $(bus split "$blk")
-	if [ -s $ovmf ]; then
-		cell "q35, OVMF and GRUB, virtio-scsi, packed rings" 1 "$by_uefi" -machine "$(board q35)" -bios $ovmf $(bus ' packed' "$scsi")
-	else
-		skip "q35, OVMF and GRUB" "there is no $ovmf"
-	fi
-	cell "microvm, its kernel, virtio-blk, packed rings" 1 '^/dev/vda1 ext4' $(direct) -append "$direct_append" $(bus ' packed' "$blk")
+	row "pc, SeaBIOS, virtio-blk" 1 'pc, SeaBIOS' virtio-blk
+	row "q35, OVMF, virtio-scsi, packed rings" 1 'q35, OVMF' 'virtio-scsi packed'
+	row "microvm, its kernel, virtio-blk, packed rings" 1 'microvm, its kernel' 'virtio-blk packed'
 	summary
 fi
 
-for disks in 'virtio-blk, split' 'virtio-blk, packed' 'virtio-scsi, split' 'virtio-scsi, packed'; do
-	case $disks in
-	virtio-blk*) devices=$(bus "$disks" "$blk") ;;
-	*) devices=$(bus "$disks" "$scsi") ;;
-	esac
-	for by in 'pc, SeaBIOS' 'q35, SeaBIOS' 'q35, OVMF' 'pc, OVMF' 'microvm, its kernel'; do
-		new_disks cloud && written= || { fail "disks for Debian" "$work/log"; summary; }
-		name="$by, $disks rings, two boots"
-		case $by in
-		*SeaBIOS) cell "$name" 2 "$by_grub" -machine "$(board "${by%%,*}")" $devices ;;
-		*OVMF) cell "$name" 2 "$by_uefi" -machine "$(board "${by%%,*}")" -bios $ovmf $devices ;;
-		*) cell "$name" 2 'ext4$' $(direct) -append "$direct_append" $devices ;;
+# Each board with each bus, except for those that it does not have. The cloud kernel has no AHCI.
+number=0
+for bus in 'virtio-blk, split rings' 'virtio-scsi, packed rings' IDE AHCI 'virtio-blk, packed rings' 'virtio-scsi, split rings'; do
+	for by in 'pc, SeaBIOS' 'q35, OVMF' 'q35, SeaBIOS' 'microvm, its kernel' 'pc, OVMF'; do
+		kernel=cloud
+		case $bus,$by in
+		IDE,pc*) ;;
+		AHCI,q35*) kernel=generic ;;
+		IDE,* | AHCI,*) continue ;;
 		esac
+		number=$((number + 1))
+		case $KAGE_TEST_MATRIX in
+		*/*) [ $((number % ${KAGE_TEST_MATRIX#*/})) = $((${KAGE_TEST_MATRIX%/*} % ${KAGE_TEST_MATRIX#*/})) ] || continue ;;
+		esac
+		[ -s "$CACHE/debian/$kernel.qcow2" ] || { skip "$by, $bus" "there is no $kernel.qcow2"; continue; }
+		new_disks $kernel && written= || { fail "disks for Debian" "$work/log"; summary; }
+		row "$by, $bus, two boots" 2 "$by" "$bus"
 	done
 done
 summary

@@ -80,7 +80,8 @@ packed='^disks: features .{32}1.1'
 disks "microvm, split rings" microvm "$modern.0" -device virtio-blk-device,drive=d0,serial=abc123 -device virtio-rng-device
 disks "microvm, packed rings" microvm "$packed" -device virtio-blk-device,drive=d0,serial=abc123,packed=on,num-queues=2 -device virtio-rng-device,packed=on
 disks "pc, split rings, MSI-X" pc 'interrupts .*MSI.*virtio0-req.1' -device virtio-blk-pci,drive=d0,serial=abc123 -device virtio-rng-pci
-disks "pc, packed rings, MSI-X" pc "$packed" -device virtio-blk-pci,drive=d0,serial=abc123,packed=on -device virtio-rng-pci,packed=on
+disks "pc, packed rings, MSI-X, an iothread" pc "$packed" -object iothread,id=io \
+	-device virtio-blk-pci,drive=d0,serial=abc123,packed=on,iothread=io -device virtio-rng-pci,packed=on
 disks "pc, without MSI-X" pc 'interrupts .*IO-APIC.*virtio0' -device virtio-blk-pci,drive=d0,serial=abc123,vectors=0 -device virtio-rng-pci,vectors=0
 disks "pc, the legacy interface" pc '^disks: features .{32}0' -device virtio-blk-pci,drive=d0,serial=abc123,disable-modern=on -device virtio-rng-pci,disable-modern=on
 disks "pc, virtio 1.x only, no event index, no indirect descriptors" pc "$modern.0" \
@@ -141,7 +142,7 @@ for machine in microvm pc; do
 	new_image "$work/disk"
 	timeout -k 5 180 "$KAGE" run -machine $machine -m 512M -smp 2 -accel soft -kernel "$CACHE/cloud/vmlinuz" -initrd "$work/initrd-scsi" \
 		-append "console=ttyS0 quiet panic=-1" -nographic -d guest_errors -drive "file=$work/disk,format=raw,if=none,id=d0,discard=unmap" \
-		-drive "file=$work/cd,format=raw,if=none,id=d1,media=cdrom" -device virtio-scsi,id=s -device scsi-hd,drive=d0,bus=s.0,scsi-id=3 \
+		-drive "file=$work/cd,format=raw,if=none,id=d1,media=cdrom" -object iothread,id=io -device virtio-scsi,id=s,iothread=io -device scsi-hd,drive=d0,bus=s.0,scsi-id=3 \
 		-device scsi-cd,drive=d1 </dev/null >"$work/log" 2>&1
 	if has "$work/log" '^scsi: written' && has "$work/log" '^scsi: read back' && has "$work/log" '^kage: status 0$' &&
 		e2fsck -fn "$work/disk" >>"$work/log" 2>&1 && [ "$(du -k "$work/disk" | cut -f1)" -lt 10000 ]; then
@@ -173,6 +174,7 @@ refused "No 'PCI' bus found for device 'virtio-blk-pci'" -device virtio-blk-pci,
 refused "No 'virtio-bus' bus found for device 'virtio-rng-device'" -machine pc -device virtio-rng-device
 refused "drive property not set" -device virtio-blk-device
 refused "slot 1 function 0 not available for virtio-rng-pci, in use by PIIX3" -machine pc -device virtio-rng-pci,addr=1
+refused "Device 'none' not found" -drive "file=$work/disk,format=raw,if=none,id=d0" -device virtio-blk-device,drive=d0,iothread=none
 refused "$work/nothing" -drive "file=$work/nothing,format=raw"
 refused "all 8 places of the machine are taken" $(for i in 1 2 3 4 5 6 7 8 9; do echo -device virtio-rng; done)
 

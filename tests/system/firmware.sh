@@ -15,7 +15,7 @@ for processors in 1 4; do
 	rm -f "$work/debug"
 	watched="-machine $(board pc) -smp $processors -nographic -serial null -debugcon file:$work/debug"
 	if watch 60 gave_up && has "$work/debug" "^Found $processors cpu\(s\)" && has "$work/debug" 'QEMU fw_cfg DMA interface supported' &&
-		has "$work/debug" '^Found 3 PCI devices' && has "$work/debug" '^Moving pm_base to 0x600$' && has "$work/debug" '^table\(50434146\)='; then
+		has "$work/debug" '^Found 4 PCI devices' && has "$work/debug" '^Moving pm_base to 0x600$' && has "$work/debug" '^table\(50434146\)='; then
 		pass "SeaBIOS to 'No bootable device', $processors processors"
 	else
 		fail "SeaBIOS to 'No bootable device', $processors processors" "$work/debug"
@@ -36,7 +36,7 @@ linux() {
 grep -Eiq '^ *0*100000-[0-9a-f]+ : System RAM\$' /proc/iomem
 grep -Eiq '^ *0*f0000-0*fffff : System ROM\$' /proc/iomem
 grep -Eiq '^ *0*fec00000-.* : IOAPIC 0\$' /proc/iomem
-[ \"\$(cd /sys/bus/pci/devices && echo *)\" = '0000:00:00.0 0000:00:01.0 0000:00:01.3' ]
+[ \"\$(cd /sys/bus/pci/devices && echo *)\" = '0000:00:00.0 0000:00:01.0 0000:00:01.1 0000:00:01.3' ]
 grep -q . /sys/class/dmi/id/bios_vendor
 grep -q 'acpi\$' /proc/interrupts
 [ \"\$(sed 's/.*word=//' /proc/cmdline)\" = 'last one' ]

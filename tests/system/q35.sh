@@ -51,8 +51,7 @@ for disk in vda vdb; do
 done
 clean
 echo "q35: the $last boot"
-[ $last = second ] || reboot
-[ $last = second ] || sleep 100
+[ $last = second ] || reboot -f
 for d in /sys/bus/pci/devices/*; do
 	echo "pci: $(basename $d) $(cat $d/vendor):$(cat $d/device) $(cat $d/class) $(wc -c <$d/config) $(basename $(readlink -f $d/driver))"
 done

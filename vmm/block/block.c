@@ -208,6 +208,12 @@ struct block_node *block_root(struct block *block)
     return block->root;
 }
 
+void block_on_completed(struct block *block, void (*completed)(void *opaque), void *opaque)
+{
+    block->completed = completed;
+    block->completed_opaque = opaque;
+}
+
 void block_on_resize(struct block *block, void (*resized)(void *opaque), void *opaque)
 {
     block->resized = resized;

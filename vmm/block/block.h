@@ -83,6 +83,8 @@ const char *block_aio_name(const struct block *block); /* "io_uring" or "threads
 
 /* Called on the loop's thread when the size has changed. */
 void block_on_resize(struct block *block, void (*resized)(void *opaque), void *opaque);
+/* Called on the loop's thread behind each run of `done` callbacks: what is told to a guest for all of them at once. */
+void block_on_completed(struct block *block, void (*completed)(void *opaque), void *opaque);
 
 /* Sizes are multiples of 512. 0 or -errno, with `error` filled. Waits for requests under way. */
 int block_resize(struct block *block, uint64_t bytes, struct error *error);

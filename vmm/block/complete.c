@@ -8,8 +8,12 @@
 static unsigned block_run_done(struct block *block)
 {
     unsigned ran = 0;
+    pthread_mutex_lock(&block->lock);
+    block->reaping = true;
+    pthread_mutex_unlock(&block->lock);
     aio_reap(block->aio);
     pthread_mutex_lock(&block->lock);
+    block->reaping = false;
     struct block_request *list = block->done.first;
     queue_init(&block->done);
     for (struct block_request *request = list; request != NULL; request = request->next) {
@@ -22,6 +26,9 @@ static unsigned block_run_done(struct block *block)
         struct block_request *request = list;
         list = list->next;
         request->done(request, request->result);
+    }
+    if (ran != 0 && block->completed != NULL) {
+        block->completed(block->completed_opaque);
     }
     block_unplug(block);
     return ran;

@@ -43,12 +43,15 @@ struct block {
     struct block_request *active;
     unsigned under_way; /* submitted, `done` not called */
     unsigned plugged;
+    bool reaping; /* the loop's thread takes from `done` in a moment: nobody needs to wake it */
     bool stop;
     pthread_t threads[1 + BLOCK_READERS];
     unsigned thread_count;
     struct throttle *throttle;
     void (*resized)(void *opaque);
     void *resized_opaque;
+    void (*completed)(void *opaque);
+    void *completed_opaque;
 };
 
 enum { BLOCK_WORKER, BLOCK_READER };

@@ -127,6 +127,10 @@ struct block_driver {
     int (*write_zeroes)(struct block_node *node, uint64_t offset, uint64_t bytes, unsigned flags);
     int (*discard)(struct block_node *node, uint64_t offset, uint64_t bytes);
     int (*write_compressed)(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes);
+    /* The two halves of that. pack: from any thread, at any time; a cluster (info) of data into a cluster's room; how many bytes, 0: it does
+       not get smaller. */
+    size_t (*pack)(const struct block_node *node, const void *cluster, void *packed);
+    int (*write_packed)(struct block_node *node, uint64_t offset, const void *packed, size_t bytes);
     int (*flush)(struct block_node *node);
     /* The longest run from `offset` that is alike, at most `bytes` of it. */
     int (*map)(struct block_node *node, uint64_t offset, uint64_t bytes, struct block_extent *extent);

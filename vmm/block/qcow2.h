@@ -316,6 +316,8 @@ int qcow2_before_change(struct qcow2 *s); /* with the lock held, before the gues
 
 int qcow2_read_compressed(struct qcow2 *s, uint64_t host, uint64_t host_bytes, uint8_t *cluster);
 int qcow2_write_compressed(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes);
+size_t qcow2_pack(const struct block_node *node, const void *cluster, void *packed);
+int qcow2_write_packed(struct block_node *node, uint64_t offset, const void *packed, size_t bytes);
 
 /* ---- qcow2_snapshot.c ---- */
 

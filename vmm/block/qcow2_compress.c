@@ -8,8 +8,6 @@
 #include "block/qcow2.h"
 
 #define COMPRESS_WINDOW (-12)
-#define COMPRESS_THREADS 4u
-#define COMPRESS_BYTES (UINT64_C(2) << 20) /* at once; at least one cluster */
 
 static int compress_inflate(const uint8_t *from, size_t from_bytes, uint8_t *to, size_t to_bytes)
 {
@@ -61,9 +59,11 @@ int qcow2_read_compressed(struct qcow2 *s, uint64_t host, uint64_t host_bytes, u
     return status;
 }
 
-/* 0: it would not be smaller. */
-static size_t compress_cluster(const struct qcow2 *s, const uint8_t *from, uint8_t *to)
+size_t qcow2_pack(const struct block_node *node, const void *cluster, void *packed)
 {
+    const struct qcow2 *s = node->state;
+    uint8_t *to = packed;
+    const uint8_t *from = cluster;
     size_t room = s->cluster_bytes - 1;
     if (s->compression == 1) {
         size_t bytes = ZSTD_compress(to, room, from, s->cluster_bytes, ZSTD_CLEVEL_DEFAULT);
@@ -78,13 +78,18 @@ static size_t compress_cluster(const struct qcow2 *s, const uint8_t *from, uint8
     return result == Z_STREAM_END ? room - stream.avail_out : 0;
 }
 
-static int compress_put(struct qcow2 *s, uint64_t offset, const uint8_t *data, size_t bytes)
+int qcow2_write_packed(struct block_node *node, uint64_t offset, const void *data, size_t bytes)
 {
+    struct qcow2 *s = node->state;
     struct qcow2_entry old, entry = {0, 0};
     uint64_t host;
     unsigned shift = 62 - (s->cluster_bits - 8);
+    int status = qcow2_aligned(s, offset) ? qcow2_write_begin(s) : -EINVAL;
+    if (status != 0) {
+        return status;
+    }
     pthread_mutex_lock(&s->lock);
-    int status = qcow2_alloc_compressed(s, bytes, &host);
+    status = qcow2_alloc_compressed(s, bytes, &host);
     if (status == 0 && host + bytes > UINT64_C(1) << shift) {
         status = -EFBIG;
     }
@@ -111,65 +116,6 @@ static int compress_put(struct qcow2 *s, uint64_t offset, const uint8_t *data, s
     return status;
 }
 
-/* ---- Several clusters at once ---- */
-
-struct compress_job {
-    const struct qcow2 *s;
-    const uint8_t *from;
-    uint8_t *packed; /* a cluster's room for each */
-    size_t *sizes;
-    unsigned first, step, count;
-};
-
-static void *compress_thread(void *opaque)
-{
-    struct compress_job *job = opaque;
-    for (unsigned i = job->first; i < job->count; i += job->step) {
-        job->sizes[i] = compress_cluster(job->s, job->from + (size_t)i * job->s->cluster_bytes, job->packed + (size_t)i * job->s->cluster_bytes);
-    }
-    return NULL;
-}
-
-static void compress_all(const struct compress_job *all)
-{
-    struct compress_job jobs[COMPRESS_THREADS];
-    pthread_t threads[COMPRESS_THREADS];
-    unsigned step = all->count < COMPRESS_THREADS ? all->count : COMPRESS_THREADS, started = 0;
-    for (unsigned i = 0; i < step; i++) {
-        jobs[i] = *all;
-        jobs[i].first = i;
-        jobs[i].step = step;
-    }
-    while (started + 1 < step && pthread_create(&threads[started], NULL, compress_thread, &jobs[started]) == 0) {
-        started++;
-    }
-    for (unsigned i = started; i < step; i++) {
-        compress_thread(&jobs[i]);
-    }
-    for (unsigned i = 0; i < started; i++) {
-        pthread_join(threads[i], NULL);
-    }
-}
-
-/* `clusters` whole ones at `from`, of which the last may reach over the disk's end (`bytes` are the disk's). */
-static int compress_write(struct block_node *node, uint64_t offset, const uint8_t *from, uint64_t bytes, unsigned clusters)
-{
-    struct qcow2 *s = node->state;
-    uint8_t *packed = malloc(clusters * s->cluster_bytes);
-    size_t *sizes = calloc(clusters, sizeof(*sizes));
-    int status = packed == NULL || sizes == NULL ? -ENOMEM : 0;
-    if (status == 0) {
-        compress_all(&(struct compress_job){.s = s, .from = from, .packed = packed, .sizes = sizes, .count = clusters});
-    }
-    for (unsigned i = 0; i < clusters && status == 0; i++) {
-        uint64_t at = i * s->cluster_bytes, count = bytes - at < s->cluster_bytes ? bytes - at : s->cluster_bytes;
-        status = sizes[i] > 0 ? compress_put(s, offset + at, packed + at, sizes[i]) : qcow2_write(node, offset + at, from + at, count);
-    }
-    free(sizes);
-    free(packed);
-    return status;
-}
-
 int qcow2_write_compressed(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
 {
     struct qcow2 *s = node->state;
@@ -177,23 +123,25 @@ int qcow2_write_compressed(struct block_node *node, uint64_t offset, const void 
     if (!qcow2_aligned(s, offset) || (!qcow2_aligned(s, bytes) && offset + bytes != node->bytes)) {
         return -EINVAL;
     }
-    int status = qcow2_write_begin(s);
-    while (bytes >= s->cluster_bytes && status == 0) {
-        uint64_t clusters = bytes >> s->cluster_bits, most = COMPRESS_BYTES >> s->cluster_bits;
-        clusters = clusters < most ? clusters : most;
-        status = compress_write(node, offset, from, clusters << s->cluster_bits, (unsigned)clusters);
-        offset += clusters << s->cluster_bits;
-        from += clusters << s->cluster_bits;
-        bytes -= clusters << s->cluster_bits;
-    }
-    if (bytes > 0 && status == 0) { /* the disk ends inside a cluster */
-        uint8_t *last = calloc(1, s->cluster_bytes);
-        if (last == NULL) {
-            return -ENOMEM;
+    uint8_t *packed = malloc(s->cluster_bytes), *last = NULL;
+    int status = packed == NULL ? -ENOMEM : 0;
+    while (bytes > 0 && status == 0) {
+        uint64_t count = bytes < s->cluster_bytes ? bytes : s->cluster_bytes;
+        if (count < s->cluster_bytes) { /* the disk ends inside a cluster */
+            last = calloc(1, s->cluster_bytes);
+            if (last == NULL) {
+                status = -ENOMEM;
+                break;
+            }
+            memcpy(last, from, count);
         }
-        memcpy(last, from, bytes);
-        status = compress_write(node, offset, last, bytes, 1);
-        free(last);
+        size_t size = qcow2_pack(node, last != NULL ? last : from, packed);
+        status = size > 0 ? qcow2_write_packed(node, offset, packed, size) : qcow2_write(node, offset, from, count);
+        offset += count;
+        from += count;
+        bytes -= count;
     }
+    free(last);
+    free(packed);
     return status;
 }

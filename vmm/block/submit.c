@@ -88,7 +88,7 @@ void block_end(struct block *block, struct block_request *request, int result, b
     if (!locked && block->waiting.first != NULL) {
         block_start_waiting(block);
     }
-    if (was_empty) {
+    if (was_empty && !block->reaping) {
         block_wake(block);
     }
     if (!locked) {

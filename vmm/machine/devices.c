@@ -91,6 +91,7 @@ static const struct property blk_properties[] = {
     TEXT("drive", drive, "id of a -drive, or node-name of a -blockdev"),
     TEXT("serial", serial, "up to 20 characters"),
     BOOTINDEX,
+    TEXT("iothread", iothread, "id of an -object iothread, whose thread serves it (default: the main thread)"),
     NUMBER("num-queues", num_queues, "0xffff", "queues; 0xffff: one a processor on PCI, else one", 1, 0xffff),
     NUMBER("queue-size", queue_size, "256", "descriptors of a queue, a power of 2", 2, VIRTQUEUE_SIZE_MAX),
     SIZE("logical_block_size", logical_block_size, "512", "a power of 2", 512, 32768),
@@ -114,6 +115,7 @@ static const struct property rng_properties[] = {
 };
 
 static const struct property scsi_properties[] = {
+    TEXT("iothread", iothread, "id of an -object iothread, whose thread serves it and its disks (default: the main thread)"),
     NUMBER("num_queues", num_queues, "0xffff", "request queues; 0xffff: one a processor on PCI, else one", 1, 0xffff),
     NUMBER("virtqueue_size", queue_size, "256", "descriptors of a queue, a power of 2", 2, VIRTQUEUE_SIZE_MAX),
     END,
@@ -483,7 +485,11 @@ static int build_blk(struct machine *machine, const struct device_spec *spec, st
         .errors = errors_of(machine, values, drive),
     };
     memcpy(blk.serial, values->serial, strlen(values->serial));
-    struct virtio_blk *self = virtio_blk_new(&blk, drive->block, config->loop, &machine->dma, error);
+    struct loop *loop = iothread_loop(machine, spec, error);
+    if (loop == NULL || iothread_attach(machine, drive->block, loop, spec, error) != 0) {
+        return -1;
+    }
+    struct virtio_blk *self = virtio_blk_new(&blk, drive->block, loop, &machine->dma, error);
     if (self == NULL || place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) != 0) {
         return -1;
     }
@@ -510,7 +516,7 @@ static int build_rng(struct machine *machine, const struct device_spec *spec, st
     bool found = values->rng[0] == '\0';
     for (unsigned i = 0; i < config->object_count; i++) {
         const struct object_spec *object = &config->objects[i];
-        if (strcmp(object->values.id, values->rng) == 0) {
+        if (strncmp(object->model->name, "rng-", 4) == 0 && strcmp(object->values.id, values->rng) == 0) {
             rng.filename = object->values.filename[0] != '\0' ? object->values.filename : NULL;
             found = true;
         }
@@ -538,8 +544,11 @@ static int build_scsi(struct machine *machine, const struct device_spec *spec, s
     if (!power_of_2(values->queue_size) || queues > most) {
         return place_fail(spec, "virtqueue_size must be a power of 2, num_queues at most 62", error);
     }
-    struct virtio_scsi *self =
-        virtio_scsi_new(&options, (uint16_t)queues, (uint16_t)values->queue_size, machine->config->loop, &machine->dma, error);
+    struct loop *loop = iothread_loop(machine, spec, error);
+    if (loop == NULL) {
+        return -1;
+    }
+    struct virtio_scsi *self = virtio_scsi_new(&options, (uint16_t)queues, (uint16_t)values->queue_size, loop, &machine->dma, error);
     return self != NULL ? place_virtio(machine, spec, virtio_scsi_device(self), self, release_scsi, error) : -1;
 }
 
@@ -580,6 +589,9 @@ static int build_scsi_disk(struct machine *machine, const struct device_spec *sp
         return place_fail(spec, "a serial of more than 36 characters", error);
     }
     memcpy(disk.serial, values->serial, strlen(values->serial));
+    if (iothread_attach(machine, disk.block, virtio_scsi_device(host->self)->loop, spec, error) != 0) {
+        return -1;
+    }
     int target = values->scsi_id != 0xffff ? (int)values->scsi_id : -1;
     int result = virtio_scsi_add(host->self, target, &disk, &target);
     char rest[48];
@@ -737,6 +749,7 @@ static const struct property object_throttle[] = {
 };
 
 const struct object_model object_models[] = {
+    {"iothread", "a thread for devices that name it", object_id},
     {"rng-builtin", "random numbers by getrandom(2)", object_id},
     {"rng-random", "random numbers of a device of the host's", object_random},
     {OBJECT_THROTTLE_GROUP, "limits that disks share", object_throttle},

@@ -24,6 +24,7 @@ enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_
 /* What can be said of devices; of each, only what its table names. */
 struct device_values {
     char id[PROPERTY_TEXT_MAX], addr[PROPERTY_TEXT_MAX], bus[PROPERTY_TEXT_MAX];
+    char iothread[PROPERTY_TEXT_MAX];
     char drive[PROPERTY_TEXT_MAX], serial[PROPERTY_TEXT_MAX], rng[PROPERTY_TEXT_MAX], chardev[PROPERTY_TEXT_MAX];
     char name[PROPERTY_TEXT_MAX], model[PROPERTY_TEXT_MAX];
     /* ISA */

@@ -60,6 +60,7 @@ struct drive {
     struct drive_values values;
     struct block *block;  /* once opened */
     struct drive *throttle_with; /* an earlier one, with which it shares limits; NULL: none */
+    bool attached_elsewhere; /* to an iothread's loop */
     const char *used_by;  /* a device's model; NULL: free */
     bool node;            /* of -blockdev */
 };

@@ -71,17 +71,25 @@ static void machine_log_end(const struct machine *machine)
 enum power_event machine_run(struct machine *machine, int *status, struct error *error)
 {
     *status = 1;
+    int result = iothreads_start(machine);
+    if (result != 0) {
+        iothreads_stop(machine);
+        error_set(error, "-object iothread: %s", strerror(-result));
+        return POWER_ERROR;
+    }
     for (unsigned i = 0; i < machine->vcpu_count; i++) {
         if (vcpu_start(&machine->vcpus[i], error) != 0) {
             devices_stop(machine);
             machine_stop_vcpus(machine);
+            iothreads_stop(machine);
             return POWER_ERROR;
         }
     }
     runstate_started(machine);
-    int result = loop_run(machine->config->loop);
+    result = loop_run(machine->config->loop);
     devices_stop(machine);
     machine_stop_vcpus(machine);
+    iothreads_stop(machine);
     if (result != 0) {
         error_set(error, "the main loop failed: %s", strerror(-result));
         return POWER_ERROR;
@@ -141,7 +149,7 @@ int machine_init(struct machine *machine, const struct machine_config *config, s
     if (config->run_watch != NULL) {
         machine->run.control.watch(machine, config->run_watch);
     }
-    if (config->board->init(machine, error) != 0) {
+    if (iothreads_init(machine, error) != 0 || config->board->init(machine, error) != 0) {
         machine_fini(machine);
         return -1;
     }
@@ -154,6 +162,7 @@ void machine_fini(struct machine *machine)
     devices_stop(machine);
     machine_stop_vcpus(machine);
     devices_fini(machine);
+    iothreads_fini(machine);
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         if (machine->serial_present[i]) {
             serial_fini(&machine->serial[i]);

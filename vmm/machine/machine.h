@@ -29,6 +29,7 @@
 #include "machine/devices.h"
 #include "machine/disks.h"
 #include "machine/events.h"
+#include "machine/iothread.h"
 #include "machine/ram.h"
 #include "machine/runstate.h"
 #include "util/error.h"
@@ -158,6 +159,8 @@ struct machine {
     struct boot_entry boot_entries[DEVICES_MAX];
     struct power power;
     struct runstate run;
+    unsigned iothread_count;
+    struct iothread *iothreads;
     /* How it ended: enum power_event in the low 8 bits, the exit status above; 0 while it runs. */
     atomic_uint outcome;
 };

@@ -6,9 +6,13 @@
 
 int thread_start(pthread_t *thread, void *(*run)(void *opaque), void *opaque)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+        sigdelset(&blocked, own[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     int result = pthread_create(thread, NULL, run, opaque);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return result;

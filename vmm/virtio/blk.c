@@ -83,13 +83,20 @@ struct virtio_blk {
 
 /* ---- The end of a request ---- */
 
+/* Without an interrupt: it comes behind all that ends together. */
 static void blk_finish(struct blk_request *request, uint8_t status)
 {
-    struct virtqueue *queue = request->queue;
     *request->status = status;
-    virtqueue_push(queue, &request->chain, status == BLK_S_OK ? request->written : 1);
-    virtqueue_interrupt(queue);
+    virtqueue_push(request->queue, &request->chain, status == BLK_S_OK ? request->written : 1);
     free(request);
+}
+
+static void blk_completed(void *opaque)
+{
+    struct virtio_blk *blk = opaque;
+    virtio_lock(&blk->device);
+    virtqueue_interrupt_all(&blk->device);
+    virtio_unlock(&blk->device);
 }
 
 /* On the soft back end the pages that a disk's bytes go to may hold code that was translated. */
@@ -164,6 +171,7 @@ static void blk_cancel(struct virtio_device *device, struct virtqueue *queue)
             blk->waiting_last = &request->next;
         }
     }
+    virtqueue_interrupt_all(device);
 }
 
 /* ---- The beginning ---- */
@@ -299,6 +307,7 @@ static void blk_notified(struct virtio_device *device, struct virtqueue *queue)
         budget--;
     }
     block_unplug(blk->block);
+    virtqueue_interrupt(queue);
     if (budget == 0) {
         virtio_kick_queue(device, queue->index);
     }
@@ -418,6 +427,7 @@ struct virtio_blk *virtio_blk_new(const struct virtio_blk_config *config, struct
     blk->device.writable[offsetof(struct blk_config, writeback)] = config->config_wce ? 1 : 0;
     blk_fill_config(blk);
     block_on_resize(block, blk_resized, blk);
+    block_on_completed(block, blk_completed, blk);
     if (config->errors.run != NULL) {
         config->errors.run->watch(config->errors.run->opaque, &blk->watch);
     }
@@ -435,6 +445,7 @@ void virtio_blk_free(struct virtio_blk *blk)
     virtio_unlock(&blk->device);
     block_drain(blk->block);
     block_on_resize(blk->block, NULL, NULL);
+    block_on_completed(blk->block, NULL, NULL);
     if (blk->config.errors.run != NULL) {
         blk->config.errors.run->unwatch(blk->config.errors.run->opaque, &blk->watch);
     }

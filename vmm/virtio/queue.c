@@ -177,3 +177,10 @@ void virtqueue_interrupt(struct virtqueue *queue)
         device->transport->interrupt_queue(device->transport_self, queue);
     }
 }
+
+void virtqueue_interrupt_all(struct virtio_device *device)
+{
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        virtqueue_interrupt(&device->queues[i]);
+    }
+}

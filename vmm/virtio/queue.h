@@ -71,6 +71,8 @@ int virtqueue_pop(struct virtqueue *queue, struct virtio_chain *chain) __attribu
 void virtqueue_push(struct virtqueue *queue, const struct virtio_chain *chain, uint32_t written);
 /* After a run of pushes: interrupts the driver if it wants to be. */
 void virtqueue_interrupt(struct virtqueue *queue);
+/* The same for all queues of a device. */
+void virtqueue_interrupt_all(struct virtio_device *device);
 
 /* Copies from the chain's readable, or to its writable buffers, from byte `offset` of them on. How many bytes there were. */
 size_t virtio_chain_read(const struct virtio_chain *chain, size_t offset, void *bytes, size_t count);

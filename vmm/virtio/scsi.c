@@ -98,6 +98,7 @@ static struct scsi_disk *scsi_find(const struct virtio_scsi *scsi, const uint8_t
 
 /* ---- The end of a request ---- */
 
+/* Without an interrupt: it comes behind all that ends together. */
 static void scsi_finish(struct scsi_request *request, uint8_t code, uint32_t data_bytes)
 {
     struct scsi_response response = {.response = code, .status = request->command.status};
@@ -110,7 +111,6 @@ static void scsi_finish(struct scsi_request *request, uint8_t code, uint32_t dat
     virtio_chain_write(&request->chain, 0, &response, sizeof(response));
     bool to_driver = request->io.op == BLOCK_READ || request->command.reply_bytes != 0;
     virtqueue_push(request->queue, &request->chain, (uint32_t)sizeof(response) + (to_driver ? data_bytes : 0));
-    virtqueue_interrupt(request->queue);
     free(request->buffers);
     free(request->data);
     free(request);
@@ -128,7 +128,6 @@ static void scsi_end(struct scsi_request *request, uint8_t code, uint32_t data_b
     if (tmf != NULL && --tmf->tasks == 0) {
         *tmf->response = S_FUNCTION_COMPLETE;
         virtqueue_push(tmf->queue, &tmf->chain, 1);
-        virtqueue_interrupt(tmf->queue);
         free(tmf);
     }
 }
@@ -167,6 +166,14 @@ static void scsi_done(struct block_request *io, int result)
     virtio_unlock(device);
 }
 
+static void scsi_completed(void *opaque)
+{
+    struct virtio_scsi *scsi = opaque;
+    virtio_lock(&scsi->device);
+    virtqueue_interrupt_all(&scsi->device);
+    virtio_unlock(&scsi->device);
+}
+
 static void scsi_run_changed(void *opaque, bool running)
 {
     struct virtio_scsi *scsi = opaque;
@@ -190,6 +197,7 @@ static void scsi_cancel(struct virtio_device *device, struct virtqueue *queue)
             scsi_end(request, S_RESET, 0);
         }
     }
+    virtqueue_interrupt_all(device);
 }
 
 /* ---- The beginning ---- */
@@ -365,6 +373,7 @@ static bool scsi_task_management(struct virtio_scsi *scsi, struct virtqueue *que
             scsi_end(request, S_OK, 0); /* may end the function too */
         }
     }
+    virtqueue_interrupt_all(&scsi->device);
     return true;
 }
 
@@ -424,6 +433,16 @@ static void scsi_resized(void *opaque)
     virtio_unlock(&scsi->device);
 }
 
+/* What the disks get meanwhile goes to the host together. */
+static void scsi_plug(const struct virtio_scsi *scsi, void (*plug)(struct block *block))
+{
+    for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS; i++) {
+        if (scsi->targets[i] != NULL && scsi->targets[i]->disk.block != NULL) {
+            plug(scsi->targets[i]->disk.block);
+        }
+    }
+}
+
 static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
 {
     struct virtio_scsi *scsi = (struct virtio_scsi *)device;
@@ -432,6 +451,7 @@ static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
     if (queue->index == QUEUE_EVENT) {
         return; /* its buffers wait for an event */
     }
+    scsi_plug(scsi, block_plug);
     for (; budget > 0 && virtqueue_pop(queue, &chain) > 0; budget--) {
         uint32_t written = 0;
         if (queue->index == QUEUE_CONTROL) {
@@ -442,6 +462,7 @@ static void scsi_notified(struct virtio_device *device, struct virtqueue *queue)
             virtqueue_push(queue, &chain, 0); /* the device has failed: it is only counted off */
         }
     }
+    scsi_plug(scsi, block_unplug);
     virtqueue_interrupt(queue);
     if (budget == 0) {
         virtio_kick_queue(device, queue->index);
@@ -499,6 +520,7 @@ void virtio_scsi_free(struct virtio_scsi *scsi)
         if (target != NULL && target->disk.block != NULL) {
             block_drain(target->disk.block);
             block_on_resize(target->disk.block, NULL, NULL);
+            block_on_completed(target->disk.block, NULL, NULL);
         }
         if (target != NULL && target->disk.errors.run != NULL && scsi->watching) {
             target->disk.errors.run->unwatch(target->disk.errors.run->opaque, &scsi->watch);
@@ -537,6 +559,7 @@ int virtio_scsi_add(struct virtio_scsi *scsi, int target, const struct scsi_disk
     scsi->targets[at] = added;
     if (disk->block != NULL) {
         block_on_resize(disk->block, scsi_resized, added);
+        block_on_completed(disk->block, scsi_completed, scsi);
     }
     if (disk->errors.run != NULL && !scsi->watching) { /* there is one machine */
         scsi->watch = (struct run_watch){.changed = scsi_run_changed, .opaque = scsi};

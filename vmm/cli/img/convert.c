@@ -6,129 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/img/convert.h"
 #include "cli/img/img.h"
-
-#define CONVERT_BUFFER (2u << 20)
-
-struct convert {
-    struct block_node *from, *to;
-    bool from_top_only;  /* -B: what the top does not hold, the target's backing file has */
-    bool target_is_zero; /* nothing needs to be written for zeroes */
-    bool compress, salvage, progress;
-    size_t sparse;       /* -S: so many zero bytes in a row are left out; 0: everything is written */
-    uint64_t total;
-    uint8_t *buffer;
-    uint64_t cluster;    /* of the target, for -c */
-};
-
-static int convert_put_zeroes(struct convert *c, uint64_t offset, uint64_t bytes)
-{
-    return c->target_is_zero ? 0 : node_write_zeroes(c->to, offset, bytes, NODE_UNMAP);
-}
-
-static int convert_read(struct convert *c, uint64_t offset, uint64_t bytes)
-{
-    int result = node_read(c->from, offset, c->buffer, bytes);
-    for (uint64_t at = 0; result != 0 && c->salvage && at < bytes; at += 512) {
-        uint64_t count = bytes - at < 512 ? bytes - at : 512;
-        if (node_read(c->from, offset + at, c->buffer + at, count) != 0) {
-            memset(c->buffer + at, 0, count);
-            fprintf(stderr, "kage img: warning: error while reading offset %llu: zeroes are put there\n", (unsigned long long)(offset + at));
-        }
-    }
-    if (result != 0 && !c->salvage) {
-        img_fail("error while reading at byte %llu: %s", (unsigned long long)offset, strerror(-result));
-    }
-    return c->salvage ? 0 : result;
-}
-
-static int convert_write(struct convert *c, uint64_t offset, uint64_t bytes)
-{
-    int result = 0;
-    for (uint64_t at = 0; at < bytes && result == 0;) {
-        bool zero = false;
-        uint64_t count = bytes - at;
-        if (c->compress) {
-            count = img_zero_run(c->buffer + at, count, c->cluster, &zero);
-        } else if (c->sparse != 0) {
-            count = img_zero_run(c->buffer + at, count, c->sparse, &zero);
-        }
-        result = zero          ? convert_put_zeroes(c, offset + at, count)
-                 : c->compress ? node_write_compressed(c->to, offset + at, c->buffer + at, count)
-                               : node_write(c->to, offset + at, c->buffer + at, count);
-        at += count;
-    }
-    if (result != 0) {
-        img_fail("error while writing at byte %llu: %s", (unsigned long long)offset, strerror(-result));
-    }
-    return result;
-}
-
-static int convert_extent(struct convert *c, uint64_t offset, uint64_t limit, uint64_t *bytes, bool *zero, bool *skip)
-{
-    struct block_extent extent;
-    struct block_node *holder;
-    unsigned depth;
-    int result = node_map_chain(c->from, c->from_top_only ? c->from->backing : NULL, offset, limit, &extent, &holder, &depth);
-    *skip = c->from_top_only && result == 0 && !(extent.flags & EXTENT_ALLOCATED) && c->from->backing != NULL;
-    *zero = result == 0 && (extent.flags & EXTENT_ZERO) && !(c->sparse == 0 && !c->compress);
-    *bytes = extent.bytes;
-    if (result != 0 && c->salvage) {
-        *zero = *skip = false;
-        *bytes = limit < CONVERT_BUFFER ? limit : CONVERT_BUFFER;
-        result = 0;
-    }
-    if (result != 0) {
-        img_fail("error while reading block status at offset %llu: %s", (unsigned long long)offset, strerror(-result));
-    }
-    return result;
-}
-
-static int convert_run(struct convert *c)
-{
-    int result = 0;
-    uint64_t from_bytes = c->from->bytes < c->total ? c->from->bytes : c->total;
-    for (uint64_t offset = 0; offset < from_bytes && result == 0;) {
-        uint64_t bytes, limit = from_bytes - offset;
-        bool zero, skip;
-        result = convert_extent(c, offset, limit, &bytes, &zero, &skip);
-        if (result != 0) {
-            break;
-        }
-        /* Compressed clusters are written whole: what one of them holds is read together. */
-        if (c->compress) {
-            uint64_t whole = bytes & ~(c->cluster - 1);
-            if (whole == 0 || bytes == limit) {
-                bool partial = bytes < limit && whole == 0;
-                zero = zero && !partial;
-                skip = skip && !partial;
-                bytes = partial ? (c->cluster < limit ? c->cluster : limit) : bytes;
-            } else {
-                bytes = whole;
-            }
-        }
-        if (zero || skip) {
-            result = skip ? 0 : convert_put_zeroes(c, offset, bytes);
-        } else {
-            bytes = bytes < CONVERT_BUFFER ? bytes : CONVERT_BUFFER;
-            result = convert_read(c, offset, bytes);
-            result = result == 0 ? convert_write(c, offset, bytes) : result;
-        }
-        offset += bytes;
-        img_progress(c->progress, offset, c->total, false);
-    }
-    if (result == 0 && c->total > from_bytes) {
-        result = convert_put_zeroes(c, from_bytes, c->total - from_bytes);
-    }
-    if (result == 0) {
-        result = node_flush(c->to);
-        if (result != 0) {
-            img_fail("error while flushing: %s", strerror(-result));
-        }
-    }
-    img_progress(c->progress && result == 0, c->total, c->total, true);
-    return result;
-}
 
 struct convert_arguments {
     struct img_common common, to_common; /* the latter has --target-image-opts */
@@ -175,8 +54,8 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->snapshot = img_snapshot_name(optarg);
             break;
         case 'S':
-            if (img_parse_size(optarg, &number) != 0 || number % 512 != 0 || number > CONVERT_BUFFER) {
-                return img_fail("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u.", CONVERT_BUFFER);
+            if (img_parse_size(optarg, &number) != 0 || number % 512 != 0 || number > CONVERT_SPARSE_MAX) {
+                return img_fail("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u.", CONVERT_SPARSE_MAX);
             }
             a->c.sparse = number;
             break;
@@ -195,12 +74,15 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->no_create = true;
             break;
         case 'm':
-            if (img_parse_size(optarg, &number) != 0 || number < 1 || number > 16) {
-                return img_fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16");
+            if (img_parse_size(optarg, &number) != 0 || number < 1 || number > CONVERT_THREADS_MAX) {
+                return img_fail("Invalid number of coroutines. Allowed number of coroutines is between 1 and %u", CONVERT_THREADS_MAX);
             }
+            a->c.threads = (unsigned)number;
+            break;
+        case 'W':
+            a->c.any_order = true;
             break;
         case 'r': /* a limit on the rate: not held */
-        case 'W': /* out of order is allowed, not demanded */
         case 'C': /* the host may copy by itself: allowed, not demanded */
             break;
         case IMG_OPT_TARGET_IMAGE_OPTS:
@@ -276,30 +158,25 @@ static int convert_with(struct convert_arguments *a, const char *from, const cha
     }
     a->to_options.no_backing = !has_backing && !a->no_create;
     c->to = img_open_image(&a->to_common, to, a->to_format, &a->to_options);
-    c->buffer = aligned_alloc(4096, CONVERT_BUFFER);
     int result = 1;
-    if (c->to != NULL && c->buffer != NULL) {
+    if (c->to != NULL) {
         struct node_info info = {0};
         c->to->driver->info(c->to, &info);
         c->cluster = info.cluster_bytes;
-        c->from_top_only = has_backing;
         c->total = c->to->bytes;
         if (c->compress && c->to->driver->write_compressed == NULL) {
             img_fail("Compression not supported for this file format");
         } else if (c->from->bytes > c->total) {
             img_fail("cannot convert: the output file is smaller than the input file");
-        } else if (has_backing && c->from->backing == NULL) {
-            /* All that the source lacks is zero, and the backing file must not show there. */
-            c->from_top_only = false;
-            result = convert_run(c) != 0;
         } else {
-            result = convert_run(c) != 0;
+            /* Without a backing file all that the source lacks is zero, and the target's must not show there. */
+            c->from_top_only = has_backing && c->from->backing != NULL;
+            result = convert_copy(c) != 0;
         }
     }
     if (c->to != NULL) {
         result = img_close(c->to, result);
     }
-    free(c->buffer);
     return img_close(c->from, result);
 }
 

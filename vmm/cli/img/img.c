@@ -3,12 +3,15 @@
 #include "cli/img/img.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "block/block.h"
+
+#define IMG_MALLOC_KEEP (32 << 20)
 
 static const struct {
     const char *name;
@@ -60,6 +63,9 @@ int img_main(int count, char **words)
                     return 0;
                 }
             }
+            /* Buffers of a few hundred KiB come and go for each cluster: their pages stay with the process. */
+            mallopt(M_MMAP_THRESHOLD, IMG_MALLOC_KEEP);
+            mallopt(M_TRIM_THRESHOLD, IMG_MALLOC_KEEP);
             optind = 0; /* getopt's way of starting anew */
             opterr = 1;
             words[0] = (char[]){"kage img"};
