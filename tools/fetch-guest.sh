@@ -27,9 +27,9 @@ cache=$(cd "$cache" && pwd)
 kage=${KAGE:-$top/build/kage}
 case $kage in /*) ;; *) kage=$PWD/$kage ;; esac
 
-# An image is made of the script, of these options, and of Debian as it was that day.
+# An image is made of the script's steps, of these options, and of Debian as it was that day.
 image_options() { echo "--kernel $1 --size 3G --packages fio --hostname debian --user debian --password= --root-password="; }
-image_key() { { image_options "$1"; cat "$top/vmm/cli/image/debian.sh"; } | cksum; }
+image_key() { { image_options "$1"; sed '/^# ---- The outer part/,$d' "$top/vmm/cli/image/debian.sh"; } | cksum; }
 have_image() { [ -s "$cache/debian/$1.qcow2" ] && [ "$(cat "$cache/debian/$1.key" 2>/dev/null)" = "$(image_key "$1")" ]; }
 
 have() {

@@ -10,7 +10,8 @@
 need_guest debian/cloud.qcow2 debian/vmlinuz-cloud debian/initrd-cloud
 ovmf=/usr/share/ovmf/OVMF.fd
 nbd=
-trap '[ -z "$nbd" ] || kill "$nbd" 2>/dev/null; rm -rf "$work"' EXIT
+# Nothing of ours stays when we are stopped.
+trap '[ -z "$nbd" ] || kill "$nbd" 2>/dev/null; [ ! -e "$work/kage" ] || kill "$(cat "$work/kage")" 2>/dev/null; rm -rf "$work"' EXIT
 PATH=$PATH:/sbin:/usr/sbin
 
 # await REGEX [TIMES]: in the log, that often
@@ -18,8 +19,8 @@ await() {
 	_n=0
 	until [ "$(tr -d '\r' <"$work/log" | grep -Ec -- "$1")" -ge "${2:-1}" ]; do
 		_n=$((_n + 1))
-		[ $_n -lt 900 ] || return 1
-		kill -0 "$(cat "$work/pid")" 2>/dev/null || return 1
+		[ $_n -lt 1200 ] || return 1
+		[ ! -e "$work/status" ] || return 1
 		sleep 0.5
 	done 2>/dev/null
 }
@@ -54,6 +55,7 @@ new_disks() {
 cell() {
 	_name=$1 _boots=$2 _expected=$3
 	shift 3
+	rm -f "$work/status"
 	: >"$work/log"
 	# It ends with its client.
 	qemu-nbd -f raw --discard=unmap -k "$work/nbd" "$work/fio.nbd" &
@@ -61,17 +63,19 @@ cell() {
 	_n=0
 	until [ -S "$work/nbd" ] || [ $_n = 100 ]; do _n=$((_n + 1)) && sleep 0.1; done
 	{
-		echo $$ >"$work/pid"
 		[ "$_boots" = 1 ] || { shell 1 reboot; }
 		shell "$_boots" poweroff
 		await 'reboot: Power down'
 	} | {
-		timeout -k 5 900 "$KAGE" run -accel soft -m 1G -smp 2 -nographic -d guest_errors \
+		timeout -k 5 1200 "$KAGE" run -accel soft -m 1G -smp 2 -nographic -d guest_errors \
 			-drive "file=$work/top.qcow2,format=qcow2,if=none,id=root,discard=unmap" -drive "file=$work/fio.raw,format=raw,if=none,id=raw,discard=unmap" \
 			-drive "file=$work/fio.qcow2,format=qcow2,if=none,id=qcow2,discard=unmap" \
-			-drive "file=nbd+unix:///?socket=$work/nbd,format=raw,if=none,id=nbd,discard=unmap" -device virtio-rng "$@" >"$work/log" 2>&1
+			-drive "file=nbd+unix:///?socket=$work/nbd,format=raw,if=none,id=nbd,discard=unmap" -device virtio-rng "$@" <&3 >"$work/log" 2>&1 &
+		echo $! >"$work/kage"
+		wait $!
 		echo $? >"$work/status"
-	}
+		rm -f "$work/kage"
+	} 3<&0
 	kill $nbd 2>/dev/null
 	wait $nbd 2>/dev/null
 	nbd=

@@ -331,6 +331,21 @@ finish() {
 trap finish EXIT
 trap 'clear_line; echo "kage: image: stopped; nothing is left behind" >&2; exit 130' INT TERM HUP
 
+# reason: of a step that failed, the line of its log that says most
+lines() { tr '\r' '\n' <"$work/log"; }
+reason() {
+	if lines | grep -aq 'No space left on device\|isk quota exceeded'; then
+		echo "no space left in $directory"
+		return
+	fi
+	_text=$(lines | grep -aE '^E: ' | grep -avE '^E: (run_|setup|mmdebstrap|Sub-process|Problem executing)' | head -n 1)
+	[ -n "$_text" ] || _text=$(lines | grep -aE '^(mke2fs|sfdisk|kage|mformat|mcopy|dd|chroot|cp|Err|.*[Ee]rror)[: ]' | head -n 1)
+	[ -n "$_text" ] || _text=$(lines | tail -n 1)
+	_text=$(echo "${_text:-it ended with status $status}" | cut -c1-300)
+	[ -n "$KAGE_IMAGE_VERBOSE" ] || _text="$_text (--verbose shows all)"
+	echo "$_text"
+}
+
 # step NUMBER PART TEXT
 count=4
 step() {
@@ -355,11 +370,7 @@ step() {
 	wait "$running" || status=$?
 	running=
 	if [ $status != 0 ]; then
-		why=$(tr '\r' '\n' <"$work/log" | grep -aE '^(E|Err|mke2fs|sfdisk|kage|mformat|mcopy|dd|tar|chroot|cp|.*[Ee]rror|.*No space)[: ]' |
-			grep -avE '^E: (run_chroot|setup|mmdebstrap) failed' | head -n 1 | cut -c1-300)
-		[ -n "$why" ] || why=$(tail -n 1 "$work/log" | cut -c1-300)
-		[ -n "$KAGE_IMAGE_VERBOSE" ] || why="${why:-it ended with status $status} (--verbose shows all)"
-		fail "$2: ${why:-it ended with status $status}"
+		fail "$2: $(reason)"
 	fi
 	clear_line
 	echo "[$1/$count] $3: $(($(now) - begun)) s" >&2
@@ -387,6 +398,7 @@ step 2 filesystem "Making its file system"
 step 3 boot "Making it bootable"
 enter=
 step 4 write "Writing $KAGE_IMAGE_OUT"
+chmod 600 "$work/out" # it holds keys of the guest's and what passwords are checked by
 mv "$work/out" "$KAGE_IMAGE_OUT"
 finish
 
