@@ -3,13 +3,13 @@
 # `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
 # changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
 # Then, where clang has libFuzzer, FUZZ_SECONDS (20) of it on the loaders, FUZZ_KVM_SECONDS (60) on the KVM API, FUZZ_VIRTIO_SECONDS (60) on
-# virtqueues and PCI configuration space, and FUZZ_QCOW2_SECONDS (60) on qcow2 images (tests/fuzz). The corpora are kept in BUILD-DIR/fuzz, and
+# virtqueues and PCI configuration space, FUZZ_DISK_SECONDS (60) on IDE and on AHCI, and FUZZ_QCOW2_SECONDS (60) on qcow2 images (tests/fuzz). The corpora are kept in BUILD-DIR/fuzz, and
 # what crashed too.
 # Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
 : "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}" "${FUZZ_KVM_SECONDS:=60}" "${FUZZ_VIRTIO_SECONDS:=60}" \
-	"${FUZZ_QCOW2_SECONDS:=60}"
+	"${FUZZ_DISK_SECONDS:=60}" "${FUZZ_QCOW2_SECONDS:=60}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 tools/fetch-guest.sh cloud || exit 1
@@ -42,6 +42,26 @@ done
 # ---- libFuzzer ----
 
 fuzz=$1/fuzz skipped=0
+
+# fuzz NAME SECONDS OPTIONS sources...: builds tests/fuzz/fuzz_NAME.c and runs it; with FUZZ_QCOW2_SEEDS it first writes its seeds there.
+fuzz() {
+	_name=$1 _seconds=$2 _options=$3
+	shift 3
+	mkdir -p "$fuzz/corpus-$_name"
+	: >"$work/log"
+	# shellcheck disable=SC2086
+	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
+		"tests/fuzz/fuzz_$_name.c" "$@" -luring -lnbd -lz -llzma -llz4 -lzstd -lpthread -o "$fuzz/fuzz_$_name" >"$work/log" 2>&1 &&
+		{ [ -z "${FUZZ_QCOW2_SEEDS:-}" ] || "$fuzz/fuzz_$_name" >"$work/log" 2>&1; } &&
+		"$fuzz/fuzz_$_name" $_options -max_total_time="$_seconds" -artifact_prefix="$fuzz/" "$fuzz/corpus-$_name" >"$work/log" 2>&1; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL: fuzz_$_name"
+		grep -v "^kage: qcow2:" "$work/log" | tail -n 60
+	fi
+	grep '^Done' "$work/log"
+}
 clang=$(command -v clang || command -v clang-14 || :)
 mkdir -p "$fuzz/corpus"
 if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
@@ -58,19 +78,10 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	if [ -s "$1/tests/guest/paging32.elf" ]; then
 		{ printf '\005%020d' 0 && head -c 60000 "$1/tests/guest/paging32.elf"; } >"$fuzz/corpus/seed-005"
 	fi
-	: >"$work/log"
-	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-		-Iinclude -Ivmm tests/fuzz/fuzz_loader.c vmm/machine/boot.c vmm/machine/bzimage.c vmm/machine/decompress.c \
-		vmm/machine/elf.c vmm/machine/linux.c vmm/machine/multiboot.c vmm/machine/pvh.c vmm/machine/ram.c vmm/util/error.c vmm/util/log.c vmm/vcpu/state.c \
-		-lz -llzma -llz4 -lzstd -o "$fuzz/fuzz_loader" &&
-		"$fuzz/fuzz_loader" -max_len=65536 -max_total_time="$FUZZ_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus" >"$work/log" 2>&1; then
-		passed=$((passed + 1))
-	else
-		failed=$((failed + 1))
-		echo "FAIL: fuzz_loader"
-		tail -n 40 "$work/log"
-	fi
-	grep '^Done' "$work/log"
+	mkdir -p "$fuzz/corpus-loader"
+	mv "$fuzz"/corpus/* "$fuzz/corpus-loader/" 2>/dev/null
+	fuzz loader "$FUZZ_SECONDS" '-max_len=65536' vmm/machine/boot.c vmm/machine/bzimage.c vmm/machine/decompress.c vmm/machine/elf.c \
+		vmm/machine/linux.c vmm/machine/multiboot.c vmm/machine/pvh.c vmm/machine/ram.c vmm/util/error.c vmm/util/log.c vmm/vcpu/state.c
 
 	# The KVM API: sequences of ioctls, guest code between them. SIGSEGV and its kin are the engine's first, then libFuzzer's.
 	mkdir -p "$fuzz/corpus-kvm"
@@ -88,41 +99,19 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	fi
 	grep '^Done' "$work/log"
 
-	# What a driver does to virtio devices on a PCI bus.
-	mkdir -p "$fuzz/corpus-virtio"
-	: >"$work/log"
-	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
-		tests/fuzz/fuzz_virtio.c vmm/virtio/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/chardev/*.c vmm/util/*.c \
-		-luring -lz -lzstd -lpthread -o "$fuzz/fuzz_virtio" &&
-		"$fuzz/fuzz_virtio" -max_len=512 -timeout=10 -max_total_time="$FUZZ_VIRTIO_SECONDS" -artifact_prefix="$fuzz/" "$fuzz/corpus-virtio" \
-			>"$work/log" 2>&1; then
-		passed=$((passed + 1))
-	else
-		failed=$((failed + 1))
-		echo "FAIL: fuzz_virtio"
-		tail -n 60 "$work/log"
-	fi
-	grep '^Done' "$work/log"
+	# What a driver does to virtio devices on a PCI bus, and to disk controllers.
+	devices='vmm/disk/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/dev/disk_error.c vmm/util/*.c'
+	fuzz virtio "$FUZZ_VIRTIO_SECONDS" '-max_len=512 -timeout=10' $devices vmm/virtio/*.c vmm/chardev/*.c
+	fuzz ide "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
+	fuzz ahci "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
 
 	# Disk images: operations on damaged ones. What is said about them is not wanted.
-	mkdir -p "$fuzz/corpus-qcow2"
-	: >"$work/log"
-	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-		-Iinclude -Ivmm tests/fuzz/fuzz_qcow2.c tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c vmm/block/raw.c \
-		vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c -lnbd -lz -lzstd -lpthread -o "$fuzz/fuzz_qcow2" &&
-		FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2" "$fuzz/fuzz_qcow2" >"$work/log" 2>&1 &&
-		"$fuzz/fuzz_qcow2" -max_len=131072 -timeout=20 -rss_limit_mb=4096 -max_total_time="$FUZZ_QCOW2_SECONDS" -artifact_prefix="$fuzz/" \
-			"$fuzz/corpus-qcow2" >"$work/log" 2>&1; then
-		passed=$((passed + 1))
-	else
-		failed=$((failed + 1))
-		echo "FAIL: fuzz_qcow2"
-		grep -v "^kage: qcow2:" "$work/log" | tail -n 60
-	fi
-	grep '^Done' "$work/log"
+	export FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2"
+	fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c \
+		vmm/block/raw.c vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c
 else
-	skipped=4
-	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of virtio and of qcow2 are skipped"
+	skipped=6
+	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of virtio, IDE, AHCI and qcow2 are skipped"
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -8,26 +8,41 @@
 #   CACHE/686-pae/vmlinuz    linux-image-686-pae, for i386
 #   CACHE/i386/busybox       busybox-static, for i386
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
-#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI
+#   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI, UEFI's variables
 #   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
 #   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
-#   CACHE/debian/disk.img    a disk with GRUB and a small Debian with systemd, made by mmdebstrap
+#   CACHE/debian/cloud.qcow2, vmlinuz-cloud, initrd-cloud    what `kage image debian` makes, and its kernel; root and debian have no passwords
+#   CACHE/debian/generic.qcow2    the same with the generic kernel, for AHCI (debian-generic)
+#   CACHE/installer/linux, initrd.gz    Debian's installer, of debian-installer-12-netboot-amd64
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian|fio]...   (all of them but fio by default)
+# KAGE (build/kage) makes the Debian images, which are made anew when what makes them has changed.
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian|debian-generic|installer|fio]...
+# (all of them but debian-generic and fio by default)
 set -eu
+top=$(cd "$(dirname "$0")/.." && pwd)
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules ata debian
+[ $# -gt 0 ] || set -- cloud generic busybox 686 686-pae i386 memtest modules ata debian installer
+kage=${KAGE:-$top/build/kage}
+case $kage in /*) ;; *) kage=$PWD/$kage ;; esac
+
+# An image is made of the script, of these options, and of Debian as it was that day.
+image_options() { echo "--kernel $1 --size 3G --packages fio --hostname debian --user debian --password= --root-password="; }
+image_key() { { image_options "$1"; cat "$top/vmm/cli/image/debian.sh"; } | cksum; }
+have_image() { [ -s "$cache/debian/$1.qcow2" ] && [ "$(cat "$cache/debian/$1.key" 2>/dev/null)" = "$(image_key "$1")" ]; }
 
 have() {
 	case $1 in
 	busybox) [ -x "$cache/busybox" ] ;;
 	i386) [ -x "$cache/i386/busybox" ] ;;
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
-	modules) [ -s "$cache/cloud/modules/virtio-rng.ko" ] ;;
+	modules) [ -s "$cache/cloud/modules/efivarfs.ko" ] ;;
 	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
-	debian | fio) [ -s "$cache/$1/disk.img" ] ;;
+	fio) [ -s "$cache/fio/disk.img" ] ;;
+	debian) have_image cloud ;;
+	debian-generic) have_image generic ;;
+	installer) [ -s "$cache/installer/initrd.gz" ] ;;
 	*) [ -s "$cache/$1/vmlinuz" ] ;;
 	esac
 }
@@ -93,54 +108,27 @@ real_kernel() {
 		sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1
 }
 
-# A disk that boots by BIOS: GRUB before a partition of Debian with systemd, on the serial line; root has no password.
-# Only root can give its files their owners.
+# make_debian KERNEL: the disk, and its kernel and initramfs for boards that start one themselves
 make_debian() {
-	[ "$(id -u)" = 0 ] || {
-		echo "fetch-guest: a Debian image is made by root only" >&2
+	[ -x "$kage" ] || {
+		echo "fetch-guest: $kage is not there to make a Debian image with" >&2
 		return 1
 	}
-	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null && command -v sfdisk >/dev/null || {
-		echo "fetch-guest: mmdebstrap, e2fsprogs and fdisk are needed for a Debian image" >&2
-		return 1
-	}
-	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
-	echo "Making a Debian image" >&2
-	root=$work/debian
-	image=$work/disk.img
-	mkdir -p "$root"
-	cat >"$work/debian.sh" <<'HOOK' || return 1
-set -eu
-root=$1
-chroot "$root" passwd -d root
-echo debian >"$root/etc/hostname"
-echo '/dev/vda1 / ext4 defaults 0 1' >"$root/etc/fstab"
-printf '%s\n' virtio_pci virtio_mmio virtio_blk ext4 >>"$root/etc/initramfs-tools/modules"
-chroot "$root" update-initramfs -u
-mkdir -p "$root/boot/grub"
-cat >"$root/boot/grub/grub.cfg" <<CFG
-serial --unit=0 --speed=115200
-terminal_output serial
-echo GRUB starts Debian
-linux /$(cd "$root" && echo boot/vmlinuz-*) root=/dev/vda1 rw console=ttyS0
-initrd /$(cd "$root" && echo boot/initrd.img-*)
-boot
-CFG
-chroot "$root" grub-mkimage -O i386-pc -o /boot/grub/core.img -p '(hd0,msdos1)/boot/grub' biosdisk part_msdos ext2 normal linux serial \
-	terminal echo boot
-HOOK
-	mmdebstrap --quiet --variant=minbase --include=systemd-sysv,udev,kmod,login,linux-image-cloud-amd64,initramfs-tools,grub-pc-bin,grub-common \
-		--customize-hook="sh '$work/debian.sh' \"\$1\"" bookworm "$work/rootfs.tar" >&2 || return 1
-	tar -xf "$work/rootfs.tar" -C "$root" --exclude='./dev/*' || return 1
-	rm -f "$work/rootfs.tar"
-	truncate -s 1G "$image" && echo '2048,,L,*' | sfdisk -q "$image" >&2 || return 1
-	mke2fs -q -t ext4 -E root_owner=0:0,offset=1048576 -d "$root" "$image" 1023M >&2 || return 1
-	# The first sector's code, and what it loads, in the gap before the partition; each says by default that the next follows it.
-	dd if="$root/usr/lib/grub/i386-pc/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none || return 1
-	dd if="$root/boot/grub/core.img" of="$image" bs=512 seek=1 conv=notrunc status=none || return 1
-	rm -rf "$root"
+	echo "Making a Debian image, once" >&2
 	mkdir -p "$cache/debian"
-	mv "$image" "$cache/debian/disk.img"
+	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
+	# shellcheck disable=SC2046
+	"$kage" image debian "$work/image.qcow2" --cache "$cache/debs" $(image_options "$1") >&2 || return 1
+	"$kage" img convert -f qcow2 -O raw "$work/image.qcow2" "$work/image.raw" || return 1
+	start=$(PATH=$PATH:/sbin:/usr/sbin sfdisk -d "$work/image.raw" | sed -n 's/.*raw1 *: *start= *\([0-9]*\),.*/\1/p')
+	for file in vmlinuz initrd; do
+		name=$(PATH=$PATH:/sbin:/usr/sbin debugfs -R 'ls -p /boot' "$work/image.raw?offset=$((start * 512))" 2>/dev/null | tr / '\n' | grep "^$file" | head -n 1)
+		PATH=$PATH:/sbin:/usr/sbin debugfs -R "dump /boot/$name $work/$file" "$work/image.raw?offset=$((start * 512))" 2>/dev/null
+		[ -s "$work/$file" ] && mv "$work/$file" "$cache/debian/$file-$1" || return 1
+	done
+	rm -f "$work/image.raw" "$cache/debian/disk.img"
+	mv "$work/image.qcow2" "$cache/debian/$1.qcow2"
+	image_key "$1" >"$cache/debian/$1.key"
 }
 
 # Unpacked, not installed: fio needs no more than its libraries.
@@ -202,7 +190,7 @@ for part; do
 		mkdir -p "$cache/cloud/modules"
 		for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio_blk failover \
 			net_failover virtio_net virtio_console scsi_common scsi_mod sd_mod cdrom sr_mod \
-			virtio_scsi virtio-rng; do
+			virtio_scsi virtio-rng efivarfs; do
 			find "$work/root/lib/modules" -name "$module.ko" -exec mv {} "$cache/cloud/modules/" \;
 		done
 		continue
@@ -221,9 +209,21 @@ for part; do
 		done
 		continue
 		;;
-	debian)
-		# It serves one test, which is skipped without it.
-		make_debian || echo "fetch-guest: no Debian image" >&2
+	debian | debian-generic)
+		# Tests that need it are skipped without it.
+		kernel=cloud
+		[ "$part" = debian ] || kernel=generic
+		make_debian $kernel || echo "fetch-guest: no Debian image" >&2
+		continue
+		;;
+	installer)
+		unpack debian-installer-12-netboot-amd64 "$work/root"
+		mkdir -p "$cache/installer"
+		for file in linux initrd.gz; do
+			find "$work/root" -path "*/text/debian-installer/amd64/$file" -exec cp {} "$work/$file" \;
+			mv "$work/$file" "$cache/installer/$file"
+		done
+		rm -rf "$work/root"
 		continue
 		;;
 	cloud) meta=linux-image-cloud-amd64 ;;
@@ -234,7 +234,7 @@ for part; do
 		mv "$work/busybox" "$cache/busybox"
 		continue
 		;;
-	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest)" >&2; exit 1 ;;
+	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest, modules, ata, debian, debian-generic, installer, fio)" >&2; exit 1 ;;
 	esac
 	package=$(real_kernel "$meta")
 	[ -n "$package" ] || { echo "fetch-guest: $meta does not say which kernel it stands for" >&2; exit 1; }

@@ -712,7 +712,10 @@ void mmu_protect_host_page(struct cpu *cpu, const uint8_t *page)
 {
     for (unsigned idx = 0; idx < MMU_IDX_COUNT; idx++) {
         struct tlb_bank *bank = &cpu->tlb[idx][MMU_WRITE];
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
+        const struct clear_log *log = &cpu->tlb2->bank_log[idx]; /* of the entries that may be in use */
+        bool all = log->count > CLEAR_LOG_MAX;
+        for (unsigned n = 0, count = all ? TLB_SIZE : log->count; n < count; n++) {
+            unsigned i = all ? n : log->index[n];
             if (bank->host[i] == (uint64_t)(uintptr_t)page) {
                 invalidate_entry(bank, i);
             }

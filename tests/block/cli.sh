@@ -49,9 +49,9 @@ same() {
 		return
 	fi
 	# Images that were changed hold the same, and are sound to the other.
-	for image in q/*.qcow2; do
-		[ -s "$image" ] || continue
-		name=${image#q/}
+	for changed in q/*.qcow2; do
+		[ -s "$changed" ] || continue
+		name=${changed#q/}
 		if ! qemu-img check -q -f qcow2 "k/$name" >check.out 2>&1 && qemu-img check -q -f qcow2 "q/$name" >/dev/null 2>&1; then
 			fail "kage img $verb $*: $name is not sound"
 			head -5 check.out
@@ -63,9 +63,9 @@ same() {
 			return
 		fi
 	done
-	for image in q/*.raw; do
-		if [ -e "$image" ] && ! cmp -s "$image" "k/${image#q/}"; then
-			fail "kage img $verb $*: ${image#q/} differs"
+	for changed in q/*.raw; do
+		if [ -e "$changed" ] && ! cmp -s "$changed" "k/${changed#q/}"; then
+			fail "kage img $verb $*: ${changed#q/} differs"
 			return
 		fi
 	done
@@ -102,6 +102,9 @@ qemu-io -f qcow2 -c 'write -P 8 10k 100k' -c 'write -z 40k 4k' -c 'write -c -P 9
 qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 2M
 qemu-io -f qcow2 -c 'write -P 9 64k 64k' old.qcow2 >/dev/null
 qemu-img create -q -f qcow2 bitmap.qcow2 1M && qemu-img bitmap --add bitmap.qcow2 b0 && qemu-img bitmap --add --disable -g 4k bitmap.qcow2 b1
+qemu-img create -q -f qcow2 -o cluster_size=4k bits.qcow2 1M && qemu-img bitmap --add -g 1k bits.qcow2 b
+qemu-io -f qcow2 -c 'write 5k 3k' -c 'write 100k 1k' -c 'write -z 1000k 24k' bits.qcow2 >/dev/null
+qemu-img bitmap --disable bits.qcow2 b
 qemu-img create -q -f raw flat.raw 3M
 qemu-io -f raw -c 'write -P 11 64k 1M' flat.raw >/dev/null
 cp old.qcow2 broken.qcow2
@@ -185,6 +188,64 @@ same status resize -f qcow2 --shrink snap.qcow2 1M
 same text bench -c 100 -d 8 -f qcow2 top.qcow2
 same text bench -c 100 -d 8 -f raw -w -s 8k -S 16k --pattern=5 --flush-interval=10 flat.raw
 
+for image in base.qcow2 top.qcow2 ext.qcow2 old.qcow2 bitmap.qcow2 flat.raw; do
+	same text measure $image
+	same json measure --output=json -O qcow2 $image
+done
+same text measure -O qcow2 --size 10G
+same text measure -O raw --size 1000001
+same text measure -O qcow2 -o cluster_size=2M,refcount_bits=1 --size 1T
+same text measure -O qcow2 -o cluster_size=512,refcount_bits=64 snap.qcow2
+same text measure -O qcow2 -o extended_l2=on,cluster_size=128k ext.qcow2
+same text measure -O qcow2 -o preallocation=full base.qcow2
+same text measure -O qcow2 -o compat=0.10 bitmap.qcow2
+same text measure -O qcow2 -l one snap.qcow2
+same json measure --output=json -O qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 top.qcow2
+same text bitmap -f qcow2 --add base.qcow2 b
+same text bitmap -f qcow2 --add -g 512 --disable base.qcow2 b
+same text bitmap -f qcow2 --remove bitmap.qcow2 b0
+same text bitmap -f qcow2 --clear --disable bitmap.qcow2 b0
+same text bitmap -f qcow2 --enable bitmap.qcow2 b1
+same text bitmap -f qcow2 --merge b0 bitmap.qcow2 b1
+same text bitmap -f qcow2 --add --merge b1 -b bitmap.qcow2 -F qcow2 bits.qcow2 b9
+for status in '--add bitmap.qcow2 b0' '--remove bitmap.qcow2 nosuch' '--add old.qcow2 b' '--merge nosuch bitmap.qcow2 b0' '--add -g 3k bitmap.qcow2 c' \
+	'bitmap.qcow2 b0' '-g 4k --clear bitmap.qcow2 b0' '--merge b -b bits.qcow2 -F qcow2 base.qcow2 b'; do
+	# shellcheck disable=SC2086
+	same status bitmap -f qcow2 $status
+done
+same text info --image-opts driver=qcow2,file.filename=top.qcow2
+same json info --output=json --image-opts driver=qcow2,file.driver=file,file.filename=snap.qcow2
+same json map --output=json --image-opts driver=raw,file.filename=flat.raw
+same text check --image-opts driver=qcow2,file.filename=ext.qcow2
+same text compare --image-opts driver=qcow2,file.filename=base.qcow2 driver=qcow2,file.filename=top.qcow2
+same text convert --image-opts -O raw driver=qcow2,file.filename=top.qcow2 out.raw
+same text convert -n --target-image-opts top.qcow2 driver=qcow2,file.filename=ext.qcow2
+same text resize --image-opts driver=qcow2,file.filename=base.qcow2 9M
+same text measure --image-opts -O qcow2 driver=qcow2,file.filename=snap.qcow2
+same status info --image-opts driver=nosuch,file.filename=top.qcow2
+same status info --image-opts driver=qcow2
+same status info -f qcow2 --image-opts driver=qcow2,file.filename=top.qcow2
+
+# What a bitmap holds is the same to both: bits set by QEMU, read, merged and stored by Kage, and read by QEMU as an NBD server.
+bits() { # IMAGE BITMAP: what has changed
+	rm -f sock
+	qemu-nbd -r -t -f qcow2 -k "$work/sock" -B "$2" "$1" &
+	server=$!
+	for _ in 1 2 3 4 5 6 7 8 9 10; do [ -S sock ] || sleep 0.2; done
+	qemu-img map --output=json --image-opts "driver=nbd,server.type=unix,server.path=$work/sock,x-dirty-bitmap=qemu:dirty-bitmap:$2"
+	kill $server
+	wait $server
+}
+cp start/bits.qcow2 mine.qcow2
+cp start/bits.qcow2 theirs.qcow2
+"$kage" img bitmap -f qcow2 --add -g 4k --merge b mine.qcow2 wide && "$kage" img bitmap -f qcow2 --add -g 512 --merge b --disable mine.qcow2 fine
+qemu-img bitmap -f qcow2 --add -g 4k --merge b theirs.qcow2 wide && qemu-img bitmap -f qcow2 --add -g 512 --merge b --disable theirs.qcow2 fine
+for bitmap in b wide fine; do
+	bits mine.qcow2 $bitmap >mine.bits 2>&1
+	bits theirs.qcow2 $bitmap >theirs.bits 2>&1
+	if cmp -s mine.bits theirs.bits && [ "$(wc -l <mine.bits)" -gt 2 ]; then pass; else fail "bitmap $bitmap: $(diff mine.bits theirs.bits | head -4)"; fi
+done
+
 # A bitmap that follows changes is marked when data changes, a frozen one stays.
 cp start/bitmap.qcow2 marked.qcow2
 "$kage" img bench -q -c 1 -w -f qcow2 marked.qcow2
@@ -252,6 +313,24 @@ refused bench -d 0 base.qcow2
 refused bench -t odd base.qcow2
 refused dd if=base.qcow2
 refused dd bs=0 if=base.qcow2 of=x
+refused bitmap base.qcow2 b
+refused bitmap --add base.qcow2 b
+refused bitmap -f raw --add flat.raw b
+refused bitmap -f qcow2 --add base.qcow2
+refused measure
+refused measure --size 1G base.qcow2
+refused measure -O nosuch --size 1G
+refused measure -O qcow2 --size -1
+refused measure -l x --size 1G
+refused info --object secret,id=s,data=x base.qcow2
+grep -q 'secret' err && pass || fail "no word of the secret"
+refused info --object nosuch,id=s base.qcow2
+refused info --image-opts driver=qcow2,file=node0
+refused info --image-opts driver=qcow2,file.filename=base.qcow2,nosuch=1
+refused info --image-opts driver=nbd,server.type=unix
+refused info nbd:unix:/nonexistent/socket
+refused info nbd:localhost
+refused convert --target-image-opts base.qcow2 driver=qcow2,file.filename=x
 refused dd nonsense if=base.qcow2 of=x
 qemu-img create -q -f qcow2 -o data_file=data.bin ext-data.qcow2 1M
 refused convert -O raw ext-data.qcow2 x

@@ -49,6 +49,7 @@ struct crash {
 };
 
 static char image[64];
+static unsigned long long cuts_made, cuts_at_flushes, cuts_by_qemu; /* of all workloads */
 
 static uint64_t crash_random(struct crash *c)
 {
@@ -312,7 +313,11 @@ static int crash(unsigned seed, bool have_qemu)
     for (size_t i = 0; i <= c.disk.log_count && !failed; i++) {
         bool at_flush = i < c.disk.log_count && c.disk.log[i].kind == TESTNODE_FLUSH;
         if (at_flush || i == c.disk.log_count || crash_random(&c) % (c.disk.log_count / CUTS + 1) == 0) {
-            failed = one_cut(&c, i, &disk, have_qemu && cuts++ % 25 == 24);
+            bool with_qemu = have_qemu && cuts++ % 25 == 24;
+            failed = one_cut(&c, i, &disk, with_qemu);
+            cuts_made++;
+            cuts_at_flushes += at_flush;
+            cuts_by_qemu += with_qemu;
         }
     }
     testnode_free(&c.disk);
@@ -348,6 +353,7 @@ int main(int argc, char **argv)
     unlink(image);
     strcat(image, ".out");
     unlink(image);
+    printf("%llu cuts, %llu of them at flushes, %llu looked at by qemu-img\n", cuts_made, cuts_at_flushes, cuts_by_qemu);
     printf("%u passed, %u failed, %d skipped\n", passed, failed, have_qemu ? 0 : 1);
     return failed != 0;
 }

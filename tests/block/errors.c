@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Disks that fail: a random workload on an image whose file returns EIO, ENOSPC or short-of-space errors on writes, reads and flushes, once or for a while.
+ * Disks that fail: a random workload on an image whose file returns EIO, ENOSPC or short-of-space errors on writes, reads and flushes, once or for a while,
+ * and perhaps when half of a write was done.
  * An operation may fail with that error and no other; what it would have written may be there or not, sector by sector. Everything else must
  * stay what it was, and when the disk is well again the image must be whole: nothing worse than leaks, now and after it was reopened.
  * Usage: block-errors [-s FIRST-SEED] [-n WORKLOADS]
@@ -54,6 +55,7 @@ static void inject(struct errors *e)
     struct testnode *disk = &e->disk;
     disk->error = kinds[errors_random(e) % 3];
     disk->sticky = errors_random(e) % 2;
+    disk->torn = errors_random(e) % 2;
     disk->limit = 0;
     unsigned which = (unsigned)(errors_random(e) % 5);
     uint64_t when = 1 + errors_random(e) % 6;
@@ -70,7 +72,7 @@ static void heal(struct errors *e)
 {
     e->disk.fail_write = e->disk.fail_read = e->disk.fail_flush = 0;
     e->disk.limit = 0;
-    e->disk.sticky = false;
+    e->disk.sticky = e->disk.torn = false;
 }
 
 /* An operation that wrote `number`s (0: zeroes), or tried. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Random sequences of operations on qcow2 images, Kage and QEMU in turn: what one wrote, the other checks, reads, and writes on. The content is
- * compared byte for byte with a model in memory after each turn, by both. Backing chains, snapshots, compression, all cluster sizes, both
- * versions, subclusters, all widths of refcounts.
+ * compared byte for byte with a model in memory after each turn, by both. Backing chains, snapshots, bitmaps, compression, all cluster sizes, both
+ * versions, subclusters, all widths of refcounts; sizes, commits, rebasing, conversions (kage img and qemu-img).
  * Usage: block-ops [-s FIRST-SEED] [-n SEQUENCES] [-v]
  */
 #include <errno.h>
@@ -15,16 +15,18 @@
 
 #include "block/node.h"
 #include "block/qcow2_create.h"
+#include "cli/img/img.h"
 
 #define DISK_MAX (6u << 20)
-#define TURNS 6u
+#define TURNS 8u
 #define SNAPSHOTS_MAX 3u
+#define BITMAPS_MAX 3u
 
 struct run {
     unsigned seed;
     uint64_t random;
     bool verbose;
-    char directory[64], image[96], base[96], raw[96], script[96];
+    char directory[64], image[96], base[96], deep[96], raw[96], script[96];
     struct qcow2_create_options create;
     uint64_t bytes;
     uint8_t model[DISK_MAX], before[DISK_MAX];
@@ -35,6 +37,14 @@ struct run {
         uint8_t *content;
     } snapshots[SNAPSHOTS_MAX];
     unsigned snapshot_count, snapshot_names;
+    struct { /* that do not follow changes any more: what they must hold */
+        char name[16];
+        uint32_t granularity;
+        uint8_t dirty[DISK_MAX / 512]; /* a byte for each bit */
+    } bitmaps[BITMAPS_MAX];
+    unsigned bitmap_count, bitmap_names;
+    bool follower; /* one that does was made */
+    uint8_t *record; /* sectors that QEMU writes to are noted here */
     bool has_base, raw_base;
     char what[4096];
 };
@@ -106,6 +116,13 @@ static int start_base(struct run *r)
         return wrong(r, "cannot write %s", r->raw);
     }
     int status = r->raw_base ? shell("cp %s %s", r->raw, r->base) : shell("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 %s %s", r->raw, r->base);
+    if (status == 0 && !r->raw_base && below(r, 2)) { /* and it lies on another */
+        uint64_t at = below(r, bytes / 512) * 512, count = 512 * (1 + below(r, (bytes - at) / 512));
+        int pattern = (int)below(r, 256);
+        status = shell("mv %s %s && qemu-img create -q -f qcow2 -o cluster_size=1024 -b %s -F qcow2 %s && qemu-io -f qcow2 -c 'write -P %d %llu %llu' %s >%s.out 2>&1",
+                       r->base, r->deep, r->deep, r->base, pattern, (unsigned long long)at, (unsigned long long)count, r->base, r->script);
+        memset(buffer + at, pattern, count);
+    }
     memcpy(r->model, buffer, bytes < r->bytes ? bytes : r->bytes);
     r->create.backing_file = r->base;
     r->create.backing_format = r->raw_base ? "raw" : "qcow2";
@@ -245,6 +262,9 @@ static int turn_qemu(struct run *r)
             op = OP_WRITE; /* QEMU refuses to compress over what is allocated; whole images it compresses are read below */
         }
         model_op(r, op, offset, bytes, pattern);
+        if (r->record != NULL) {
+            memset(r->record + offset / 512, 1, bytes / 512);
+        }
         static const char *const commands[] = {"write -P %d", "write -z", "write -z -u", "discard"};
         fprintf(file, commands[op], pattern);
         fprintf(file, " %llu %llu\n", (unsigned long long)offset, (unsigned long long)bytes);
@@ -279,7 +299,7 @@ static int turn_manage(struct run *r)
         memcpy(r->snapshots[r->snapshot_count].content, r->model, r->bytes);
         r->snapshots[r->snapshot_count++].bytes = r->bytes;
         result = kage ? node->driver->snapshot_create(node, name, &error) : (snprintf(command, sizeof(command), "snapshot -c %s", name), 0);
-    } else if (which == 1 && r->snapshot_count > 0) {
+    } else if (which == 1 && r->snapshot_count > 0 && (kage || (r->bitmap_count == 0 && !r->follower))) { /* QEMU does not with bitmaps */
         note(r, "  apply %s%s\n", r->snapshots[pick].name, kage ? "" : " by QEMU");
         r->bytes = r->snapshots[pick].bytes;
         memset(r->model, 0, sizeof(r->model));
@@ -293,7 +313,7 @@ static int turn_manage(struct run *r)
         free(r->snapshots[pick].content);
         r->snapshots[pick] = r->snapshots[--r->snapshot_count];
         result = kage ? node->driver->snapshot_delete(node, name, &error) : (snprintf(command, sizeof(command), "snapshot -d %s", name), 0);
-    } else if (r->snapshot_count == 0 || r->create.version >= 3) {
+    } else if (r->bitmap_count == 0 && !r->follower && (r->snapshot_count == 0 || r->create.version >= 3)) {
         uint64_t bytes = below(r, 2) ? r->bytes + 512 * below(r, (DISK_MAX - r->bytes) / 512 + 1) : 512 * (1 + below(r, r->bytes / 512));
         if (!kage && bytes < r->bytes) { /* QEMU leaves the rest of a last cluster as it is, and shows it again when it grows */
             uint64_t cluster = UINT64_C(1) << r->create.cluster_bits;
@@ -317,6 +337,184 @@ static int turn_manage(struct run *r)
         return result != 0 || closed != 0 ? wrong(r, "manage: %s", error.text) : 0;
     }
     return command[0] != '\0' && shell("qemu-img %s %s", command, r->image) ? wrong(r, "qemu-img %s", command) : 0;
+}
+
+/* ---- Bitmaps ---- */
+
+static int bitmap_verb(struct run *r, bool kage, const char *actions, const char *name)
+{
+    char line[300], *words[16] = {(char[]){"bitmap"}, (char[]){"-f"}, (char[]){"qcow2"}};
+    int count = 3;
+    note(r, "  bitmap %s %s%s\n", actions, name, kage ? "" : " by QEMU");
+    if (!kage) {
+        return shell("qemu-img bitmap -f qcow2 %s %s %s", actions, r->image, name) ? wrong(r, "qemu-img bitmap %s %s", actions, name) : 0;
+    }
+    snprintf(line, sizeof(line), "%s %s %s", actions, r->image, name);
+    for (char *save, *word = strtok_r(line, " ", &save); word != NULL && count < 15; word = strtok_r(NULL, " ", &save)) {
+        words[count++] = word;
+    }
+    return img_main(count, words) != 0 ? wrong(r, "kage img bitmap %s %s", actions, name) : 0;
+}
+
+static void bitmap_widen(uint8_t *dirty, uint32_t granularity)
+{
+    uint32_t sectors = granularity / 512;
+    for (uint32_t first = 0; first < DISK_MAX / 512; first += sectors) {
+        uint32_t count = sectors < DISK_MAX / 512 - first ? sectors : DISK_MAX / 512 - first;
+        if (memchr(dirty + first, 1, count) != NULL) {
+            memset(dirty + first, 1, count);
+        }
+    }
+}
+
+static int turn_qemu(struct run *r);
+
+static int turn_bitmap(struct run *r)
+{
+    unsigned which = (unsigned)below(r, 6), pick = r->bitmap_count > 0 ? (unsigned)below(r, r->bitmap_count) : 0;
+    char actions[100];
+    if (r->create.version < 3) {
+        return turn_qemu(r);
+    }
+    if (which < 3 && r->bitmap_count < BITMAPS_MAX) { /* follows what QEMU does for a turn, then does not any more; or is a copy of another */
+        char *name = r->bitmaps[r->bitmap_count].name;
+        uint8_t *dirty = r->bitmaps[r->bitmap_count].dirty;
+        uint32_t granularity = 512u << below(r, 9);
+        snprintf(name, 16, "b%u", r->bitmap_names++);
+        memset(dirty, 0, sizeof(r->bitmaps[0].dirty));
+        r->bitmaps[r->bitmap_count].granularity = granularity;
+        bool copy = r->bitmap_count > 0 && which == 2;
+        if (copy) {
+            snprintf(actions, sizeof(actions), "--add --disable -g %u --merge %s", granularity, r->bitmaps[pick].name);
+            memcpy(dirty, r->bitmaps[pick].dirty, sizeof(r->bitmaps[0].dirty));
+        } else {
+            snprintf(actions, sizeof(actions), "--add -g %u", granularity);
+        }
+        int failed = bitmap_verb(r, below(r, 2), actions, name);
+        if (!failed && !copy) {
+            r->record = dirty;
+            failed = turn_qemu(r);
+            r->record = NULL;
+            failed = failed || bitmap_verb(r, below(r, 2), "--disable", name);
+        }
+        bitmap_widen(dirty, granularity);
+        r->bitmap_count++;
+        return failed;
+    }
+    if (which == 3 && !r->follower) {
+        r->follower = true;
+        return bitmap_verb(r, below(r, 2), "--add", "follower");
+    }
+    if (r->bitmap_count == 0) {
+        return 0;
+    }
+    if (which == 4) {
+        memset(r->bitmaps[pick].dirty, 0, sizeof(r->bitmaps[0].dirty));
+        return bitmap_verb(r, below(r, 2), "--clear", r->bitmaps[pick].name);
+    }
+    int failed = bitmap_verb(r, below(r, 2), "--remove", r->bitmaps[pick].name);
+    r->bitmaps[pick] = r->bitmaps[--r->bitmap_count];
+    return failed;
+}
+
+static int verify_bits(struct run *r, const char *image, const char *name, unsigned index, uint32_t granularity)
+{
+    struct error error = {""};
+    struct node_bits bits = {0};
+    struct block_node *node = node_open(image, "qcow2", &(struct node_options){.read_only = true, .no_backing = true}, &error);
+    int result = node == NULL ? -1 : node->driver->bitmap_read(node, name, &bits, &error);
+    if (node != NULL) {
+        node_close(node);
+    }
+    if (result != 0) {
+        return wrong(r, "bitmap %s: %s", name, error.text);
+    }
+    result = bits.granularity != granularity || bits.count != (r->bytes + granularity - 1) / granularity;
+    for (uint64_t i = 0; i < r->bytes / 512 && !result; i++) {
+        uint64_t bit = i * 512 / granularity;
+        result = (bits.bits[bit / 8] >> bit % 8 & 1) != r->bitmaps[index].dirty[i];
+    }
+    free(bits.bits);
+    return result ? wrong(r, "bitmap %s of %s holds something else", name, image) : 0;
+}
+
+/* What Kage reads in it; and now and then what it reads in a copy that QEMU made of it. */
+static int verify_bitmaps(struct run *r)
+{
+    for (unsigned i = 0; i < r->bitmap_count; i++) {
+        if (verify_bits(r, r->image, r->bitmaps[i].name, i, r->bitmaps[i].granularity) != 0) {
+            return 1;
+        }
+        if (below(r, 4) == 0) {
+            char copy[128];
+            snprintf(copy, sizeof(copy), "%s.b", r->image);
+            if (shell("cp %s %s && qemu-img bitmap -f qcow2 --add -g 512 --disable --merge %s %s copy", r->image, copy, r->bitmaps[i].name, copy)) {
+                return wrong(r, "QEMU cannot copy bitmap %s", r->bitmaps[i].name);
+            }
+            if (verify_bits(r, copy, "copy", i, 512) != 0) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* ---- Tools that write whole images ---- */
+
+static void forget(struct run *r)
+{
+    for (unsigned i = 0; i < r->snapshot_count; i++) {
+        free(r->snapshots[i].content);
+    }
+    r->snapshot_count = r->bitmap_count = 0;
+    r->follower = false;
+}
+
+static int tool(struct run *r, bool kage, const char *line)
+{
+    char copy[600], *words[24];
+    int count = 0;
+    note(r, "  %s%s\n", line, kage ? "" : " by QEMU");
+    if (!kage) {
+        return shell("qemu-img %s", line) ? wrong(r, "qemu-img %s", line) : 0;
+    }
+    snprintf(copy, sizeof(copy), "%s", line);
+    for (char *at = copy, *word; (word = strsep(&at, " ")) != NULL && count < 24;) {
+        words[count++] = strcmp(word, "''") == 0 ? (char[]){""} : word;
+    }
+    return img_main(count, words) != 0 ? wrong(r, "kage img %s", line) : 0;
+}
+
+static int turn_tool(struct run *r)
+{
+    bool kage = below(r, 2);
+    char line[600];
+    unsigned which = (unsigned)below(r, 3);
+    if (which == 0 && r->has_base) { /* the image alone holds everything; its snapshots do not */
+        if (r->snapshot_count > 0) {
+            return 0;
+        }
+        snprintf(line, sizeof(line), "rebase -q -f qcow2 -b '' %s", r->image);
+        r->has_base = false;
+        r->create.backing_file = r->create.backing_format = NULL;
+        return tool(r, kage, line);
+    }
+    if (which == 1 && r->has_base && r->snapshot_count == 0) {
+        snprintf(line, sizeof(line), "commit -q -f qcow2 %s", r->image);
+        return tool(r, kage, line);
+    }
+    unsigned bits = 9 + (unsigned)below(r, 13), version = 2 + (unsigned)below(r, 2);
+    bool zstd = version == 3 && below(r, 2), extended = version == 3 && bits >= 14 && below(r, 3) == 0;
+    if ((UINT64_C(512) << bits) < r->bytes) {
+        bits = 16;
+    }
+    forget(r);
+    r->has_base = false;
+    r->create = (struct qcow2_create_options){.size = r->bytes, .version = version, .cluster_bits = bits, .refcount_bits = 16, .zstd = zstd, .extended_l2 = extended};
+    snprintf(line, sizeof(line), "convert -q -f qcow2 -O qcow2 %s-o compat=v%u,cluster_size=%u%s%s %s %s.c", below(r, 2) ? "-c " : "", version, 1u << bits,
+             extended ? ",extended_l2=on" : "", zstd ? ",compression_type=zstd" : "", r->image, r->image);
+    int failed = tool(r, kage, line);
+    return failed != 0 ? failed : shell("mv %s.c %s", r->image, r->image) ? wrong(r, "mv") : 0;
 }
 
 /* ---- What must hold after a turn ---- */
@@ -368,11 +566,12 @@ static int verify_content(struct run *r)
         if (file != NULL) {
             fclose(file);
         }
-        if (got != bytes || memcmp(other, content, bytes) != 0) {
+        uint64_t both = bytes < r->bytes ? bytes : r->bytes; /* a snapshot comes out as long as the disk is now */
+        if (got != r->bytes || memcmp(other, content, both) != 0) {
             return wrong(r, "QEMU reads other content (%zu bytes) %s", got, snapshot);
         }
     }
-    return 0;
+    return verify_bitmaps(r);
 }
 
 static int sequence(struct run *r, unsigned seed)
@@ -380,35 +579,25 @@ static int sequence(struct run *r, unsigned seed)
     r->seed = seed;
     r->random = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
     r->what[0] = '\0';
-    r->snapshot_count = 0;
+    r->snapshot_count = r->bitmap_count = 0;
+    r->follower = false;
     memset(r->maybe, 0, sizeof(r->maybe));
     for (unsigned i = 0; i < 8; i++) {
         next_random(r);
     }
     int failed = start(r);
     for (unsigned turn = 0; turn < TURNS && !failed; turn++) {
-        unsigned who = (unsigned)below(r, 5);
-        note(r, "%s:\n", who < 2 ? "kage" : who < 4 ? "QEMU" : "manage");
-        failed = who < 2 ? turn_kage(r) : who < 4 ? turn_qemu(r) : turn_manage(r);
+        static const struct {
+            const char *name;
+            int (*run)(struct run *r);
+        } turns[] = {{"kage", turn_kage}, {"kage", turn_kage}, {"kage", turn_kage}, {"QEMU", turn_qemu}, {"QEMU", turn_qemu}, {"QEMU", turn_qemu},
+                     {"manage", turn_manage}, {"manage", turn_manage}, {"bitmap", turn_bitmap}, {"tool", turn_tool}};
+        unsigned who = (unsigned)below(r, sizeof(turns) / sizeof(turns[0]));
+        note(r, "%s:\n", turns[who].name);
+        failed = turns[who].run(r);
         failed = failed || verify_content(r);
     }
-    /* A copy that QEMU compresses whole. */
-    if (!failed && below(r, 3) == 0) {
-        note(r, "compressed by QEMU\n");
-        failed = shell("qemu-img convert -q -c -f qcow2 -O qcow2 -o compression_type=%s %s %s.c && mv %s.c %s", r->create.zstd ? "zstd" : "zlib", r->image, r->image,
-                       r->image, r->image) ? wrong(r, "qemu-img convert -c") : 0;
-        for (unsigned i = 0; i < r->snapshot_count; i++) {
-            free(r->snapshots[i].content);
-        }
-        r->snapshot_count = 0;
-        r->create.cluster_bits = 16;
-        r->create.extended_l2 = false;
-        r->create.refcount_bits = 16;
-        failed = failed || verify_content(r) || turn_kage(r) || verify_content(r);
-    }
-    for (unsigned i = 0; i < r->snapshot_count; i++) {
-        free(r->snapshots[i].content);
-    }
+    forget(r);
     return failed;
 }
 
@@ -439,6 +628,7 @@ int main(int argc, char **argv)
     }
     snprintf(run.image, sizeof(run.image), "%s/image", run.directory);
     snprintf(run.base, sizeof(run.base), "%s/base", run.directory);
+    snprintf(run.deep, sizeof(run.deep), "%s/deep", run.directory);
     snprintf(run.raw, sizeof(run.raw), "%s/raw", run.directory);
     snprintf(run.script, sizeof(run.script), "%s/script", run.directory);
     for (unsigned seed = first; seed < first + count; seed++) {

@@ -51,6 +51,7 @@ static int testnode_read(struct block_node *node, uint64_t offset, void *buffer,
     struct testnode *t = node->state;
     int status = testnode_fails(t, &t->fail_read);
     if (status != 0) {
+        memset(buffer, 0xee, t->torn ? bytes / 2 : 0);
         return status;
     }
     uint64_t there = offset >= t->bytes ? 0 : t->bytes - offset < bytes ? t->bytes - offset : bytes;
@@ -72,6 +73,13 @@ static int testnode_write(struct block_node *node, uint64_t offset, const void *
         status = -EFBIG; /* an image that wants this much is hostile */
     }
     if (status != 0) {
+        uint64_t end = (offset + bytes / 2) & ~UINT64_C(511);
+        if (t->torn && status != -EFBIG && end > offset && (t->limit == 0 || end <= t->limit)) {
+            testnode_grow(t, end);
+            memcpy(t->data + offset, buffer, end - offset);
+            node->bytes = t->bytes;
+            testnode_log(t, TESTNODE_WRITE, offset, end - offset, buffer);
+        }
         return status;
     }
     testnode_grow(t, offset + bytes);

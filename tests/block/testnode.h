@@ -26,6 +26,7 @@ struct testnode {
     uint64_t fail_write, fail_read, fail_flush;
     int error;
     bool sticky;
+    bool torn; /* a write that fails has written some of its sectors, a read has filled some of the buffer with anything */
     uint64_t limit; /* writes behind it are -ENOSPC; 0: none */
 };
 

@@ -8,29 +8,6 @@ need_guest
 seabios=/usr/share/seabios/bios-256k.bin
 [ -e "$seabios" ] || { skip "$(basename "$0")" "the package seabios is not there"; summary; }
 
-# watch SECONDS COMMAND...: kage runs ("$watched": its arguments) until the command succeeds, then is told to leave; 0 if it did
-watch() {
-	_limit=$1
-	shift
-	# shellcheck disable=SC2086
-	"$KAGE" run $watched </dev/null >"$work/log" 2>&1 &
-	_pid=$!
-	trap 'kill $_pid 2>/dev/null; exit 1' INT TERM
-	_n=0 _seen=1
-	while [ $_n -lt $((_limit * 5)) ] && kill -0 $_pid 2>/dev/null; do
-		if "$@"; then
-			_seen=0
-			break
-		fi
-		sleep 0.2
-		_n=$((_n + 1))
-	done
-	kill $_pid 2>/dev/null
-	wait $_pid
-	trap 'exit 1' INT TERM
-	return $_seen
-}
-
 # ---- SeaBIOS alone ----
 
 gave_up() { grep -q '^No bootable device' "$work/debug" 2>/dev/null; }

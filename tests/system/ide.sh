@@ -145,7 +145,7 @@ fi
 boots() {
 	_name=$1 _expected=$2
 	shift 2
-	timeout -k 5 120 "$KAGE" run -machine "$(board pc)" -m 512M -accel soft -nographic -no-reboot -d guest_errors "$@" </dev/null >"$work/log" 2>&1
+	timeout -k 5 120 "$KAGE" run -machine "$(board "${machine:-pc}")" -m 512M -accel soft -nographic -no-reboot -d guest_errors "$@" </dev/null >"$work/log" 2>&1
 	if has "$work/log" 'GRUB starts from' && has "$work/log" "$_expected" && has "$work/log" '^kage: status 0$'; then
 		pass "$_name"
 	else
@@ -156,6 +156,10 @@ truncate -s 16M "$work/blank"
 boots "SeaBIOS boots a CD by El Torito, ATAPI" '^iso: booted, and mounted from sr0' -cdrom "$work/cd.iso" -hda "$work/blank" -boot d
 boots "SeaBIOS boots the disk that bootindex names, AHCI" '^iso: booted, and mounted from sdb' -hda "$work/blank" -device ahci,id=sata \
 	-drive "file=$work/cd.iso,format=raw,if=none,id=d,readonly=on" -device ide-hd,drive=d,bus=sata.5,bootindex=1
+machine=q35
+boots "SeaBIOS boots a CD by El Torito, q35's AHCI" '^iso: booted, and mounted from sr0' -cdrom "$work/cd.iso" -drive "file=$work/blank,format=raw,index=0" \
+	-boot once=d
+machine=pc
 boots "SeaBIOS boots a disk, IDE" '^iso: booted, and mounted from sda' -drive "file=$work/cd.iso,format=raw,readonly=on,index=1"
 
 # refused SAYS [options...]

@@ -61,6 +61,29 @@ boot() {
 		-append "console=ttyS0 quiet panic=-1${append:+ $append}" -nographic -no-reboot "$@" </dev/null >"$_log" 2>&1
 }
 
+# watch SECONDS COMMAND...: kage runs ("$watched": its arguments) until the command succeeds, then is told to leave; 0 if it did
+watch() {
+	_limit=$1
+	shift
+	# shellcheck disable=SC2086
+	"$KAGE" run $watched </dev/null >"$work/log" 2>&1 &
+	_pid=$!
+	trap 'kill $_pid 2>/dev/null; exit 1' INT TERM
+	_n=0 _seen=1
+	while [ $_n -lt $((_limit * 5)) ] && kill -0 $_pid 2>/dev/null; do
+		if "$@"; then
+			_seen=0
+			break
+		fi
+		sleep 0.2
+		_n=$((_n + 1))
+	done
+	kill $_pid 2>/dev/null
+	wait $_pid
+	trap 'exit 1' INT TERM
+	return $_seen
+}
+
 # guest_initrd OUTPUT KERNEL SCRIPT [mkinitramfs arguments...]: with the busybox of the kernel's own width
 guest_initrd() {
 	_output=$1 _kernel=$2 _script=$3

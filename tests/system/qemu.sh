@@ -61,7 +61,7 @@ start() {
 start_disk() {
 	_board=$1
 	shift
-	run "$_board" -m 1G -drive "file=$work/debian,if=virtio,format=raw" "$@"
+	run "$_board" -m 1G -drive "file=$work/debian,if=virtio,format=qcow2" "$@"
 }
 run() {
 	_board=$1
@@ -277,11 +277,11 @@ pid=
 
 # ---- Debian ----
 
-if [ -e "$CACHE/debian/disk.img" ]; then
-	cp --sparse=always "$CACHE/debian/disk.img" "$work/debian"
+if [ -s "$CACHE/debian/cloud.qcow2" ]; then
+	"$KAGE" img create -q -f qcow2 -b "$CACHE/debian/cloud.qcow2" -F qcow2 "$work/debian"
 	start_disk q35 -smp 4
 	# The prompt is no whole line.
-	await 60 'GRUB starts Debian' && await 120 '^Debian GNU/Linux 12 debian ttyS0' && tell root && await 60 '^.*root@debian' &&
+	await 60 'Command line: BOOT_IMAGE=' && await 120 '^Debian GNU/Linux 12 debian ttyS0' && tell root && await 60 '^.*root@debian' &&
 		tell 'systemctl is-system-running --wait; findmnt -n -o SOURCE /; poweroff' && await 60 '^/dev/vda1' && ended 60
 	verdict "Debian from its disk to the login, by SeaBIOS and GRUB"
 else

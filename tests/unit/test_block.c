@@ -232,7 +232,7 @@ static double seconds(void)
 static void test_throttle(void **state)
 {
     (void)state;
-    struct block_config config = {.filename = path, .format = "raw", .throttle = {.iops_total = 100, .bps_write = 1 << 20}};
+    struct block_config config = {.filename = path, .format = "raw", .throttle = {.iops_total = {.rate = 100}, .bps_write = {.rate = 1 << 20}}};
     struct error error = {""};
     struct block *block = block_open(&config, &error);
     uint8_t buffer[65536] = {0};
@@ -251,11 +251,63 @@ static void test_throttle(void **state)
     block_close(block);
 }
 
+/* How long `count` reads of 4096 bytes take, from one disk and another in turn. */
+static double timed_reads(struct block *block, struct block *other, unsigned count)
+{
+    uint8_t buffer[4096];
+    double start = seconds();
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(block_read(i % 2 ? other : block, 0, buffer, sizeof(buffer)), 0);
+    }
+    return seconds() - start;
+}
+
+static void test_throttle_group(void **state)
+{
+    (void)state;
+    struct block_config config = {.filename = path, .format = "raw", .read_only = true, .throttle = {.iops_total = {.rate = 100}}};
+    struct error error = {""};
+    struct block *block = block_open(&config, &error);
+    config.throttle_with = block;
+    config.throttle = (struct block_throttle){0};
+    struct block *other = block_open(&config, &error);
+    assert_true(block != NULL && other != NULL);
+    double took = timed_reads(block, other, 50); /* 100 a second for both together, less a burst of ten */
+    assert_true(took > 0.35 && took < 5);
+    block_close(block); /* the group outlives it */
+    took = timed_reads(other, other, 40);
+    assert_true(took > 0.35 && took < 5);
+    block_close(other);
+}
+
+static void test_throttle_burst(void **state)
+{
+    (void)state;
+    /* 200 at once, then 50 a second; of requests that count double. */
+    struct block_config config = {.filename = path, .format = "raw", .read_only = true,
+                                  .throttle = {.iops_total = {.rate = 50, .burst = 200}, .iops_size = 2048}};
+    struct error error = {""};
+    struct block *block = block_open(&config, &error);
+    assert_non_null(block);
+    assert_true(timed_reads(block, block, 90) < 0.3);
+    double took = timed_reads(block, block, 30);
+    assert_true(took > 0.5 && took < 5);
+    block_close(block);
+    /* 400 a second for two seconds, then 10 a second. */
+    config.throttle = (struct block_throttle){.iops_total = {.rate = 10, .burst = 400, .burst_s = 2}};
+    block = block_open(&config, &error);
+    assert_non_null(block);
+    took = timed_reads(block, block, 200); /* less a tenth of a second's worth */
+    assert_true(took > 0.3 && took < 1.5);
+    block_close(block);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many),    cmocka_unit_test(test_order),    cmocka_unit_test(test_refused),
         cmocka_unit_test(test_resize),  cmocka_unit_test(test_throttle),
+        cmocka_unit_test(test_throttle_group), cmocka_unit_test(test_throttle_burst),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -114,7 +114,7 @@ static void test_drives(void **state)
     assert_string_equal(options.drives[0].values.format, "raw");
     assert_true(options.drives[0].values.read_only);
     assert_int_equal(options.drives[0].values.cache, DRIVE_CACHE_NONE);
-    assert_true(options.drives[0].values.throttle.bps_total == 1u << 20);
+    assert_true(options.drives[0].values.throttle.bps_total.rate == 1u << 20);
     assert_string_equal(device("virtio-blk-device")->drive, options.drives[0].values.id);
     assert_int_equal(PARSE("-drive", "file=a,if=virtio", "-machine", "pc"), 0);
     assert_non_null(device("virtio-blk-pci"));
@@ -147,6 +147,36 @@ static void test_drives(void **state)
     assert_string_equal(options.objects[0].values.filename, "/dev/zero");
     assert_int_equal(device("virtio-rng-device")->max_bytes, 1024);
 
+    /* NBD exports: their parts become a name, of a drive and of nodes. */
+    assert_int_equal(PARSE("-kernel", "k", "-blockdev",
+                           "{\"driver\":\"qcow2\",\"node-name\":\"d\",\"file\":{\"driver\":\"nbd\",\"server\":{\"type\":\"inet\",\"host\":\"::1\",\"port\":\"10810\"},"
+                           "\"export\":\"x\",\"reconnect-delay\":7}}",
+                           "-blockdev", "driver=nbd,node-name=n,server.type=unix,server.path=/s", "-blockdev", "qcow2,node-name=q,file=n", "-drive",
+                           "file=nbd:unix:/t:exportname=y,format=raw"),
+                     0);
+    assert_string_equal(options.drives[0].values.file, "nbd://[::1]:10810/x");
+    assert_int_equal(options.drives[0].values.nbd.reconnect_delay_s, 7);
+    assert_string_equal(options.drives[2].values.file, "nbd+unix://?socket=/s");
+    assert_string_equal(options.drives[2].values.format, "qcow2");
+    assert_string_equal(options.drives[3].values.file, "nbd:unix:/t:exportname=y");
+
+    /* Limits: old names, groups by name, and an object's by a filter. */
+    assert_int_equal(PARSE("-kernel", "k", "-drive", "file=a,format=raw,iops=100,bps_wr_max=1M,iops_size=4k,throttling.iops-read-max-length=5", "-drive",
+                           "file=b,format=raw,group=g,iops=7", "-drive", "file=c,format=raw,throttling.group=g"),
+                     0);
+    assert_int_equal(options.drives[0].values.throttle.iops_total.rate, 100);
+    assert_int_equal(options.drives[0].values.throttle.bps_write.burst, 1u << 20);
+    assert_int_equal(options.drives[0].values.throttle.iops_size, 4096);
+    assert_int_equal(options.drives[0].values.throttle.iops_read.burst_s, 5);
+    assert_true(options.drives[0].throttle_with == NULL && options.drives[2].throttle_with == &options.drives[1]);
+    assert_int_equal(PARSE("-kernel", "k", "-object", "throttle-group,id=g,x-iops-total=9,limits.bps-read=10", "-blockdev", "raw,node-name=a,file.filename=x",
+                           "-blockdev", "throttle,node-name=t,throttle-group=g,file=a", "-device", "virtio-blk-device,drive=t", "-drive", "file=y,format=raw,group=g"),
+                     0);
+    assert_string_equal(options.drives[1].values.file, "x");
+    assert_int_equal(options.drives[1].values.throttle.iops_total.rate, 9);
+    assert_int_equal(options.drives[1].values.throttle.bps_read.rate, 10);
+    assert_true(options.drives[2].throttle_with == &options.drives[1]);
+
     /* One disk serves one device. */
     assert_int_not_equal(PARSE("-kernel", "k", "-drive", "file=x,if=none,id=d", "-device", "virtio-blk-device,drive=d", "-device", "virtio-blk-device,drive=d"), 0);
     assert_non_null(strstr(error.text, "in use"));
@@ -160,10 +190,18 @@ static void test_refused(void **state)
         const char *says;
     } rows[] = {
         {{"-frobnicate"}, "-frobnicate"},
-        {{"disk.img"}, "disk.img"},
+        {{"disk.img", "other.img"}, "there is an image already, disk.img"},
+        {{"disk.img,format=vhd2,color=blue"}, "color"},
+        {{"disk.img", "-machine", "microvm"}, "no kernel"},
         {{"-"}, "-"},
-        {{""}, "option"},
+        {{""}, "'': expected an image or an option"},
         {{"-kernel"}, "needs an argument"},
+        {{"-blockdev", "driver=nbd,node-name=n"}, "server.type"},
+        {{"-blockdev", "driver=nbd,node-name=n,server.type=inet,server.host=x"}, "server.port"},
+        {{"-blockdev", "driver=nbd,node-name=n,server.type=unix,server.path=/s,file.filename=x"}, "no file"},
+        {{"-blockdev", "driver=qcow2,node-name=n,file.filename=x,export=y"}, "of driver nbd"},
+        {{"-kernel", "k", "-blockdev", "throttle,node-name=t,throttle-group=g,file=x"}, "node-name='x'"},
+        {{"-blockdev", "throttle,node-name=t,file=x"}, "throttle-group"},
         {{"-nographic"}, "-kernel"},
         {{"-m", "0"}, "-m 0"},
         {{"-m", "0G"}, "-m 0G"},
@@ -249,6 +287,41 @@ static void test_refused(void **state)
     }
 }
 
+/* An image without an option, and what it brings with it. */
+static void test_image(void **state)
+{
+    (void)state;
+    assert_int_equal(PARSE("a=b.qcow2"), 0);
+    assert_string_equal(options.image, "a=b.qcow2");
+    assert_string_equal(options.drives[0].values.file, "a=b.qcow2");
+    assert_string_equal(options.drives[0].values.format, "qcow2");
+    assert_int_equal(options.drives[0].values.interface, DRIVE_IF_VIRTIO);
+    assert_false(options.image_format_said);
+    assert_string_equal(options.machine, "pc");
+    assert_int_equal(options.smp.cpus, 2);
+    assert_true(options.ram_bytes == UINT64_C(1) << 30);
+    assert_string_equal(options.serial[0], "mon:stdio");
+    assert_string_equal(device("virtio-blk-pci")->drive, "drive0");
+    assert_non_null(device("virtio-rng-pci"));
+
+    assert_int_equal(PARSE("-m", "2G", "d.raw,format=raw,if=none,id=x,discard=ignore", "-smp", "4", "-device", "virtio-scsi", "-device",
+                           "scsi-hd,drive=x", "-nodefaults"),
+                     0);
+    assert_string_equal(options.drives[0].values.format, "raw");
+    assert_true(options.image_format_said);
+    assert_int_equal(options.smp.cpus, 4);
+    assert_true(options.ram_bytes == UINT64_C(2) << 30);
+    assert_null(device("virtio-blk-pci"));
+    assert_null(device("virtio-rng-pci"));
+
+    assert_int_equal(PARSE("d.qcow2", "-machine", "microvm", "-kernel", "k", "-drive", "file=e,format=raw"), 0);
+    assert_string_equal(options.machine, "microvm");
+    assert_int_equal(options.drive_count, 2);
+    assert_non_null(device("virtio-blk-device"));
+    assert_int_equal(PARSE("-kernel", "k"), 0);
+    assert_int_equal(options.smp.cpus, 1);
+}
+
 static void test_long_part(void **state)
 {
     char text[1000];
@@ -307,6 +380,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_taken),     cmocka_unit_test(test_firmware), cmocka_unit_test(test_refused), cmocka_unit_test(test_drives),
+        cmocka_unit_test(test_image),
         cmocka_unit_test(test_long_part), cmocka_unit_test(test_size),     cmocka_unit_test(test_escape_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

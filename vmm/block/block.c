@@ -73,6 +73,9 @@ static void block_fini_aio(struct block *block)
     if (block->timer.fd >= 0) {
         close(block->timer.fd);
     }
+    if (block->throttle != NULL) {
+        throttle_put(block->throttle);
+    }
     pthread_cond_destroy(&block->work[BLOCK_WORKER]);
     pthread_cond_destroy(&block->work[BLOCK_READER]);
     pthread_mutex_destroy(&block->lock);
@@ -116,8 +119,11 @@ struct block *block_open(const struct block_config *config, struct error *error)
     queue_init(&block->waiting);
     queue_init(&block->throttled);
     queue_init(&block->done);
-    throttle_init(&block->throttle, &config->throttle, block_now_ns());
-    if (block_init_aio(block, error) != 0) {
+    block->throttle = config->throttle_with != NULL ? throttle_share(config->throttle_with->throttle) : throttle_new(&config->throttle, block_now_ns());
+    if (block->throttle == NULL) {
+        error_set(error, "Could not open '%s': %s", config->filename, strerror(ENOMEM));
+    }
+    if (block->throttle == NULL || block_init_aio(block, error) != 0) {
         block_fini_aio(block);
         node_close(block->root);
         free(block);

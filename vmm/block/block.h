@@ -28,10 +28,15 @@ enum block_aio {
     BLOCK_AIO_THREADS,
 };
 
+struct block_limit {
+    uint64_t rate;    /* per second; 0: none */
+    uint64_t burst;   /* the rate in a burst; 0: one of a tenth of a second's worth, at once */
+    uint64_t burst_s; /* how long the burst's rate may be held, when nothing was before; 0: 1 s */
+};
+
 struct block_throttle {
-    /* Per second; 0: no limit. `*_max`: the bucket's depth, a burst; 0: a tenth of a second's worth. */
-    uint64_t bps_total, bps_read, bps_write, iops_total, iops_read, iops_write;
-    uint64_t bps_total_max, bps_read_max, bps_write_max, iops_total_max, iops_read_max, iops_write_max;
+    struct block_limit bps_total, bps_read, bps_write, iops_total, iops_read, iops_write;
+    uint64_t iops_size; /* a longer request counts as several; 0: as one */
 };
 
 /* All zeros but `filename` and `format` is a sound default: writable, cache=writeback, locked. Strings are not kept. */
@@ -50,6 +55,7 @@ struct block_config {
     unsigned nbd_open_timeout_s, nbd_request_timeout_s; /* 0: 30 s, 60 s */
     enum block_aio aio;
     struct block_throttle throttle;
+    struct block *throttle_with; /* limits, and what is used of them, are shared with this disk; `throttle` is its. NULL: a group of one */
 };
 
 /* cache=NAME of -drive and of qemu-img's -t: none, writeback, writethrough, directsync, unsafe. 0, or -1: no such mode. */

@@ -47,7 +47,7 @@ struct block {
     bool stop;
     pthread_t threads[1 + BLOCK_READERS];
     unsigned thread_count;
-    struct throttle throttle;
+    struct throttle *throttle;
     void (*resized)(void *opaque);
     void *resized_opaque;
     void (*completed)(void *opaque);

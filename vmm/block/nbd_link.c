@@ -9,13 +9,14 @@
 #include <libnbd.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "util/thread.h"
 
 #define LINK_SENT_MAX 64u            /* commands that the server has at a time */
 #define LINK_BLOCK_MAX 65536u        /* a minimum block size beyond it is nonsense */
@@ -502,16 +503,6 @@ const struct nbd_export *nbd_link_export(const struct nbd_link *link)
     return &link->export;
 }
 
-static int link_start(struct nbd_link *link)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's */
-    int result = pthread_create(&link->thread, NULL, link_thread, link);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return -result;
-}
-
 static void link_free(struct nbd_link *link)
 {
     pthread_cond_destroy(&link->settled);
@@ -542,9 +533,9 @@ struct nbd_link *nbd_link_open(const struct nbd_link_config *config, struct erro
     list_init(&link->queue);
     pthread_mutex_init(&link->lock, NULL);
     pthread_cond_init(&link->settled, NULL);
-    int result = link_start(link);
+    int result = thread_start(&link->thread, link_thread, link);
     if (result != 0) {
-        error_set(error, "Failed to connect to '%s': %s", config->uri, strerror(-result));
+        error_set(error, "Failed to connect to '%s': %s", config->uri, strerror(result));
         link_free(link);
         return NULL;
     }

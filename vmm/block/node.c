@@ -279,7 +279,7 @@ int node_resize(struct block_node *node, uint64_t bytes, int prealloc, struct er
 int node_map_chain(struct block_node *node, struct block_node *base, uint64_t offset, uint64_t bytes, struct block_extent *extent,
                    struct block_node **holder, unsigned *depth)
 {
-    unsigned level = 0;
+    unsigned level = 0, offset_flag = 0;
     for (struct block_node *at = node; at != NULL && at != base; at = at->backing, level++) {
         if (offset >= at->bytes) { /* shorter than what lies on it: zeroes from here on */
             *extent = (struct block_extent){.flags = EXTENT_ZERO | EXTENT_ALLOCATED, .bytes = bytes};
@@ -293,13 +293,14 @@ int node_map_chain(struct block_node *node, struct block_node *base, uint64_t of
             return result;
         }
         bytes = extent->bytes;
+        offset_flag = at->backing == NULL ? extent->flags & EXTENT_OFFSET : 0;
         if (extent->flags & EXTENT_ALLOCATED) {
             *holder = at;
             *depth = level;
             return 0;
         }
     }
-    *extent = (struct block_extent){.flags = base != NULL ? 0 : EXTENT_ZERO, .bytes = bytes};
+    *extent = (struct block_extent){.flags = base != NULL ? 0 : EXTENT_ZERO | offset_flag, .bytes = bytes, .host_offset = offset_flag != 0 ? extent->host_offset : 0};
     *holder = NULL;
     *depth = level;
     return 0;

@@ -85,6 +85,14 @@ struct node_bitmap {
     bool in_use, automatic;
 };
 
+enum node_bitmap_action { NODE_BITMAP_ADD, NODE_BITMAP_REMOVE, NODE_BITMAP_CLEAR, NODE_BITMAP_ENABLE, NODE_BITMAP_DISABLE };
+
+struct node_bits { /* bit n, of byte n / 8 the bit n % 8: whether any of the bytes from n * granularity has changed */
+    uint8_t *bits; /* to be freed */
+    uint64_t count;
+    uint32_t granularity;
+};
+
 #define CHECK_FIX_LEAKS 1u
 #define CHECK_FIX_ERRORS 2u
 
@@ -139,6 +147,9 @@ struct block_driver {
     int (*snapshot_delete)(struct block_node *node, const char *name, struct error *error);
     int (*snapshot_load)(struct block_node *node, const char *name, struct error *error); /* to read from; only of a read-only node */
     int (*bitmap_get)(struct block_node *node, unsigned index, struct node_bitmap *bitmap);
+    int (*bitmap_change)(struct block_node *node, const char *name, enum node_bitmap_action action, uint32_t granularity, struct error *error);
+    int (*bitmap_read)(struct block_node *node, const char *name, struct node_bits *bits, struct error *error);
+    int (*bitmap_merge)(struct block_node *node, const char *name, const struct node_bits *from, struct error *error);
     int (*make_empty)(struct block_node *node); /* forget all data (after a commit) */
 };
 

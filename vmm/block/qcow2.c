@@ -200,8 +200,8 @@ static int qcow2_map_some(struct qcow2 *s, uint64_t offset, uint64_t bytes, bool
     if (found.type == QCOW2_NORMAL && found.copied) {
         extent->flags |= EXTENT_WRITABLE;
     }
-    if (found.type == QCOW2_ZERO_PLAIN && found.has_offset) {
-        extent->flags |= EXTENT_OFFSET;
+    if ((found.type == QCOW2_ZERO_PLAIN || found.type == QCOW2_UNALLOCATED) && found.has_offset) {
+        extent->flags |= EXTENT_OFFSET; /* the cluster is there, its data is not of this range */
     }
     return 0;
 }
@@ -319,5 +319,8 @@ const struct block_driver qcow2_driver = {
     .snapshot_delete = qcow2_snapshot_delete,
     .snapshot_load = qcow2_snapshot_load,
     .bitmap_get = qcow2_bitmap_get,
+    .bitmap_change = qcow2_bitmap_change,
+    .bitmap_read = qcow2_bitmap_read,
+    .bitmap_merge = qcow2_bitmap_merge,
     .make_empty = qcow2_make_empty,
 };

@@ -333,10 +333,15 @@ int qcow2_load_l1(struct qcow2 *s, uint64_t offset, uint32_t size, uint64_t **l1
 
 /* ---- qcow2_bitmap.c ---- */
 
+#define QCOW2_BITMAP_IN_USE 1u
+#define QCOW2_BITMAP_AUTO 2u
+
 struct qcow2_bitmap_entry {
     uint64_t table_offset;
     uint32_t table_size, flags;
-    uint8_t granularity_bits;
+    uint8_t type, granularity_bits;
+    const uint8_t *extra; /* while qcow2_bitmaps_each() calls */
+    uint32_t extra_bytes;
     char name[1024];
 };
 
@@ -346,6 +351,12 @@ bool qcow2_bitmaps_directory(const struct qcow2 *s, uint64_t *offset, uint64_t *
 /* Before the first change of data: bitmaps that follow changes are marked as not to be trusted, since we do not keep them. */
 int qcow2_bitmaps_mark(struct qcow2 *s);
 int qcow2_bitmap_get(struct block_node *node, unsigned index, struct node_bitmap *bitmap);
+
+/* ---- qcow2_bitmap_edit.c ---- */
+
+int qcow2_bitmap_change(struct block_node *node, const char *name, enum node_bitmap_action action, uint32_t granularity, struct error *error);
+int qcow2_bitmap_read(struct block_node *node, const char *name, struct node_bits *bits, struct error *error);
+int qcow2_bitmap_merge(struct block_node *node, const char *name, const struct node_bits *from, struct error *error);
 
 /* ---- qcow2_check.c ---- */
 

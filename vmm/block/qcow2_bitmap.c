@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Persistent bitmaps: kept, listed and counted, but not updated. So before the first change of data those that follow changes (flag
+ * Persistent bitmaps: kept, listed and counted, but not updated by writes. So before the first change of data those that follow changes (flag
  * "auto") are marked in_use, which is how the format says "not to be trusted"; frozen ones stay good.
  */
 #include <errno.h>
@@ -8,8 +8,6 @@
 
 #include "block/qcow2.h"
 
-#define BITMAP_IN_USE 1u
-#define BITMAP_AUTO 2u
 #define BITMAP_HEADER_BYTES 24u
 
 static const uint8_t *bitmap_extension(const struct qcow2 *s)
@@ -65,7 +63,8 @@ static int bitmap_parse(const uint8_t *directory, uint64_t bytes, uint64_t at, s
         return -EINVAL;
     }
     *entry = (struct qcow2_bitmap_entry){
-        .table_offset = qcow2_get64(raw), .table_size = qcow2_get32(raw + 8), .flags = qcow2_get32(raw + 12), .granularity_bits = raw[17]};
+        .table_offset = qcow2_get64(raw), .table_size = qcow2_get32(raw + 8), .flags = qcow2_get32(raw + 12), .type = raw[16], .granularity_bits = raw[17],
+        .extra = raw + BITMAP_HEADER_BYTES, .extra_bytes = extra};
     memcpy(entry->name, raw + BITMAP_HEADER_BYTES + extra, name);
     *next = at + length;
     return entry->granularity_bits > 31 ? -EINVAL : 0;
@@ -100,8 +99,8 @@ int qcow2_bitmaps_mark(struct qcow2 *s)
         struct qcow2_bitmap_entry entry;
         uint64_t here = at;
         status = bitmap_parse(directory, bytes, at, &entry, &at);
-        if (status == 0 && (entry.flags & BITMAP_AUTO) && !(entry.flags & BITMAP_IN_USE)) {
-            qcow2_put32(directory + here + 12, entry.flags | BITMAP_IN_USE);
+        if (status == 0 && (entry.flags & QCOW2_BITMAP_AUTO) && !(entry.flags & QCOW2_BITMAP_IN_USE)) {
+            qcow2_put32(directory + here + 12, entry.flags | QCOW2_BITMAP_IN_USE);
             changed = true;
         }
     }
@@ -130,8 +129,8 @@ static int bitmap_pick(void *opaque, const struct qcow2_bitmap_entry *entry)
     }
     *search->to = (struct node_bitmap){
         .granularity = 1u << entry->granularity_bits,
-        .in_use = (entry->flags & BITMAP_IN_USE) != 0,
-        .automatic = (entry->flags & BITMAP_AUTO) != 0,
+        .in_use = (entry->flags & QCOW2_BITMAP_IN_USE) != 0,
+        .automatic = (entry->flags & QCOW2_BITMAP_AUTO) != 0,
     };
     memcpy(search->to->name, entry->name, sizeof(entry->name));
     return 1;

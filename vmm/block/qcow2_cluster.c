@@ -130,8 +130,8 @@ int qcow2_find(struct qcow2 *s, uint64_t offset, uint64_t bytes, bool cached, st
                 }
             } else {
                 stop = type != extent->type || type == QCOW2_IS_COMPRESSED || type == QCOW2_INVALID ||
-                       (type == QCOW2_NORMAL && (copied != extent->copied || host != extent->host + (at - offset))) ||
-                       has_offset != extent->has_offset;
+                       (type == QCOW2_NORMAL && copied != extent->copied) || has_offset != extent->has_offset ||
+                       (has_offset && host != extent->host + (at - offset));
             }
             if (!stop) {
                 at = (at | (s->subcluster_bytes - 1)) + 1;

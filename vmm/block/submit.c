@@ -192,7 +192,7 @@ static bool block_all_zeroes(const struct block_request *request)
 /* With the lock held. True: it waits for the timer. */
 static bool block_throttled(struct block *block, struct block_request *request)
 {
-    uint64_t wait = throttle_take(&block->throttle, request->op != BLOCK_READ, request->bytes, block_now_ns());
+    uint64_t wait = throttle_take(block->throttle, request->op != BLOCK_READ, request->bytes, block_now_ns());
     if (wait == 0) {
         return false;
     }
@@ -235,7 +235,7 @@ void block_submit(struct block *block, struct block_request *request)
     bool nothing = request->op == BLOCK_FLUSH ? block->config.read_only || block->config.cache_no_flush : request->bytes == 0;
     if (result != 0 || nothing) {
         block_end(block, request, result, true);
-    } else if (block->throttle.on && request->op != BLOCK_FLUSH && (block->throttled.first != NULL || block_throttled(block, request))) {
+    } else if (throttle_is_on(block->throttle) && request->op != BLOCK_FLUSH && (block->throttled.first != NULL || block_throttled(block, request))) {
         queue_put(&block->throttled, request);
     } else {
         block_start(block, request);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/image/image.h"
 #include "cli/img/img.h"
 #include "cli/inspect.h"
 #include "cli/kvm.h"
@@ -24,8 +25,16 @@ static int main_help(int count, char **words)
         inspect_help();
         return EXIT_SUCCESS;
     }
+    if (count > 0 && strcmp(words[0], "image") == 0) {
+        image_help();
+        return EXIT_SUCCESS;
+    }
     puts("kage " KAGE_VERSION ": a KVM stack in user space\n"
          "\n"
+         "  kage image debian OUT.qcow2\n"
+         "                     make a disk with Debian on it ('kage help image')\n"
+         "  kage run IMAGE.qcow2 [OPTIONS]\n"
+         "                     run it: 2 processors, 1 GiB, board pc, its console here\n"
          "  kage run OPTIONS   run a virtual machine\n"
          "  kage kvm [--mmu ept|shadow] [--show-vmx] [--path DEVICE] -- PROGRAM ARGUMENTS...\n"
          "                     run another KVM client (QEMU -accel kvm) on libkage, without /dev/kvm\n"
@@ -98,12 +107,25 @@ static int main_inspect(int count, char **words)
     return EXIT_FAILURE;
 }
 
+static int main_image(int count, char **words)
+{
+    struct error error = {""};
+
+    signal(SIGPIPE, SIG_DFL); /* as programs of the script expect it */
+    if (image_main(count, words, &error) == 0) {
+        return EXIT_SUCCESS;
+    }
+    fprintf(stderr, "kage: %s\n", error.text);
+    return EXIT_FAILURE;
+}
+
 static const struct {
     const char *name;
     int (*run)(int count, char **words);
 } main_verbs[] = {
     {"run", main_run},
     {"kvm", main_kvm},
+    {"image", main_image},
     {"img", img_main},
     {"inspect", main_inspect},
     {"version", main_version},
@@ -119,7 +141,7 @@ int main(int argc, char **argv)
         return main_run(argc - 1, argv + 1);
     }
     if (argc < 2) {
-        fputs("kage: nothing to do; try 'kage run -kernel FILE' or 'kage help'\n", stderr);
+        fputs("kage: nothing to do; try 'kage run IMAGE.qcow2' or 'kage help'\n", stderr);
         return EXIT_FAILURE;
     }
     for (size_t i = 0; i < sizeof(main_verbs) / sizeof(main_verbs[0]); i++) {
@@ -130,6 +152,6 @@ int main(int argc, char **argv)
     if (argv[1][0] == '-') {
         return main_run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "kage: no such verb '%s'; run, kvm, img, inspect, version and help are there\n", argv[1]);
+    fprintf(stderr, "kage: no such verb '%s'; run, image, img, kvm, inspect, version and help are there\n", argv[1]);
     return EXIT_FAILURE;
 }

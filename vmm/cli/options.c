@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "chardev/chardev.h"
 #include "cli/options_devices.h"
@@ -19,6 +20,10 @@
 
 #define OPTIONS_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define OPTIONS_RAM_DEFAULT (UINT64_C(128) << 20)
+/* What runs an installed system, if nothing else is said: `kage run IMAGE`. */
+#define OPTIONS_IMAGE_RAM (UINT64_C(1) << 30)
+#define OPTIONS_IMAGE_CPUS 2u
+#define OPTIONS_IMAGE_MACHINE "pc"
 #define OPTIONS_PAGE UINT64_C(4096)
 
 /* ---- Lists of NAME=VALUE ---- */
@@ -203,6 +208,42 @@ static int options_set_flash1(struct options *options, const char *value, struct
     (void)error;
     strcpy(options->flash_names[1], value);
     return 0;
+}
+
+#define RTC_YEAR_MAX 2199 /* what dev/cmos.c can count to */
+
+/* utc, localtime, or a date as 2006-06-17T16:01:21 or 2006-06-17, from which on the clock goes. */
+static int options_set_rtc_base(struct options *options, const char *value, struct error *error)
+{
+    static const char *const formats[] = {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"};
+    time_t now = time(NULL);
+    struct tm tm;
+    if (strcmp(value, "utc") == 0) {
+        options->rtc_offset_seconds = 0;
+        return 0;
+    }
+    if (strcmp(value, "localtime") == 0) {
+        if (localtime_r(&now, &tm) == NULL) {
+            return error_set(error, "-rtc base=localtime: %s", strerror(errno));
+        }
+        options->rtc_offset_seconds = tm.tm_gmtoff;
+        return 0;
+    }
+    for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(formats); i++) {
+        memset(&tm, 0, sizeof(tm));
+        const char *end = strptime(value, formats[i], &tm);
+        if (end != NULL && *end == '\0' && tm.tm_year >= 70 && tm.tm_year + 1900 <= RTC_YEAR_MAX) {
+            options->rtc_offset_seconds = timegm(&tm) - now;
+            return 0;
+        }
+    }
+    return error_set(error, "-rtc base=%s: invalid datetime format; valid formats are utc, localtime, 2006-06-17T16:01:21 and 2006-06-17", value);
+}
+
+static int options_apply_rtc(struct options *options, const char *argument, struct error *error)
+{
+    static const struct options_row rows[] = {{"base", options_set_rtc_base, NULL}, {"clock", NULL, "host"}, {"driftfix", NULL, "none"}};
+    return options_apply_list(options, "-rtc", NULL, argument, rows, OPTIONS_ARRAY_SIZE(rows), error);
 }
 
 static int options_set_mmu(struct options *options, const char *value, struct error *error)
@@ -465,6 +506,7 @@ static const struct options_option {
     {"bios", "FILE", "firmware of machines pc and q35 (SeaBIOS, of Debian's package)", options_apply_bios},
     {"debugcon", "BACKEND", "where a debug port, 0x402, goes: the same as -device isa-debugcon,chardev=BACKEND", options_apply_debugcon},
     {"smp", "N[,maxcpus=,sockets=,dies=,cores=,threads=]", "processors (1), up to 64", options_apply_smp},
+    {"rtc", "base=utc|localtime|DATE", "what the real-time clock says at the start (utc); DATE as 2006-06-17T16:01:21", options_apply_rtc},
     {"kernel", "FILE", "the kernel: bzImage, vmlinux, another ELF file with a PVH entry, or multiboot", options_apply_kernel},
     {"initrd", "FILE", "the initial RAM disk; of a multiboot kernel, its modules: \"FILE ARGS,FILE\"", options_apply_initrd},
     {"append", "TEXT", "the kernel's command line", options_apply_append},
@@ -503,7 +545,11 @@ static const struct options_option {
 
 void options_help(void)
 {
-    puts("Options:");
+    puts("An image without an option, FILE[,PROP=VALUE...], is the machine's disk: -drive file=FILE,format=qcow2,if=virtio,discard=unmap. With one,\n"
+         "what is not said is -machine " OPTIONS_IMAGE_MACHINE " -smp 2 -m 1G -device virtio-rng; or q35 with OVMF, if it has code for UEFI only. A raw\n"
+         "image must say so: FILE,format=raw.\n"
+         "\n"
+         "Options:");
     for (unsigned i = 0; i < OPTIONS_ARRAY_SIZE(options_table); i++) {
         const struct options_option *option = &options_table[i];
         if (option->help != NULL) {
@@ -523,9 +569,26 @@ static const struct options_option *options_find(const char *name)
     return NULL;
 }
 
+static void options_complete_defaults(struct options *options)
+{
+    static const struct cpu_topology none;
+    bool image = options->image[0] != '\0';
+    options->machine_said = options->machine != NULL;
+    if (options->machine == NULL) {
+        options->machine = image ? OPTIONS_IMAGE_MACHINE : "microvm";
+    }
+    if (options->ram_bytes == 0) {
+        options->ram_bytes = image ? OPTIONS_IMAGE_RAM : OPTIONS_RAM_DEFAULT;
+    }
+    if (image && memcmp(&options->smp, &none, sizeof(none)) == 0) {
+        options->smp.cpus = OPTIONS_IMAGE_CPUS;
+    }
+}
+
 /* What holds for the options together, and what stands where none was given. */
 static int options_complete(struct options *options, struct error *error)
 {
+    options_complete_defaults(options);
     bool has_firmware = machine_find_board(options->machine)->has_firmware;
     if (options_complete_devices(options, error) != 0 || options->action != OPTIONS_RUN) {
         return options->action != OPTIONS_RUN ? 0 : -1;
@@ -571,9 +634,7 @@ int options_parse(struct options *options, int count, char **words, struct error
     memset(options, 0, sizeof(*options));
     *options = (struct options){
         .accel = "auto",
-        .ram_bytes = OPTIONS_RAM_DEFAULT,
         .append = "",
-        .machine = "microvm",
         .mmu = -1,
         .acpi = true,
         .kernel_cmdline = true,
@@ -582,11 +643,13 @@ int options_parse(struct options *options, int count, char **words, struct error
     options_default_boot(options);
     for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {
         const char *word = words[i];
-        if (word[0] != '-' || word[1] == '\0') {
-            return error_set(error, "'%s': expected an option; a disk is named by -drive", word);
+        if (word[0] != '-') {
+            if (options_apply_image(options, word, error) != 0) {
+                return -1;
+            }
+            continue;
         }
-        const char *name = word + (word[1] == '-' ? 2 : 1);
-        const struct options_option *option = options_find(name);
+        const struct options_option *option = options_find(word + (word[1] == '-' ? 2 : 1));
         if (option == NULL) {
             return error_set(error, "%s: no such option; 'kage help' lists them", word);
         }

@@ -57,9 +57,12 @@ struct options {
     bool no_defaults;
     bool acpi;
     bool rtc;
+    int64_t rtc_offset_seconds; /* -rtc base= */
     unsigned serial_count;
     const char *serial[OPTIONS_SERIALS_MAX];
     const char *machine; /* name of a board */
+    char image[PROPERTY_TEXT_MAX]; /* the image that stands without an option; "": none */
+    bool image_format_said, machine_said;
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
     bool hpet;

@@ -65,20 +65,10 @@ int options_check_id(const struct options *options, const struct drive *drive, c
     return 0;
 }
 
-int options_apply_drive(struct options *options, const char *argument, struct error *error)
+static int options_add_drive(struct options *options, const char *argument, const struct keyval_list *list, struct error *error)
 {
-    struct keyval_list list;
-    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
-        return -1;
-    }
-    if (list.help) {
-        puts("drive options:");
-        property_help(PROPERTY_LISTS(drive_properties));
-        options->action = OPTIONS_DONE;
-        return 0;
-    }
     struct drive *drive = options_new_drive(options, "-drive", drive_properties, error);
-    if (drive == NULL || options_set_all(&list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
+    if (drive == NULL || options_set_all(list, PROPERTY_LISTS(drive_properties), &drive->values, "-drive", error) != 0) {
         return -1;
     }
     char what[64];
@@ -93,6 +83,53 @@ int options_apply_drive(struct options *options, const char *argument, struct er
         snprintf(drive->values.id, sizeof(drive->values.id), "drive%u", options->drive_count - 1);
     }
     return options_check_id(options, drive, "-drive", error);
+}
+
+int options_apply_drive(struct options *options, const char *argument, struct error *error)
+{
+    struct keyval_list list;
+    if (keyval_parse(&list, "-drive", NULL, argument, error) != 0) {
+        return -1;
+    }
+    if (list.help) {
+        puts("drive options:");
+        property_help(PROPERTY_LISTS(drive_properties));
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
+    return options_add_drive(options, argument, &list, error);
+}
+
+/* FILE[,PROP=VALUE...]: the same as -drive file=FILE,format=qcow2,if=virtio,discard=unmap, in which each can be said otherwise. That an image is
+   raw must be said: a guest could write the head of a qcow2 image into it, that names a file of the host's as its backing file. */
+int options_apply_image(struct options *options, const char *word, struct error *error)
+{
+    static const struct keyval defaults[] = {{"format", "qcow2"}, {"if", "virtio"}, {"discard", "unmap"}};
+    struct keyval_list list;
+    char text[KEYVAL_VALUE_MAX + 8];
+    if (word[0] == '\0' || word[0] == ',') {
+        return error_set(error, "'%s': expected an image or an option", word);
+    }
+    if (options->image[0] != '\0') {
+        return error_set(error, "'%s': there is an image already, %s; others are named by -drive", word, options->image);
+    }
+    if ((size_t)snprintf(text, sizeof(text), "file=%s", word) >= sizeof(text)) {
+        return error_set(error, "'%s': longer than %u characters", word, KEYVAL_VALUE_MAX);
+    }
+    if (keyval_parse(&list, word, NULL, text, error) != 0) {
+        return -1;
+    }
+    options->image_format_said = keyval_get(&list, "format") != NULL;
+    for (unsigned i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+        if (keyval_get(&list, defaults[i].name) == NULL && list.count < KEYVAL_MAX) {
+            list.pairs[list.count++] = defaults[i];
+        }
+    }
+    if (options_add_drive(options, word, &list, error) != 0) {
+        return -1;
+    }
+    strcpy(options->image, options->drives[options->drive_count - 1].values.file);
+    return 0;
 }
 
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error)
@@ -119,6 +156,9 @@ int options_apply_blockdev(struct options *options, const char *argument, struct
     }
     if (values->id[0] == '\0') {
         return error_set(error, "-blockdev %s: 'node-name' must be specified for the root node", argument);
+    }
+    if (strcmp(values->format, "throttle") == 0 && (values->throttle_group[0] == '\0' || values->reference[0] == '\0')) {
+        return error_set(error, "-blockdev %s: Parameter '%s' is missing", argument, values->throttle_group[0] == '\0' ? "throttle-group" : "file");
     }
     char what[64];
     snprintf(what, sizeof(what), "-blockdev node-name=%.40s", values->id);
@@ -147,7 +187,16 @@ static int options_resolve_node(struct options *options, struct drive *drive, st
         if (!other->node || strcmp(file->id, values->reference) != 0) {
             continue;
         }
-        if (!options_is_protocol(file->format)) {
+        bool filter = strcmp(values->format, "throttle") == 0;
+        if (filter && other->used_by == NULL) { /* all that the other is, under limits */
+            struct drive_values own = *values;
+            *values = *file;
+            strcpy(values->id, own.id);
+            strcpy(values->throttle_group, own.throttle_group);
+            options->drives[i].used_by = "another node";
+            return 0;
+        }
+        if (!options_is_protocol(file->format) && !filter) {
             return error_set(error, "-blockdev node-name=%s: the node '%s' is not of driver file or nbd", values->id, file->id);
         }
         if (other->used_by != NULL) {
@@ -178,6 +227,35 @@ static int options_resolve_nodes(struct options *options, struct error *error)
         struct drive *drive = &options->drives[i];
         if (drive->node && options_is_protocol(drive->values.format)) {
             strcpy(drive->values.format, "raw"); /* its bytes are the disk's */
+        }
+    }
+    return 0;
+}
+
+/* The limits of a group are those of its object, else of the first drive in it; the drives after the first share with that. */
+static int options_find_groups(struct options *options, struct error *error)
+{
+    for (unsigned i = 0; i < options->drive_count; i++) {
+        struct drive *drive = &options->drives[i];
+        const char *group = drive->values.throttle_group;
+        const struct object_spec *object = NULL;
+        if (group[0] == '\0' || (drive->used_by != NULL && drive->node)) {
+            continue;
+        }
+        for (unsigned j = 0; j < options->object_count; j++) {
+            const struct object_spec *other = &options->objects[j];
+            object = strcmp(other->model->name, OBJECT_THROTTLE_GROUP) == 0 && strcmp(other->values.id, group) == 0 ? other : object;
+        }
+        if (object == NULL && drive->node) {
+            return error_set(error, "-blockdev node-name=%s: Throttle group '%s' does not exist", drive->values.id, group);
+        }
+        if (object != NULL) {
+            drive->values.throttle = object->values.throttle;
+        }
+        for (unsigned j = 0; j < i && drive->throttle_with == NULL; j++) {
+            struct drive *other = &options->drives[j];
+            bool opened = other->used_by == NULL || !other->node;
+            drive->throttle_with = opened && strcmp(other->values.throttle_group, group) == 0 ? other : NULL;
         }
     }
     return 0;
@@ -492,7 +570,7 @@ static int options_find_flash(struct options *options, struct error *error)
 int options_complete_devices(struct options *options, struct error *error)
 {
     bool has_pci = machine_find_board(options->machine)->pci_bus != NULL;
-    if (options_resolve_nodes(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
+    if (options_resolve_nodes(options, error) != 0 || options_find_groups(options, error) != 0 || options_find_flash(options, error) != 0 || options_add_ide_drives(options, error) != 0) {
         return -1;
     }
     for (unsigned i = 0; i < options->device_arguments.count && options->action == OPTIONS_RUN; i++) {
@@ -500,5 +578,9 @@ int options_complete_devices(struct options *options, struct error *error)
             return -1;
         }
     }
-    return options->action == OPTIONS_RUN ? options_add_drive_devices(options, has_pci, error) : 0;
+    if (options->action != OPTIONS_RUN || options_add_drive_devices(options, has_pci, error) != 0) {
+        return options->action != OPTIONS_RUN ? 0 : -1;
+    }
+    /* An installed system waits for random numbers when it first makes its keys. */
+    return options->image[0] == '\0' || options->no_defaults || options_new_device(options, device_find("virtio-rng", has_pci), error) != NULL ? 0 : -1;
 }

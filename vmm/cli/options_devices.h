@@ -10,6 +10,8 @@
 
 int options_apply_device(struct options *options, const char *argument, struct error *error);
 int options_apply_drive(struct options *options, const char *argument, struct error *error);
+/* An image without an option: the machine's disk. */
+int options_apply_image(struct options *options, const char *word, struct error *error);
 int options_apply_blockdev(struct options *options, const char *argument, struct error *error);
 int options_apply_object(struct options *options, const char *argument, struct error *error);
 int options_apply_chardev(struct options *options, const char *argument, struct error *error);

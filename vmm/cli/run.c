@@ -13,6 +13,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "cli/run_image.h"
 #include "cli/terminal.h"
 #include "inspect/server.h"
 #include "machine/machine.h"
@@ -272,6 +273,7 @@ static void run_fini(struct run *run)
 
 /* ---- Machines ---- */
 
+
 /* One machine, from power on to whatever ends it. */
 static enum power_event run_once(struct run *run, bool first, int *status, struct error *error)
 {
@@ -281,6 +283,7 @@ static enum power_event run_once(struct run *run, bool first, int *status, struc
     if (first) {
         run_take_terminal(run->options);
         fprintf(stderr, "kage: accelerator %s: %s\n", run->config.backend->name, run->reason);
+        run_image_greet(run->options);
     }
     run->machine_up = true;
     enum power_event event = machine_run(&run->machine, status, error);
@@ -302,6 +305,9 @@ static int run_until_end(struct run *run, struct error *error)
 
 int run_machine(struct options *options, struct error *error)
 {
+    if (run_image_choose(options, error) != 0) {
+        return -1;
+    }
     struct run run = {
         .options = options,
         .signals.fd = -1,
@@ -316,6 +322,7 @@ int run_machine(struct options *options, struct error *error)
                 .cmdline = options->append,
                 .acpi = options->acpi,
                 .rtc = options->rtc,
+                .rtc_offset_seconds = options->rtc_offset_seconds,
                 .board = machine_find_board(options->machine),
                 .boot_order = options->boot.once[0] != '\0' ? options->boot.once : options->boot.order,
                 .boot_menu = options->boot.menu,

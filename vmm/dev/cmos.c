@@ -296,6 +296,12 @@ void cmos_write(struct cmos *cmos, unsigned port, uint8_t value)
     }
 }
 
+void cmos_set_offset(struct cmos *cmos, int64_t seconds)
+{
+    cmos->offset_ns = seconds * NS_PER_SECOND;
+    cmos->seen_ns = cmos_now_ns(cmos);
+}
+
 void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes)
 {
     static const struct {

@@ -30,6 +30,8 @@ struct cmos {
 void cmos_init(struct cmos *cmos, const struct cmos_backend *backend, void *opaque);
 /* What the reset pin does: interrupts off; time and RAM stay. */
 void cmos_reset(struct cmos *cmos);
+/* The guest's time less the host's. Before a guest looks. */
+void cmos_set_offset(struct cmos *cmos, int64_t seconds);
 /* Where firmware looks for the size of memory: below and above 4 GiB. */
 void cmos_set_memory(struct cmos *cmos, uint64_t low_bytes, uint64_t high_bytes);
 /*

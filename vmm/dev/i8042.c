@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * 8042 without a keyboard or a mouse. What is sent to them comes back as the controller's own answer
- * for a device that does not react: 0xfe with the time-out bit.
+ * What is sent to a keyboard or a mouse that is not there comes back as the controller's own answer
+ * for a device that does not react: 0xfe with the time-out bit. The keyboard (IBM 84F9735, PS/2 keyboard, commands) acknowledges
+ * everything, and has nothing to say.
  */
 #include "dev/i8042.h"
+
+#include <string.h>
 
 #define STR_OBF 0x01u
 #define STR_SYS 0x04u
@@ -54,6 +57,56 @@ static void i8042_answer(struct i8042 *i8042, uint8_t data, uint8_t status)
     i8042->data = data;
     i8042->status = (uint8_t)(STR_OBF | status);
 }
+
+/* ---- The keyboard ---- */
+
+enum { KBD_SET_LEDS = 0xed, KBD_ECHO = 0xee, KBD_SCAN_CODES = 0xf0, KBD_IDENTIFY = 0xf2, KBD_SET_RATE = 0xf3, KBD_RESET = 0xff };
+#define KBD_ACK 0xfau
+#define KBD_TEST_PASSED 0xaau
+#define KBD_CODE_SET 0x02u
+
+/* The next byte into the output buffer, if that is free. */
+static void i8042_take_queue(struct i8042 *i8042)
+{
+    if (i8042->queued != 0 && (i8042->status & STR_OBF) == 0) {
+        i8042_answer(i8042, i8042->queue[0], 0);
+        i8042->queued--;
+        memmove(i8042->queue, i8042->queue + 1, i8042->queued);
+    }
+}
+
+/* A command drops what was not fetched of the last one's answer. */
+static void i8042_to_keyboard(struct i8042 *i8042, uint8_t value)
+{
+    static const struct {
+        uint8_t command, parameter, bytes, answer[3];
+    } rows[] = {
+        {KBD_SET_LEDS, 1, 1, {KBD_ACK}},
+        {KBD_SET_RATE, 1, 1, {KBD_ACK}},
+        {KBD_SCAN_CODES, 1, 1, {KBD_ACK}},
+        {KBD_ECHO, 0, 1, {KBD_ECHO}},
+        {KBD_IDENTIFY, 0, 3, {KBD_ACK, 0xab, 0x83}},
+        {KBD_RESET, 0, 2, {KBD_ACK, KBD_TEST_PASSED}},
+    };
+    uint8_t waiting = i8042->keyboard_command;
+    i8042->keyboard_command = 0;
+    i8042->queue[0] = KBD_ACK;
+    i8042->queued = 1;
+    if (waiting == KBD_SCAN_CODES && value == 0) {
+        i8042->queue[i8042->queued++] = KBD_CODE_SET;
+    }
+    for (unsigned i = 0; waiting == 0 && i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (rows[i].command == value) {
+            memcpy(i8042->queue, rows[i].answer, rows[i].bytes);
+            i8042->queued = rows[i].bytes;
+            i8042->keyboard_command = rows[i].parameter != 0 ? value : 0;
+        }
+    }
+    i8042->status &= (uint8_t)~STR_OBF;
+    i8042_take_queue(i8042);
+}
+
+/* ---- The controller ---- */
 
 static void i8042_set_output(struct i8042 *i8042, uint8_t value)
 {
@@ -130,7 +183,12 @@ static void i8042_do_data(struct i8042 *i8042, uint8_t value)
         i8042_answer(i8042, value, 0);
         break;
     default: /* for the keyboard or the mouse */
-        i8042_answer(i8042, NOBODY, STR_TIMEOUT);
+        if (i8042->keyboard && command != CMD_AUX_SEND) {
+            i8042->ctr &= (uint8_t)~CTR_KBD_DISABLE;
+            i8042_to_keyboard(i8042, value);
+        } else {
+            i8042_answer(i8042, NOBODY, STR_TIMEOUT);
+        }
         break;
     }
 }
@@ -143,6 +201,8 @@ static uint64_t i8042_read_data(void *self, uint64_t offset, unsigned size)
     pthread_mutex_lock(&i8042->lock);
     uint8_t data = i8042->data;
     i8042->status = 0;
+    i8042_update_irq(i8042); /* a byte that follows is another edge */
+    i8042_take_queue(i8042);
     i8042_update_irq(i8042);
     pthread_mutex_unlock(&i8042->lock);
     return data;
@@ -193,6 +253,8 @@ void i8042_reset(struct i8042 *i8042)
     i8042->output_port = OUTPUT_NOT_RESET | OUTPUT_A20;
     i8042->command = 0;
     i8042->last_was_command = false;
+    i8042->keyboard_command = 0;
+    i8042->queued = 0;
     i8042_update_irq(i8042);
 }
 

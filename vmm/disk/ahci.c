@@ -368,6 +368,17 @@ static void ahci_config_written(void *self, unsigned offset, unsigned size)
     msi_written(&ahci->msi);
     pthread_mutex_lock(&ahci->requests.lock);
     ahci->messages = ahci->msi.enabled; /* written by the line above alone */
+    ahci->master = (ahci->function.config[PCI_COMMAND] & PCI_COMMAND_MASTER) != 0;
+    for (unsigned i = 0; i < AHCI_PORTS; i++) {
+        struct ahci_port *port = &ahci->ports[i];
+        for (unsigned s = 0; s < AHCI_SLOTS && !ahci->master && port->taken != 0; s++) {
+            if (port->slots[s].request.active) {
+                disk_cancel(&ahci->requests, port);
+                disk_wait(&ahci->requests, &port->slots[s].request);
+            }
+        }
+        ahci_run(port); /* what has waited for the right */
+    }
     ahci_update_interrupt(ahci);
     pthread_mutex_unlock(&ahci->requests.lock);
 }

@@ -7,7 +7,7 @@
  *   received FISes  00 DMA setup | 20 PIO setup | 40 D2H register | 58 set device bits
  *
  * A guest's write to PxCI runs commands on its vCPU; ends come on the loop's thread. No vCPU waits: what is stopped or reset while the
- * host has not finished keeps CR, HR or BSY until it has, as the manual lets it.
+ * host has not finished keeps CR, HR or BSY until it has, as the manual lets it. Only who takes Bus Master Enable away waits.
  *
  * Lock: that of the disk_requests, inside of the PCI bus's.
  */
@@ -64,6 +64,7 @@ struct ahci {
     struct disk_requests requests;
     struct dma dma;
     uint32_t ghc, is;
+    bool master;   /* the PCI command register lets it read and write memory */
     bool messages; /* MSI is on */
     bool level;    /* of the pin */
     bool told;     /* nothing in `is` came while GHC.IE was off */

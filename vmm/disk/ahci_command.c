@@ -29,10 +29,11 @@ enum { RECEIVED_PIO_SETUP = 0x20, RECEIVED_D2H = 0x40, RECEIVED_SET_DEVICE_BITS 
 
 static void ahci_post(struct ahci_port *port, unsigned at, const uint8_t *fis, unsigned bytes)
 {
-    uint8_t *room = (port->cmd & PORT_CMD_FRE) != 0 ? dma_at(&port->ahci->dma, port->fb + at, bytes) : NULL;
+    bool receives = (port->cmd & PORT_CMD_FRE) != 0 && port->ahci->master;
+    uint8_t *room = receives ? dma_at(&port->ahci->dma, port->fb + at, bytes) : NULL;
     if (room != NULL) {
         memcpy(room, fis, bytes);
-    } else if ((port->cmd & PORT_CMD_FRE) != 0) {
+    } else if (receives) {
         log_line(LOG_GUEST, "AHCI port %u: no memory at PxFB", port->index);
         port->is |= PORT_IS_HBFS;
     }
@@ -110,6 +111,7 @@ void ahci_drop(struct ahci_port *port)
 {
     for (unsigned i = 0; i < AHCI_SLOTS; i++) {
         port->slots[i].dropped = port->slots[i].busy;
+        port->slots[i].request.given_up = true;
     }
     disk_cancel(&port->ahci->requests, port);
 }
@@ -125,7 +127,7 @@ static void ahci_halt(struct ahci_port *port, uint32_t bits, const char *why)
 
 static void ahci_put_bytes(struct ahci_port *port, const struct ahci_slot *slot, uint64_t bytes)
 {
-    uint8_t *header = dma_at(&port->ahci->dma, slot->header_gpa, HEADER_BYTES);
+    uint8_t *header = port->ahci->master ? dma_at(&port->ahci->dma, slot->header_gpa, HEADER_BYTES) : NULL;
     uint32_t count = (uint32_t)bytes;
     if (header != NULL) {
         memcpy(header + 4, &count, sizeof(count)); /* PRDBC */
@@ -444,7 +446,7 @@ void ahci_run(struct ahci_port *port)
     if (block != NULL) {
         block_plug(block);
     }
-    for (unsigned turn = 0; turn < AHCI_SLOTS; turn++) {
+    for (unsigned turn = 0; turn < AHCI_SLOTS && port->ahci->master; turn++) {
         unsigned index = port->next_slot;
         bool runs = (port->cmd & (PORT_CMD_ST | PORT_CMD_CR)) == (PORT_CMD_ST | PORT_CMD_CR) && !port->halted && !port->resetting && port->present;
         if (!runs || ahci_is_alone(port)) {

@@ -368,7 +368,7 @@ static void ata_end_packet(struct ata_registers *registers)
 
 static void ata_fail_packet(struct ata_drive *drive, const struct scsi_command *answer, struct ata_registers *registers)
 {
-    uint8_t key = answer->sense[2] & 0xf;
+    unsigned key = answer->sense[2] & 0xfu;
     memcpy(drive->scsi.sense, answer->sense, SCSI_SENSE_BYTES);
     registers->status = ATA_DRDY | ATA_ERR; /* CHK */
     registers->error = (uint8_t)(key << 4 | (key == 0x05 ? ATA_ABRT : 0));

@@ -71,6 +71,7 @@ static void ide_reset(struct ide_channel *channel, bool all)
     channel->reset_all = all;
     channel->interrupt = false;
     ide_update_irq(channel);
+    channel->request.given_up = true;
     disk_cancel(&channel->ide->requests, channel);
     if (!channel->request.active) {
         ide_finish(channel, false);
@@ -291,6 +292,7 @@ static void ide_command(struct ide_channel *channel, uint8_t code)
         return;
     }
     unit->registers.command = code;
+    channel->request.given_up = false;
     if (ata_execute(&unit->drive, &unit->registers, &channel->command)) {
         ide_begin(channel);
     } else {

@@ -7,7 +7,7 @@
  *   bus master      +0 BMIC: 3 to memory, 0 start | +2 BMIS: 6, 5 drives can | 2 interrupt | 1 error | 0 active | +4 BMIDTP; +8: channel 1
  *   PRD             address 32, bit 0 is 0 | bytes 16, 0 is 64 KiB | 31 the last
  *
- * Lock: that of the disk_requests, inside of the PCI bus's. A vCPU waits in one place: it stops bus mastering while the host has not finished.
+ * Lock: that of the disk_requests, inside of the PCI bus's. A vCPU waits where it stops bus mastering, or forbids it, while the host has not finished.
  */
 #ifndef KAGE_DISK_IDE_H
 #define KAGE_DISK_IDE_H
@@ -66,6 +66,7 @@ struct ide {
     struct pci_function function;
     struct disk_requests requests;
     struct dma dma;
+    bool master; /* the PCI command register lets it move data */
     struct ide_channel channels[IDE_CHANNELS];
 };
 

@@ -117,8 +117,8 @@ void ide_dma_go(struct ide_channel *channel)
     struct ide_unit *unit = &channel->units[channel->selected];
     struct ata_command *command = &channel->command;
     uint64_t got;
-    if ((channel->bmic & BMIC_START) == 0 || (channel->bmis & BMIS_ACTIVE) == 0) {
-        return;
+    if ((channel->bmic & BMIC_START) == 0 || (channel->bmis & BMIS_ACTIVE) == 0 || !channel->ide->master) {
+        return; /* the drive waits */
     }
     if (((channel->bmic & BMIC_TO_MEMORY) != 0) != (command->direction == ATA_IN)) {
         ide_dma_abort(channel, "bus mastering in the other direction");
@@ -174,12 +174,17 @@ void ide_dma_done(struct ide_channel *channel, int result)
 /* ---- Registers ---- */
 
 /* Stopped under way: what the host still does to the guest's memory must be over before the guest goes on. */
-static void ide_bm_stop(struct ide_channel *channel)
+static void ide_dma_wait(struct ide_channel *channel)
 {
     if (channel->request.active && channel->command.protocol == ATA_DMA) {
         disk_cancel(&channel->ide->requests, channel);
         disk_wait(&channel->ide->requests, &channel->request);
     }
+}
+
+static void ide_bm_stop(struct ide_channel *channel)
+{
+    ide_dma_wait(channel);
     channel->bmis &= (uint8_t)~BMIS_ACTIVE;
 }
 
@@ -218,10 +223,10 @@ static void ide_bm_write_byte(struct ide_channel *channel, unsigned offset, uint
 
 static uint8_t ide_bm_read_byte(const struct ide_channel *channel, unsigned offset)
 {
-    return offset == BMIC     ? channel->bmic
-           : offset == BMIS   ? channel->bmis
-           : offset >= BMIDTP ? (uint8_t)(channel->bmidtp >> (offset - BMIDTP) * 8)
-                              : 0;
+    if (offset >= BMIDTP) {
+        return (uint8_t)(channel->bmidtp >> (offset - BMIDTP) * 8);
+    }
+    return offset == BMIC ? channel->bmic : offset == BMIS ? channel->bmis : (uint8_t)0;
 }
 
 static uint64_t ide_bm_read(void *self, uint64_t offset, unsigned size)
@@ -250,7 +255,7 @@ static void ide_bm_write(void *self, uint64_t offset, unsigned size, uint64_t va
 
 static const struct device_ops ide_bm_ops = {.name = "IDE bus master", .read = ide_bm_read, .write = ide_bm_write};
 
-/* IDETIM says which channels are decoded; firmware sets that. */
+/* IDETIM says which channels are decoded; firmware sets that. A transfer that waited for the right to master the bus goes on. */
 static void ide_config_written(void *self, unsigned offset, unsigned size)
 {
     struct ide *ide = self;
@@ -258,7 +263,14 @@ static void ide_config_written(void *self, unsigned offset, unsigned size)
     (void)offset;
     (void)size;
     pthread_mutex_lock(&ide->requests.lock);
+    bool master = (config[PCI_COMMAND] & PCI_COMMAND_MASTER) != 0, came = master && !ide->master;
+    ide->master = master;
     for (unsigned i = 0; i < IDE_CHANNELS; i++) {
+        if (came && ide->channels[i].state == IDE_DMA) {
+            ide_dma_go(&ide->channels[i]);
+        } else if (!master) {
+            ide_dma_wait(&ide->channels[i]);
+        }
         ide->channels[i].enabled = (config[IDETIM + i * 2 + 1] & IDETIM_ENABLE) != 0 && (config[PCI_COMMAND] & PCI_COMMAND_IO) != 0;
     }
     pthread_mutex_unlock(&ide->requests.lock);

@@ -36,7 +36,7 @@ static void disk_done(struct block_request *io, int result)
     pthread_mutex_lock(&requests->lock);
     const struct disk_errors *errors = &request->drive->config.errors;
     enum disk_error_action action = result != 0 ? disk_error_action(errors, io->op == BLOCK_READ, result) : DISK_ERROR_REPORT;
-    if (action == DISK_ERROR_STOP && !requests->stopping) {
+    if (action == DISK_ERROR_STOP && !requests->stopping && !request->given_up) {
         disk_park(requests, request);
         disk_error_stop(errors, block_filename(request->drive->config.block), result);
     } else {
@@ -89,8 +89,9 @@ void disk_cancel(struct disk_requests *requests, const void *port)
     }
 }
 
-void disk_wait(struct disk_requests *requests, const struct disk_request *request)
+void disk_wait(struct disk_requests *requests, struct disk_request *request)
 {
+    request->given_up = true;
     while (request->active && !requests->stopping) {
         pthread_cond_wait(&requests->ended, &requests->lock);
     }

@@ -30,6 +30,7 @@ struct disk_request {
     void *port;    /* of the controller; disk_cancel() has it */
     bool to_guest; /* it reads into guest memory, not into a buffer */
     bool active;   /* not yet done */
+    bool given_up; /* a failure is its end: a reset, or a vCPU, waits for it */
     void (*done)(struct disk_request *request, int result);
     struct disk_request *next;
 };
@@ -45,7 +46,7 @@ void disk_requests_stop(struct disk_requests *requests);
 void disk_submit(struct disk_requests *requests, struct disk_request *request);
 /* Those of a port that wait for the machine to go on end now. */
 void disk_cancel(struct disk_requests *requests, const void *port);
-/* Until the request is done, or the machine ends. */
-void disk_wait(struct disk_requests *requests, const struct disk_request *request);
+/* Until the request is done, or the machine ends. It does not wait for the machine to go on meanwhile: that may wait for this vCPU. */
+void disk_wait(struct disk_requests *requests, struct disk_request *request);
 
 #endif

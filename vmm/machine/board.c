@@ -183,6 +183,7 @@ int board_init_devices(struct machine *machine, struct error *error)
         return error_set(error, "the real-time clock's timer: %s", strerror(-result));
     }
     machine->rtc_present = true;
+    cmos_set_offset(&machine->rtc.cmos, config->rtc_offset_seconds);
     cmos_set_memory(&machine->rtc.cmos, machine->ram.low_bytes, ram_high_bytes(&machine->ram));
     cmos_set_boot(&machine->rtc.cmos, config->smp.cpus, config->boot_order != NULL ? config->boot_order : "cdn");
 

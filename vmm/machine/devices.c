@@ -740,10 +740,19 @@ static const struct property object_random[] = {
     END,
 };
 
+/* The names that QEMU's own object has, and those of its JSON form. */
+static const struct property object_throttle[] = {
+    {"id", PROPERTY_TEXT, offsetof(struct object_values, id), NULL, "its name", 0, 0, NULL},
+    DRIVE_LIMITS("limits.", offsetof(struct object_values, throttle)),
+    DRIVE_LIMITS("x-", offsetof(struct object_values, throttle)),
+    END,
+};
+
 const struct object_model object_models[] = {
     {"iothread", "a thread for devices that name it", object_id},
     {"rng-builtin", "random numbers by getrandom(2)", object_id},
     {"rng-random", "random numbers of a device of the host's", object_random},
+    {OBJECT_THROTTLE_GROUP, "limits that disks share", object_throttle},
     {NULL, NULL, NULL},
 };
 

@@ -81,12 +81,14 @@ void device_spec_init(struct device_spec *spec, const struct device_model *model
 
 struct object_values {
     char id[PROPERTY_TEXT_MAX], filename[PROPERTY_TEXT_MAX];
+    struct block_throttle throttle;
 };
 
 struct object_model {
     const char *name, *help;
     const struct property *properties;
 };
+#define OBJECT_THROTTLE_GROUP "throttle-group"
 extern const struct object_model object_models[]; /* ends with a name of NULL */
 
 struct object_spec {

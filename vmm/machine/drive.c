@@ -9,9 +9,11 @@
 #include "block/nbd.h"
 
 #define AT(field) offsetof(struct drive_values, field)
-#define THROTTLE(name, field) \
-    {                         \
-        "throttling." name, PROPERTY_SIZE, AT(throttle.field), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL \
+/* QEMU's older names of the limits. */
+#define OLD_LIMIT(name, field)                                                                                                  \
+    {name, PROPERTY_SIZE, AT(throttle.field.rate), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL},                       \
+    {                                                                                                                           \
+        name "_max", PROPERTY_SIZE, AT(throttle.field.burst), NULL, "the limit in a burst", 0, UINT64_MAX, NULL                  \
     }
 
 #define NBD(prefix)                                                                                                                         \
@@ -58,28 +60,27 @@ const struct property drive_properties[] = {
     {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file or nbd", 0, 0, NULL},
     {"file.filename", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
     NBD("file."),
-    THROTTLE("bps-total", bps_total),
-    THROTTLE("bps-read", bps_read),
-    THROTTLE("bps-write", bps_write),
-    THROTTLE("iops-total", iops_total),
-    THROTTLE("iops-read", iops_read),
-    THROTTLE("iops-write", iops_write),
-    THROTTLE("bps-total-max", bps_total_max),
-    THROTTLE("bps-read-max", bps_read_max),
-    THROTTLE("bps-write-max", bps_write_max),
-    THROTTLE("iops-total-max", iops_total_max),
-    THROTTLE("iops-read-max", iops_read_max),
-    THROTTLE("iops-write-max", iops_write_max),
+    DRIVE_LIMITS("throttling.", AT(throttle)),
+    {"throttling.group", PROPERTY_TEXT, AT(throttle_group), NULL, "drives of one group share their limits", 0, 0, NULL},
+    OLD_LIMIT("bps", bps_total),
+    OLD_LIMIT("bps_rd", bps_read),
+    OLD_LIMIT("bps_wr", bps_write),
+    OLD_LIMIT("iops", iops_total),
+    OLD_LIMIT("iops_rd", iops_read),
+    OLD_LIMIT("iops_wr", iops_write),
+    {"iops_size", PROPERTY_SIZE, AT(throttle.iops_size), NULL, "throttling.iops-size", 0, UINT64_MAX, NULL},
+    {"group", PROPERTY_TEXT, AT(throttle_group), NULL, "throttling.group", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
 const struct property blockdev_properties[] = {
-    {"driver", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; file or nbd for a node that another one names", 0, 0, NULL},
+    {"driver", PROPERTY_TEXT, AT(format), NULL, "raw or qcow2; throttle; file or nbd for a node that another one names", 0, 0, NULL},
     {"node-name", PROPERTY_TEXT, AT(id), NULL, "what a device's drive=, or another node's file=, names", 0, 0, NULL},
     {"filename", PROPERTY_TEXT, AT(file), NULL, "the image, of driver file", 0, 0, NULL},
     {"file", PROPERTY_TEXT, AT(reference), NULL, "the node that holds the image", 0, 0, NULL},
     {"file.driver", PROPERTY_TEXT, AT(protocol), NULL, "file or nbd", 0, 0, NULL},
     {"file.filename", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
+    {"throttle-group", PROPERTY_TEXT, AT(throttle_group), NULL, "of driver throttle: the -object that has the limits", 0, 0, NULL},
     NBD(""),
     NBD("file."),
     {"read-only", PROPERTY_BOOL, AT(read_only), NULL, "the guest cannot write", 0, 0, NULL},
@@ -182,6 +183,7 @@ int drive_open(struct drive *drive, struct loop *loop, struct error *error)
     const struct drive_values *values = &drive->values;
     struct block_config config;
     drive_config(values, &config);
+    config.throttle_with = drive->throttle_with != NULL ? drive->throttle_with->block : NULL;
     if (values->raw_unless_other) {
         if (drive_check_raw(drive, error) != 0) {
             return -1;

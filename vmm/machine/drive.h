@@ -32,7 +32,26 @@ struct drive_values {
     uint64_t locking;
     bool raw_unless_other; /* -hda: no format was said; what has another one's mark is refused */
     struct block_throttle throttle;
+    char throttle_group[PROPERTY_TEXT_MAX];
 };
+
+/* Rows of limits, for a struct block_throttle at `base`. */
+#define DRIVE_LIMIT(name, at)                                                                                                               \
+    {name, PROPERTY_SIZE, (at) + offsetof(struct block_limit, rate), NULL, "limit a second; 0: none", 0, UINT64_MAX, NULL},                 \
+        {name "-max", PROPERTY_SIZE, (at) + offsetof(struct block_limit, burst), NULL, "the limit in a burst", 0, UINT64_MAX, NULL},        \
+    {                                                                                                                                       \
+        name "-max-length", PROPERTY_NUMBER, (at) + offsetof(struct block_limit, burst_s), NULL, "seconds of a burst (1)", 0, 1u << 20, NULL \
+    }
+#define DRIVE_LIMITS(prefix, base)                                                      \
+    DRIVE_LIMIT(prefix "bps-total", (base) + offsetof(struct block_throttle, bps_total)),   \
+        DRIVE_LIMIT(prefix "bps-read", (base) + offsetof(struct block_throttle, bps_read)), \
+        DRIVE_LIMIT(prefix "bps-write", (base) + offsetof(struct block_throttle, bps_write)), \
+        DRIVE_LIMIT(prefix "iops-total", (base) + offsetof(struct block_throttle, iops_total)), \
+        DRIVE_LIMIT(prefix "iops-read", (base) + offsetof(struct block_throttle, iops_read)), \
+        DRIVE_LIMIT(prefix "iops-write", (base) + offsetof(struct block_throttle, iops_write)), \
+    {                                                                                   \
+        prefix "iops-size", PROPERTY_SIZE, (base) + offsetof(struct block_throttle, iops_size), NULL, "a request of more bytes counts as several", 0, UINT64_MAX, NULL \
+    }
 
 extern const struct property drive_properties[];    /* of -drive */
 extern const struct property blockdev_properties[]; /* of -blockdev, in dotted names */
@@ -41,6 +60,7 @@ struct drive {
     struct drive_values values;
     struct block *block;  /* once opened */
     bool attached_elsewhere; /* to an iothread's loop */
+    struct drive *throttle_with; /* an earlier one, with which it shares limits; NULL: none */
     const char *used_by;  /* a device's model; NULL: free */
     bool node;            /* of -blockdev */
 };

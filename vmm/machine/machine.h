@@ -72,6 +72,7 @@ struct machine_config {
     int boot_menu_wait, boot_fail_wait; /* milliseconds; -1: not said */
     bool acpi;
     bool rtc; /* announce the real-time clock to the guest */
+    int64_t rtc_offset_seconds; /* its time less the host's UTC */
     unsigned serial_count;
     struct chardev *serial[MACHINE_SERIALS_MAX]; /* NULL: no such port */
     bool debug_exit;

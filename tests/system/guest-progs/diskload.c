@@ -71,7 +71,7 @@ static pthread_barrier_t barrier;
 static int disk;
 static uint64_t seed, disk_blocks, generation = 1;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     printf("diskload: %s: %s\n", what, strerror(errno));
     exit(1);

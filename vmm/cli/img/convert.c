@@ -51,7 +51,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->lists[a->list_count++] = optarg;
             break;
         case 'l':
-            a->snapshot = strncmp(optarg, "snapshot.name=", 14) == 0 ? optarg + 14 : strncmp(optarg, "snapshot.id=", 12) == 0 ? optarg + 12 : optarg;
+            a->snapshot = img_snapshot_name(optarg);
             break;
         case 'S':
             if (img_parse_size(optarg, &number) != 0 || number % 512 != 0 || number > CONVERT_SPARSE_MAX) {
@@ -133,15 +133,13 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
 
 static int convert_with(struct convert_arguments *a, const char *from, const char *to)
 {
-    struct error error = {""};
     struct convert *c = &a->c;
     struct stat status;
     c->from = img_open_image(&a->common, from, a->common.format, &a->from_options);
     if (c->from == NULL) {
         return 1;
     }
-    if (a->snapshot != NULL && (c->from->driver->snapshot_load == NULL || c->from->driver->snapshot_load(c->from, a->snapshot, &error) != 0)) {
-        img_fail("Failed to load snapshot: %s", error.text[0] != '\0' ? error.text : "the format has no snapshots");
+    if (a->snapshot != NULL && img_load_snapshot(c->from, a->snapshot) != 0) {
         return img_close(c->from, 1);
     }
     bool has_backing = a->target.backing_file != NULL;

@@ -19,14 +19,16 @@ static const struct {
     const char *usage;
 } img_verbs[] = {
     {"bench", img_bench, "[-c count] [-d depth] [-f fmt] [--flush-interval=n] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=n] [-q] [-s bytes] [-S step] [-t cache] [-w] [-U] filename"},
+    {"bitmap", img_bitmap, "(--merge source | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] -f fmt filename bitmap"},
     {"check", img_check, "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},
     {"commit", img_commit, "[-q] -f fmt [-t cache] [-b base] [-d] [-p] filename"},
     {"compare", img_compare, "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2"},
-    {"convert", img_convert, "[--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O fmt] [-B backing_file [-F fmt]] [-o options] [-l snapshot] [-S bytes] [-m n] [-W] [--salvage] filename output_filename"},
+    {"convert", img_convert, "[--target-image-opts] [--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O fmt] [-B backing_file [-F fmt]] [-o options] [-l snapshot] [-S bytes] [-m n] [-W] [--salvage] filename output_filename"},
     {"create", img_create, "[-q] [-f fmt] [-b backing_file -F fmt] [-u] [-o options] filename [size]"},
     {"dd", img_dd, "[-U] [-f fmt] [-O fmt] [bs=n] [count=n] [skip=n] if=input of=output"},
     {"info", img_info, "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
     {"map", img_map, "[-f fmt] [--start-offset=n] [--max-length=n] [--output=ofmt] [-U] filename"},
+    {"measure", img_measure, "[--output=ofmt] [-O fmt] [-o options] [--size n | [-f fmt] [-l snapshot] [-U] filename]"},
     {"rebase", img_rebase, "[-U] [-q] -f fmt [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F fmt] filename"},
     {"resize", img_resize, "-f fmt [--preallocation=mode] [-q] [--shrink] filename [+ | -]size"},
     {"snapshot", img_snapshot, "[-U] [-q] -f fmt [-l | -a name | -c name | -d name] filename"},
@@ -38,7 +40,8 @@ static void img_help(void)
     for (size_t i = 0; i < IMG_ARRAY_SIZE(img_verbs); i++) {
         printf("  kage img %s %s\n", img_verbs[i].name, img_verbs[i].usage);
     }
-    puts("\nFormats: raw, qcow2. Sizes have suffixes k, M, G, T, P, E. What changes an image needs -f: the format of an image that is written to\n"
+    puts("\nFormats: raw, qcow2. With --image-opts, which all verbs have but create, the image is given by options: driver=qcow2,file.filename=disk.qcow2.\n"
+         "Sizes have suffixes k, M, G, T, P, E. What changes an image needs -f: the format of an image that is written to\n"
          "is never guessed. 'kage img create -f qcow2 -o help' lists the options of a format.");
 }
 

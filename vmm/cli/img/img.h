@@ -16,6 +16,8 @@
 /* `count` words behind `img`. The exit status. */
 int img_main(int count, char **words);
 
+int img_bitmap(int argc, char **argv);
+int img_measure(int argc, char **argv);
 int img_create(int argc, char **argv);
 int img_info(int argc, char **argv);
 int img_snapshot(int argc, char **argv);
@@ -57,6 +59,10 @@ struct img_common {
 int img_option(struct img_common *common, int argc, char **argv, const char *letters, const struct option *own);
 /* The image that a word of the command line names: a file's name, or what --image-opts makes of it. Says so if it fails; NULL then. */
 struct block_node *img_open_image(const struct img_common *common, const char *name, const char *format, const struct node_options *options);
+/* The name in -l: alone, or behind snapshot.name= or snapshot.id=. */
+const char *img_snapshot_name(const char *text);
+/* A snapshot to read from, in place of the disk. Says so if it fails; 1 then. */
+int img_load_snapshot(struct block_node *node, const char *name);
 struct drive_values;
 /* Of --image-opts. 0, 1: wrong (said so), 2: help was asked for and given. */
 int img_parse_image_opts(const char *text, struct drive_values *values);

@@ -198,8 +198,14 @@ static void info_json_qcow2(struct block_node *node, const struct node_info *inf
     unsigned count = 0;
     for (; node->driver->bitmap_get(node, count, &bitmap) == 0; count++) {
         printf(count == 0 ? "%s            \"bitmaps\": [\n" : ",\n", indent);
-        printf("%s                {\n%s                    \"flags\": [%s%s%s],\n%s                    \"name\": ", indent, indent,
-               bitmap.in_use ? "\"in-use\"" : "", bitmap.in_use && bitmap.automatic ? ", " : "", bitmap.automatic ? "\"auto\"" : "", indent);
+        printf("%s                {\n%s                    \"flags\": [\n", indent, indent);
+        if (bitmap.in_use) {
+            printf("%s                        \"in-use\"%s\n", indent, bitmap.automatic ? "," : "");
+        }
+        if (bitmap.automatic) {
+            printf("%s                        \"auto\"\n", indent);
+        }
+        printf("%s                    ],\n%s                    \"name\": ", indent, indent);
         img_json_string(bitmap.name);
         printf(",\n%s                    \"granularity\": %" PRIu32 "\n%s                }", indent, bitmap.granularity, indent);
     }
@@ -230,8 +236,12 @@ static void info_json(struct block_node *node, const struct node_info *info, con
     if (info->cluster_bytes != 0) {
         printf("%s    \"cluster-size\": %" PRIu32 ",\n", indent, info->cluster_bytes);
     }
-    printf("%s    \"format\": \"%s\",\n", indent, node->driver->name);
     int64_t allocated = info_allocated(node);
+    if (!info->qcow2 && allocated < 0) { /* of raw bytes of which the protocol can tell nothing, no more is said */
+        printf("%s    \"format\": \"%s\"\n%s}", indent, node->driver->name, indent);
+        return;
+    }
+    printf("%s    \"format\": \"%s\",\n", indent, node->driver->name);
     if (allocated >= 0) {
         printf("%s    \"actual-size\": %" PRId64 ",\n", indent, allocated);
     }

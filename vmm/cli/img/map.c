@@ -39,8 +39,10 @@ static int map_next(struct block_node *node, uint64_t offset, uint64_t bytes, st
         .depth = depth,
         .holder = holder,
     };
-    if (holder == NULL) { /* nobody holds it: said of the last image of the chain */
+    /* Nobody holds it: said of the last image of the chain, or of the one that is longer than what it lies on. */
+    if (holder == NULL || (offset >= holder->bytes && depth > 0)) {
         entry->depth = depth - 1;
+        entry->holder = NULL;
     }
     /* Data in the file that is a hole there reads as zeroes, whatever the format thinks. */
     if (entry->data && entry->has_offset && holder->driver != &raw_driver && holder->file->driver->map != NULL) {

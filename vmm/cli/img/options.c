@@ -162,3 +162,23 @@ struct block_node *img_open_image(const struct img_common *common, const char *n
     open.nbd.open_timeout_s = config.nbd_open_timeout_s;
     return img_open(config.filename, config.format, &open);
 }
+
+const char *img_snapshot_name(const char *text)
+{
+    static const char *const marks[] = {"snapshot.name=", "snapshot.id="};
+    for (size_t i = 0; i < IMG_ARRAY_SIZE(marks); i++) {
+        if (strncmp(text, marks[i], strlen(marks[i])) == 0) {
+            return text + strlen(marks[i]);
+        }
+    }
+    return text;
+}
+
+int img_load_snapshot(struct block_node *node, const char *name)
+{
+    struct error error = {"the format has no snapshots"};
+    if (node->driver->snapshot_load == NULL || node->driver->snapshot_load(node, name, &error) != 0) {
+        return img_fail("Failed to load snapshot: %s", error.text);
+    }
+    return 0;
+}
