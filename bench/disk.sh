@@ -12,9 +12,11 @@ build=$1
 : "${BENCH_TIMEOUT:=600}" "${BENCH_DISK_ONLY:=fio convert boot}" "${BENCH_DISK_SECONDS:=3}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
-tools/fetch-guest.sh cloud busybox modules fio debian
+tools/fetch-guest.sh cloud busybox modules debian
+debian=$CACHE/debian/cloud.qcow2
 kernel=$CACHE/cloud/vmlinuz
 tsc=$(awk '/^cpu MHz/ { printf "tsc_early_khz=%d", $4 * 1000; exit }' /proc/cpuinfo)
+[ -s "$debian" ] || { echo "bench: disk: there is no Debian image" >&2; exit 0; }
 wanted() { case " $BENCH_DISK_ONLY " in *" $1 "*) return 0 ;; esac; return 1; }
 
 work=$(mktemp -d)
@@ -28,7 +30,11 @@ trap 'exit 1' INT TERM
 jobs="raw-randread raw-randwrite raw-read raw-write qcow2-randread qcow2-randwrite qcow2-read qcow2-write fresh-randwrite fresh-write"
 cat >"$work/script" <<S
 for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do insmod /lib/modules/\$m.ko; done
-mount -t ext4 -o ro /dev/vda /mnt || exit 1
+for part in /dev/vda[0-9]*; do
+	mount -t ext4 -o ro,noload \$part /mnt 2>/dev/null || continue
+	[ ! -x /mnt/usr/bin/fio ] || break
+	umount /mnt
+done
 for d in proc sys dev tmp; do mount --bind /\$d /mnt/\$d; done
 for job in $jobs; do
 	case \$job in raw-*) disk=vdb ;; qcow2-*) disk=vdc ;; fresh-r*) disk=vdd ;; *) disk=vde ;; esac
@@ -62,7 +68,7 @@ fio_guest() {
 	esac
 	# shellcheck disable=SC2046
 	timeout -k 5 "$BENCH_TIMEOUT" "$@" -m 512M -kernel "$kernel" -initrd "$work/fio.cpio" -append "console=ttyS0 quiet panic=-1 $tsc" -nographic -serial stdio \
-		-no-reboot $(drive 0 "$CACHE/fio/disk.img" raw ,readonly=on) $(drive 1 "$work/raw" raw) $(drive 2 "$work/qcow2" qcow2) \
+		-no-reboot $(drive 0 "$debian" qcow2 ,readonly=on) $(drive 1 "$work/raw" raw) $(drive 2 "$work/qcow2" qcow2) \
 		$(drive 3 "$work/fresh1" qcow2) $(drive 4 "$work/fresh2" qcow2) </dev/null 2>>"$work/errors" | tr -d '\r' |
 		awk -v which="$which" '$1 == "fio" { print which, $2, ($2 ~ /rand/) ? $3 : $4 / 1024 }' >>"$work/rows"
 }
@@ -99,12 +105,12 @@ convert() {
 
 boot() {
 	which=$1
-	"$QEMU_IMG" create -q -f qcow2 -b "$CACHE/debian/disk.img" -F raw "$work/top" >/dev/null
+	"$QEMU_IMG" create -q -f qcow2 -b "$debian" -F qcow2 "$work/top" >/dev/null
 	case $which in
 	kage) set -- "$KAGE" run -accel soft -machine pc ;;
 	tcg) set -- "$QEMU" -M pc -accel tcg -cpu max -nodefaults -vga none ;;
 	esac
-	timeout -k 5 "$BENCH_TIMEOUT" "$build/bench/kage-stamp" -u 'login:' -n boot-login 1024 "$@" -m 1G -smp 2 -nographic -serial stdio \
+	timeout -k 5 "$BENCH_TIMEOUT" "$build/bench/kage-stamp" -u 'login:' -n boot-login -t "$BENCH_TIMEOUT" 1024 "$@" -m 1G -smp 2 -nographic -serial stdio \
 		-drive "file=$work/top,format=qcow2,if=none,id=d" -device virtio-blk-pci,drive=d </dev/null 2>>"$work/errors" |
 		awk -v which="$which" '$1 == "boot-login" { print which, $1, $2 * 1e6 }' >>"$work/rows" || :
 	rm -f "$work/top"
@@ -116,7 +122,7 @@ while [ "$run" -le "$BENCH_RUNS" ]; do
 	echo "bench: disk, run $run of $BENCH_RUNS" >&2
 	for which in kage tcg; do
 		! wanted fio || fio_guest $which
-		! { wanted boot && [ -s "$CACHE/debian/disk.img" ]; } || boot $which
+		! wanted boot || boot $which
 	done
 	if wanted convert; then
 		convert qcow2 source -f raw -O qcow2

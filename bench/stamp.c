@@ -5,8 +5,8 @@
  * guest's RAM (the one of exactly that size, or up to 4 MiB more). Lines of the guest's own measurements ("bench …")
  * pass through. A guest that has not come to its init after 60 s is ended, with status 3: QEMU TCG's does that on
  * a busy host, where Linux fails to calibrate its TSC. With -u TEXT, that text is what it waits for, be its line over or
- * not, and what ends the VMM: it prints "NAME MILLISECONDS" (-n NAME).
- * Usage: kage-stamp [-u TEXT -n NAME] RAM-MIB COMMAND [ARGUMENT...]
+ * not, and what ends the VMM: it prints "NAME MILLISECONDS" (-n NAME). -t SECONDS instead of the 60.
+ * Usage: kage-stamp [-u TEXT -n NAME] [-t SECONDS] RAM-MIB COMMAND [ARGUMENT...]
  */
 #include <signal.h>
 #include <stdbool.h>
@@ -105,12 +105,14 @@ static bool watch(int fd, const char *text, const char *name)
 int main(int argc, char **argv)
 {
     int ends[2], status = -1;
+    unsigned limit = 60;
     const char *text = NULL, *name = "text_ms";
 
-    for (int option; (option = getopt(argc, argv, "+u:n:")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "+u:n:t:")) != -1;) {
         switch (option) {
         case 'u': text = optarg; break;
         case 'n': name = optarg; break;
+        case 't': limit = (unsigned)strtoul(optarg, NULL, 10); break;
         default: return 2;
         }
     }
@@ -129,7 +131,7 @@ int main(int argc, char **argv)
     }
     close(ends[1]);
     signal(SIGALRM, end_hung);
-    alarm(60);
+    alarm(limit);
     bool seen = watch(ends[0], text, name);
     if (seen)
         kill(child, SIGTERM);

@@ -3,13 +3,13 @@
 # `make fuzz-smoke`: FUZZ_RUNS (40) kernels, each with some bytes of its first two pages (boot header and setup code)
 # changed. Kage may refuse or run them; a signal of its own or a sanitizer's report is a failure. Seeds are printed, FUZZ_SEED is the first.
 # Then, where clang has libFuzzer, FUZZ_SECONDS (20) of it on the loaders, FUZZ_KVM_SECONDS (60) on the KVM API, FUZZ_VIRTIO_SECONDS (60) on
-# virtqueues and PCI configuration space, FUZZ_DISK_SECONDS (60) on IDE and on AHCI, and FUZZ_QCOW2_SECONDS (60) on qcow2 images (tests/fuzz). The corpora are kept in BUILD-DIR/fuzz, and
-# what crashed too.
+# virtqueues and PCI configuration space, FUZZ_BOARD_SECONDS (60) on PCI bridges, flash memory and HPET, FUZZ_DISK_SECONDS (60) on IDE and on
+# AHCI, and FUZZ_QCOW2_SECONDS (60) on qcow2 images (tests/fuzz). The corpora are kept in BUILD-DIR/fuzz, and what crashed too.
 # Best with MODE=asan. Usage: fuzz-smoke.sh BUILD-DIR
 set -u
 cd "$(dirname "$0")/.." || exit 1
 : "${KAGE:=$1/kage}" "${FUZZ_RUNS:=40}" "${FUZZ_SEED:=1}" "${FUZZ_SECONDS:=20}" "${FUZZ_KVM_SECONDS:=60}" "${FUZZ_VIRTIO_SECONDS:=60}" \
-	"${FUZZ_DISK_SECONDS:=60}" "${FUZZ_QCOW2_SECONDS:=60}"
+	"${FUZZ_DISK_SECONDS:=60}" "${FUZZ_BOARD_SECONDS:=60}" "${FUZZ_QCOW2_SECONDS:=60}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
 tools/fetch-guest.sh cloud || exit 1
@@ -99,8 +99,10 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	fi
 	grep '^Done' "$work/log"
 
-	# What a driver does to virtio devices on a PCI bus, and to disk controllers.
+	# What a guest does to the board's own parts, and a driver to virtio devices on a PCI bus, and to disk controllers.
 	devices='vmm/disk/*.c vmm/block/*.c vmm/bus/*.c vmm/dev/pci.c vmm/dev/msix.c vmm/dev/disk_error.c vmm/util/*.c'
+	fuzz board "$FUZZ_BOARD_SECONDS" '-max_len=512 -timeout=10' vmm/bus/*.c vmm/dev/pci.c vmm/dev/mch.c vmm/dev/ich9.c vmm/dev/pflash.c \
+		vmm/dev/hpet.c vmm/util/log.c vmm/util/error.c
 	fuzz virtio "$FUZZ_VIRTIO_SECONDS" '-max_len=512 -timeout=10' $devices vmm/virtio/*.c vmm/chardev/*.c
 	fuzz ide "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
 	fuzz ahci "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
@@ -110,8 +112,8 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c \
 		vmm/block/raw.c vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c
 else
-	skipped=6
-	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of virtio, IDE, AHCI and qcow2 are skipped"
+	skipped=7
+	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of the board, virtio, IDE, AHCI and qcow2 are skipped"
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

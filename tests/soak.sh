@@ -113,7 +113,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		unset KAGE_TEST_MMU
 	done
 	# Disk images: other random sequences in each round.
-	for program in ops crash errors; do
+	for program in ops crash errors nbd; do
 		[ "$(date +%s)" -lt "$end" ] || break
 		"$1/tests/block/block-$program" -s $((10000 + rounds * 1000)) -n 300 >"$work/log" 2>&1 || failed "block-$program failed"
 	done

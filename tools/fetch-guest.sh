@@ -10,14 +10,13 @@
 #   CACHE/memtest/x64.bin, ia32.bin    memtest86+
 #   CACHE/cloud/modules/     of the cloud kernel: virtio over PCI and MMIO, its devices, SCSI, UEFI's variables
 #   CACHE/generic/modules/   of the generic kernel: ATA, IDE and AHCI controllers, ext4 and ISO 9660
-#   CACHE/fio/disk.img       a file system with Debian's fio and its libraries, for `make bench`; only where it is named
 #   CACHE/debian/cloud.qcow2, vmlinuz-cloud, initrd-cloud    what `kage image debian` makes, and its kernel; root and debian have no passwords
 #   CACHE/debian/generic.qcow2    the same with the generic kernel, for AHCI (debian-generic)
 #   CACHE/installer/linux, initrd.gz    Debian's installer, of debian-installer-12-netboot-amd64
 # CACHE is $CACHE, else $XDG_CACHE_HOME/kage or ~/.cache/kage. What is there already is kept.
 # KAGE (build/kage) makes the Debian images, which are made anew when what makes them has changed.
-# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian|debian-generic|installer|fio]...
-# (all of them but debian-generic and fio by default)
+# Usage: fetch-guest.sh [cloud|generic|busybox|686|686-pae|i386|memtest|modules|ata|debian|debian-generic|installer]...
+# (all of them but debian-generic by default)
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
@@ -39,7 +38,6 @@ have() {
 	memtest) [ -s "$cache/memtest/ia32.bin" ] ;;
 	modules) [ -s "$cache/cloud/modules/efivarfs.ko" ] ;;
 	ata) [ -s "$cache/generic/modules/ahci.ko" ] ;;
-	fio) [ -s "$cache/fio/disk.img" ] ;;
 	debian) have_image cloud ;;
 	debian-generic) have_image generic ;;
 	installer) [ -s "$cache/installer/initrd.gz" ] ;;
@@ -131,26 +129,6 @@ make_debian() {
 	image_key "$1" >"$cache/debian/$1.key"
 }
 
-# Unpacked, not installed: fio needs no more than its libraries.
-make_fio() {
-	command -v mmdebstrap >/dev/null && command -v mke2fs >/dev/null || {
-		echo "fetch-guest: mmdebstrap and e2fsprogs are needed for fio" >&2
-		return 1
-	}
-	[ -n "$work" ] || work=$(mktemp -d "$cache/fetch.XXXXXX")
-	echo "Fetching fio" >&2
-	mkdir -p "$work/fio"
-	mmdebstrap --quiet --variant=extract --include=fio bookworm "$work/fio.tar" >&2 || return 1
-	tar -xf "$work/fio.tar" -C "$work/fio" --exclude='./dev/*' || return 1
-	rm -rf "$work/fio.tar" "$work/fio/usr/share/doc" "$work/fio/usr/share/man"
-	for directory in proc sys dev tmp; do mkdir -p "$work/fio/$directory"; done
-	truncate -s 320M "$work/fio.img"
-	mke2fs -q -t ext4 -E root_owner=0:0 -d "$work/fio" "$work/fio.img" >&2 || return 1
-	rm -rf "$work/fio"
-	mkdir -p "$cache/fio"
-	mv "$work/fio.img" "$cache/fio/disk.img"
-}
-
 for part; do
 	have "$part" && continue
 	command -v apt-get >/dev/null || { echo "fetch-guest: there is no apt-get here to fetch $part with" >&2; exit 1; }
@@ -195,10 +173,6 @@ for part; do
 		done
 		continue
 		;;
-	fio)
-		make_fio || { echo "fetch-guest: no fio" >&2; exit 1; }
-		continue
-		;;
 	ata)
 		[ -s "$cache/generic/package" ] || "$0" generic
 		unpack "$(cat "$cache/generic/package")" "$work/root"
@@ -234,7 +208,7 @@ for part; do
 		mv "$work/busybox" "$cache/busybox"
 		continue
 		;;
-	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest, modules, ata, debian, debian-generic, installer, fio)" >&2; exit 1 ;;
+	*) echo "fetch-guest: no such part: $part (cloud, generic, busybox, 686, 686-pae, i386, memtest, modules, ata, debian, debian-generic, installer)" >&2; exit 1 ;;
 	esac
 	package=$(real_kernel "$meta")
 	[ -n "$package" ] || { echo "fetch-guest: $meta does not say which kernel it stands for" >&2; exit 1; }

@@ -192,6 +192,18 @@ for image in base.qcow2 top.qcow2 ext.qcow2 old.qcow2 bitmap.qcow2 flat.raw; do
 	same text measure $image
 	same json measure --output=json -O qcow2 $image
 done
+same text amend -f qcow2 -o compat=0.10 base.qcow2
+same text amend -f qcow2 -o compat=0.10 snap.qcow2
+same text amend -f qcow2 -o compat=0.10 mid.qcow2
+same text amend -f qcow2 -o compat=1.1,lazy_refcounts=on,refcount_bits=64 old.qcow2
+same text amend -f qcow2 -o refcount_bits=32 snap.qcow2
+same text amend -q -f qcow2 -o size=9M,lazy_refcounts=on base.qcow2
+same text amend -f qcow2 -o backing_file=base.qcow2 top.qcow2
+for status in '-o compat=0.10 ext.qcow2' '-o lazy_refcounts=on old.qcow2' '-o refcount_bits=1 snap.qcow2' '-o refcount_bits=1 old.qcow2' \
+	'-o cluster_size=4k base.qcow2' '-o backing_file= top.qcow2' 'base.qcow2' '-o nosuch=1 base.qcow2'; do
+	# shellcheck disable=SC2086
+	same status amend -f qcow2 $status
+done
 same text measure -O qcow2 --size 10G
 same text measure -O raw --size 1000001
 same text measure -O qcow2 -o cluster_size=2M,refcount_bits=1 --size 1T
@@ -313,6 +325,9 @@ refused bench -d 0 base.qcow2
 refused bench -t odd base.qcow2
 refused dd if=base.qcow2
 refused dd bs=0 if=base.qcow2 of=x
+refused amend -f raw -o size=1M flat.raw
+refused amend -o compat=1.1 base.qcow2
+refused amend -f qcow2 -o compat=0.10 bitmap.qcow2
 refused bitmap base.qcow2 b
 refused bitmap --add base.qcow2 b
 refused bitmap -f raw --add flat.raw b

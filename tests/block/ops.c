@@ -46,6 +46,7 @@ struct run {
     bool follower; /* one that does was made */
     uint8_t *record; /* sectors that QEMU writes to are noted here */
     bool has_base, raw_base;
+    bool packed; /* some clusters are compressed */
     char what[4096];
 };
 
@@ -197,6 +198,7 @@ static void model_op(struct run *r, enum op op, uint64_t offset, uint64_t bytes,
 {
     note(r, "  %s %llu %llu %d\n", (const char *[]){"write", "zero", "zero-unmap", "discard", "compressed"}[op], (unsigned long long)offset,
          (unsigned long long)bytes, pattern);
+    r->packed = r->packed || op == OP_COMPRESSED;
     if (op == OP_DISCARD) {
         memset(r->maybe + offset / 512, 1, bytes / 512);
         return;
@@ -315,6 +317,9 @@ static int turn_manage(struct run *r)
         result = kage ? node->driver->snapshot_delete(node, name, &error) : (snprintf(command, sizeof(command), "snapshot -d %s", name), 0);
     } else if (r->bitmap_count == 0 && !r->follower && (r->snapshot_count == 0 || r->create.version >= 3)) {
         uint64_t bytes = below(r, 2) ? r->bytes + 512 * below(r, (DISK_MAX - r->bytes) / 512 + 1) : 512 * (1 + below(r, r->bytes / 512));
+        if (!kage && bytes > r->bytes && r->create.extended_l2 && r->packed) {
+            return 0; /* QEMU has no zeroes for the rest of a last cluster that is compressed */
+        }
         if (!kage && bytes < r->bytes) { /* QEMU leaves the rest of a last cluster as it is, and shows it again when it grows */
             uint64_t cluster = UINT64_C(1) << r->create.cluster_bits;
             bytes = bytes < cluster ? r->bytes : bytes & ~(cluster - 1);
@@ -489,7 +494,22 @@ static int turn_tool(struct run *r)
 {
     bool kage = below(r, 2);
     char line[600];
-    unsigned which = (unsigned)below(r, 3);
+    unsigned which = (unsigned)below(r, 5);
+    if (which >= 3) { /* what the format allows must work; downgrading goes only without snapshots and bitmaps */
+        bool old = r->create.refcount_bits == 16 && r->snapshot_count == 0 && r->bitmap_count == 0 && !r->follower && !r->create.zstd && !r->create.extended_l2 &&
+                   below(r, 2);
+        unsigned refcount_bits = old ? 16 : 1u << below(r, 7);
+        refcount_bits = r->snapshot_count > 0 && refcount_bits < 16 ? 32 : refcount_bits;
+        bool lazy = !old && below(r, 2);
+        if (r->packed && refcount_bits < 16) { /* clusters that share one of the file have a refcount above 1 */
+            refcount_bits = 16;
+        }
+        snprintf(line, sizeof(line), "amend -q -f qcow2 -o compat=%s,refcount_bits=%u,lazy_refcounts=%s %s", old ? "0.10" : "1.1", refcount_bits, lazy ? "on" : "off", r->image);
+        r->create.version = old ? 2 : 3;
+        r->create.refcount_bits = refcount_bits;
+        r->create.lazy_refcounts = lazy;
+        return tool(r, kage, line);
+    }
     if (which == 0 && r->has_base) { /* the image alone holds everything; its snapshots do not */
         if (r->snapshot_count > 0) {
             return 0;
@@ -510,8 +530,9 @@ static int turn_tool(struct run *r)
     }
     forget(r);
     r->has_base = false;
+    r->packed = below(r, 2);
     r->create = (struct qcow2_create_options){.size = r->bytes, .version = version, .cluster_bits = bits, .refcount_bits = 16, .zstd = zstd, .extended_l2 = extended};
-    snprintf(line, sizeof(line), "convert -q -f qcow2 -O qcow2 %s-o compat=v%u,cluster_size=%u%s%s %s %s.c", below(r, 2) ? "-c " : "", version, 1u << bits,
+    snprintf(line, sizeof(line), "convert -q -f qcow2 -O qcow2 %s-o compat=v%u,cluster_size=%u%s%s %s %s.c", r->packed ? "-c " : "", version, 1u << bits,
              extended ? ",extended_l2=on" : "", zstd ? ",compression_type=zstd" : "", r->image, r->image);
     int failed = tool(r, kage, line);
     return failed != 0 ? failed : shell("mv %s.c %s", r->image, r->image) ? wrong(r, "mv") : 0;
@@ -580,7 +601,7 @@ static int sequence(struct run *r, unsigned seed)
     r->random = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
     r->what[0] = '\0';
     r->snapshot_count = r->bitmap_count = 0;
-    r->follower = false;
+    r->follower = r->packed = false;
     memset(r->maybe, 0, sizeof(r->maybe));
     for (unsigned i = 0; i < 8; i++) {
         next_random(r);

@@ -54,7 +54,7 @@ static void fuzz_start(unsigned port)
 /* A whole command in a slot: header, table, PRDs; and its start, with others perhaps. */
 static void fuzz_command(unsigned port, struct input *input)
 {
-    uint8_t shape = (uint8_t)take(input, 1), code = (uint8_t)take(input, 1);
+    uint8_t shape = (uint8_t)take(input, 1), code = take_code(input);
     unsigned slot = shape & 0x1f, count = (unsigned)take(input, 1), prds = 1 + (shape >> 6);
     uint16_t lba = (uint16_t)take(input, 2);
     uint32_t table = TABLE(port, slot), header = LIST(port) + slot * 32;
@@ -64,8 +64,14 @@ static void fuzz_command(unsigned port, struct input *input)
     put_le(table + 4, lba | 0x40000000u, 4);
     put_le(table + 8, 0, 4);
     put_le(table + 12, code >= 0x60 && code <= 0x61 ? slot << 3 : count, 4);
-    for (unsigned i = 0; i < 12 && code == 0xa0; i++) {
-        put_le(table + 0x40 + i, take(input, 1), 1);
+    if (code == 0xa0) {
+        take_packet(input, memory + table + 0x40);
+    }
+    if (code == 0xb0 || code == 0xef || code == 0x06) {
+        put_le(table + 3, take(input, 1), 1); /* feature */
+    }
+    if (code == 0xb0) {
+        put_le(table + 5, 0xc24f, 2);
     }
     for (unsigned i = 0; i < prds; i++) {
         put_le(table + 0x80 + i * 16, take(input, 2) * 2, 8);
@@ -142,6 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         if (ahci_add(ahci, i, &config) != 0) {
             abort();
         }
+        ahci->ports[i].drive.scsi.attention = bytes & 2 ? SCSI_ATTENTION_RESET : 0;
         fuzz_start(i);
     }
     ahci->function.config[PCI_COMMAND] = PCI_COMMAND_MASTER;

@@ -25,11 +25,15 @@ static void bm_write(unsigned offset, unsigned size, uint64_t value)
 /* A whole command: registers, packet or PRDs, and what moves its data. */
 static void fuzz_command(unsigned channel, struct input *input)
 {
-    uint8_t shape = (uint8_t)take(input, 1), code = (uint8_t)take(input, 1);
+    uint8_t shape = (uint8_t)take(input, 1), code = take_code(input);
     uint16_t lba = (uint16_t)take(input, 2), count = (uint16_t)take(input, 1);
     unsigned base = channel * 8;
     command_write(channel, 6, 0x40 | (shape & 0x10), 1);
-    command_write(channel, 1, shape >> 5 & 3, 1);
+    if ((shape & 0x60) == 0x60) {
+        command_write(channel, 1, take(input, 1), 1);
+    } else {
+        command_write(channel, 1, shape >> 5 & 3, 1);
+    }
     if ((shape & 1) != 0) { /* the upper halves */
         command_write(channel, 2, 0, 1);
         command_write(channel, 3, 0, 1);
@@ -47,8 +51,10 @@ static void fuzz_command(unsigned channel, struct input *input)
     }
     command_write(channel, 7, code, 1);
     if (code == 0xa0) {
-        for (unsigned i = 0; i < 6; i++) {
-            command_write(channel, 0, take(input, 2), 2);
+        uint8_t packet[12];
+        take_packet(input, packet);
+        for (unsigned i = 0; i < 12; i += 2) {
+            command_write(channel, 0, (uint64_t)(packet[i] | packet[i + 1] << 8), 2);
         }
     }
     if ((shape & 8) != 0) {
@@ -130,6 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         if (ide_add(ide, i / IDE_UNITS, i % IDE_UNITS, &config) != 0) {
             abort();
         }
+        ide->channels[i / IDE_UNITS].units[i % IDE_UNITS].drive.scsi.attention = bytes & 2 ? SCSI_ATTENTION_RESET : 0;
     }
     ide->function.config[PCI_COMMAND] = PCI_COMMAND_IO | PCI_COMMAND_MASTER;
     ide->function.config[0x41] = ide->function.config[0x43] = 0x80;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libFuzzer harness of qcow2: the input is a small program of operations (open, read, write, zero, discard, compress, snapshots, resize, check, repair)
+ * libFuzzer harness of qcow2: the input is a small program of operations (open, read, write, zero, discard, compress, snapshots, bitmaps, resize, amend, check, repair)
  * and an image that they are done to. A hostile image may be refused or fail; a signal, a sanitizer's report or a hang is a bug. And an
  * image that our own check finds sound must still be sound after writes. FUZZ_QCOW2_SEEDS=DIR writes seeds there and ends.
  */
@@ -42,7 +42,9 @@ static void operate(struct block_node *node, const uint8_t *op)
     count = count < node->bytes - offset ? count : node->bytes - offset;
     char name[2] = {(char)('a' + op[7] % 4), 0};
     struct node_info info;
-    switch (op[0] % 12) {
+    struct node_bits bits;
+    struct node_amend amend;
+    switch (op[0] % 16) {
     case 0:
         node_read(node, offset, buffer, count);
         break;
@@ -80,6 +82,20 @@ static void operate(struct block_node *node, const uint8_t *op)
         break;
     case 10:
         node_flush(node);
+        break;
+    case 11:
+        node->driver->bitmap_change(node, name, (enum node_bitmap_action)(op[6] % 5), 512u << op[5] % 16, &error);
+        break;
+    case 12:
+        if (node->driver->bitmap_read(node, name, &bits, &error) == 0) {
+            name[0] = (char)('a' + op[6] % 4);
+            node->driver->bitmap_merge(node, name, &bits, &error);
+            free(bits.bits);
+        }
+        break;
+    case 13:
+        amend = (struct node_amend){.version = op[5] % 4 == 0 ? 2 : 3, .refcount_bits = op[6] % 2 ? 1u << op[6] / 2 % 7 : 0, .has_lazy = op[7] & 1, .lazy = op[7] >> 1 & 1};
+        node->driver->amend(node, &amend, &error);
         break;
     default:
         node->driver->check(node, op[7] & 3, &(struct node_check){0});
@@ -156,6 +172,9 @@ static void seed(const char *directory, unsigned index, const struct qcow2_creat
         node->driver->snapshot_create(node, "a", &error);
     }
     node_write(node, 70000, buffer, 3000);
+    if (options->version >= 3) {
+        node->driver->bitmap_change(node, "b", NODE_BITMAP_ADD, 4096, &error);
+    }
     node_close(node);
     char path[400];
     snprintf(path, sizeof(path), "%s/seed-%u", directory, index);

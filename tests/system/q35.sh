@@ -61,10 +61,11 @@ grep virtio /proc/interrupts | sed 's/^/interrupts: /'
 # Reserved by firmware, or by the tables.
 grep -Eiq '^ *b0000000-bfffffff : PCI (MMCONFIG|ECAM) 0000 .bus 00-ff' /proc/iomem
 dmesg | grep -q 'hpet0: at MMIO 0xfed00000, IRQs 2, 8, 0'
+grep -q nomsi /proc/cmdline || dmesg | grep -q '_OSC: OS now controls .PME AER PCIeCapability.'
 [ -e /sys/firmware/acpi/tables/HPET ] && [ -e /sys/firmware/acpi/tables/MCFG ]
 [ "$(cat /sys/class/dmi/id/sys_vendor) $(cat /sys/class/dmi/id/product_name)" = "Kage q35" ]
 echo "clock: $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
-/bin/guest-clocksource $(dmesg | sed -n 's/.*tsc: Detected \([0-9]*\)\.\([0-9]*\) MHz.*/\1\2/p' | head -n 1)
+! grep -q clocksource=hpet /proc/cmdline || /bin/guest-clocksource $(dmesg | sed -n 's/.*tsc: Detected \([0-9]*\)\.\([0-9]*\) MHz.*/\1\2/p' | head -n 1)
 echo "q35: done"
 S
 } >"$work/script"

@@ -73,7 +73,7 @@ static uint8_t get(uint32_t offset)
 static void test_array(void **state)
 {
     (void)state;
-    assert_int_equal(pflash_read(&flash, 0x1000, 4), bytes[0x1000] | bytes[0x1001] << 8 | bytes[0x1002] << 16 | (uint32_t)bytes[0x1003] << 24);
+    assert_int_equal(pflash_read(&flash, 0x1000, 4), (uint32_t)bytes[0x1000] | (uint32_t)bytes[0x1001] << 8 | (uint32_t)bytes[0x1002] << 16 | (uint32_t)bytes[0x1003] << 24);
     put(0, 0xff);
     put(0, 0xf0);
     assert_int_equal(modes, 0);

@@ -578,8 +578,10 @@ static void test_queues(void **state)
     }
     serve();
     assert_int_equal(pthread_create(&thread, NULL, reset_first, device), 0);
-    while (!*(volatile bool *)&device->queues[0].resetting) {
-        sched_yield();
+    for (bool resetting = false; !resetting; sched_yield()) {
+        virtio_lock(device);
+        resetting = device->queues[0].resetting || !device->queues[0].enabled;
+        virtio_unlock(device);
     }
     block_drain(block);
     pthread_join(thread, NULL);

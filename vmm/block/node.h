@@ -93,6 +93,11 @@ struct node_bits { /* bit n, of byte n / 8 the bit n % 8: whether any of the byt
     uint32_t granularity;
 };
 
+struct node_amend { /* zeroes: as it is */
+    unsigned version, refcount_bits;
+    bool has_lazy, lazy;
+};
+
 #define CHECK_FIX_LEAKS 1u
 #define CHECK_FIX_ERRORS 2u
 
@@ -150,6 +155,7 @@ struct block_driver {
     int (*bitmap_change)(struct block_node *node, const char *name, enum node_bitmap_action action, uint32_t granularity, struct error *error);
     int (*bitmap_read)(struct block_node *node, const char *name, struct node_bits *bits, struct error *error);
     int (*bitmap_merge)(struct block_node *node, const char *name, const struct node_bits *from, struct error *error);
+    int (*amend)(struct block_node *node, const struct node_amend *amend, struct error *error);
     int (*make_empty)(struct block_node *node); /* forget all data (after a commit) */
 };
 

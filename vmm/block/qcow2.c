@@ -322,5 +322,6 @@ const struct block_driver qcow2_driver = {
     .bitmap_change = qcow2_bitmap_change,
     .bitmap_read = qcow2_bitmap_read,
     .bitmap_merge = qcow2_bitmap_merge,
+    .amend = qcow2_amend,
     .make_empty = qcow2_make_empty,
 };

@@ -328,6 +328,7 @@ int qcow2_snapshot_create(struct block_node *node, const char *name, struct erro
 int qcow2_snapshot_apply(struct block_node *node, const char *name, struct error *error);
 int qcow2_snapshot_delete(struct block_node *node, const char *name, struct error *error);
 int qcow2_snapshot_load(struct block_node *node, const char *name, struct error *error);
+int qcow2_rewrite_snapshots(struct qcow2 *s); /* with all that the version has */
 /* An L1 table from the file, in the CPU's order; to be freed. */
 int qcow2_load_l1(struct qcow2 *s, uint64_t offset, uint32_t size, uint64_t **l1);
 
@@ -358,7 +359,14 @@ int qcow2_bitmap_change(struct block_node *node, const char *name, enum node_bit
 int qcow2_bitmap_read(struct block_node *node, const char *name, struct node_bits *bits, struct error *error);
 int qcow2_bitmap_merge(struct block_node *node, const char *name, const struct node_bits *from, struct error *error);
 
+/* ---- qcow2_amend.c ---- */
+
+int qcow2_amend(struct block_node *node, const struct node_amend *amend, struct error *error);
+
 /* ---- qcow2_check.c ---- */
+
+/* With the lock held: refcounts of another width, all of them counted anew. -ERANGE: one of them does not fit; -EIO: they are not right as it is. */
+int qcow2_set_refcount_order(struct qcow2 *s, unsigned order);
 
 int qcow2_check(struct block_node *node, unsigned fix, struct node_check *check);
 int qcow2_check_repair(struct qcow2 *s); /* with the lock held: everything, silently; s->must_repair if it could not */

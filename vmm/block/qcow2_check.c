@@ -276,11 +276,17 @@ static int check_compare(struct checker *c)
     return 0;
 }
 
-/* Blocks and a table for what was counted, behind the file's end; then the header leads there. */
-static int check_rebuild(struct checker *c)
+static uint64_t check_refcount_max(unsigned order)
+{
+    return order == 6 ? INT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
+}
+
+/* Blocks and a table for what was counted, perhaps of another width, behind the file's end; then the header leads there. */
+static int check_rebuild(struct checker *c, unsigned order)
 {
     struct qcow2 *s = c->s;
-    uint64_t end = qcow2_align(s, s->file->bytes) >> s->cluster_bits, per = UINT64_C(1) << s->refblock_bits;
+    unsigned refblock_bits = s->cluster_bits + 3 - order;
+    uint64_t end = qcow2_align(s, s->file->bytes) >> s->cluster_bits, per = UINT64_C(1) << refblock_bits;
     for (uint64_t i = end; i < c->clusters; i++) {
         end = c->counts[i] != 0 ? i + 1 : end;
     }
@@ -309,10 +315,11 @@ static int check_rebuild(struct checker *c)
         memset(block, 0, s->cluster_bytes);
         for (uint64_t j = 0; j < per && i * per + j < c->clusters; j++) {
             uint64_t count = c->counts[i * per + j];
-            if (count > s->refcount_max) {
+            if (count > check_refcount_max(order)) {
                 status = -ERANGE;
+            } else {
+                qcow2_refblock_write(block, order, j, count);
             }
-            qcow2_refblock_write(block, s->refcount_order, j, count);
         }
         reftable[i] = (end + i) << s->cluster_bits;
         qcow2_put64(table + 8 * i, reftable[i]);
@@ -323,7 +330,18 @@ static int check_rebuild(struct checker *c)
     qcow2_put64(patch, offset);
     qcow2_put32(patch + 8, (uint32_t)table_clusters);
     status = status == 0 ? s->file->driver->write(s->file, offset, table, table_bytes) : status;
-    status = status == 0 ? qcow2_patch_header(s, offsetof(struct qcow2_header, refcount_table_offset), patch, sizeof(patch)) : status;
+    if (status == 0 && order == s->refcount_order) {
+        status = qcow2_patch_header(s, offsetof(struct qcow2_header, refcount_table_offset), patch, sizeof(patch));
+    } else if (status == 0) { /* the width and the table's place, in one write */
+        struct qcow2 old = *s;
+        s->reftable_offset = offset;
+        s->reftable_clusters = (uint32_t)table_clusters;
+        s->refcount_order = order;
+        status = qcow2_write_header(s);
+        s->reftable_offset = old.reftable_offset;
+        s->reftable_clusters = old.reftable_clusters;
+        s->refcount_order = old.refcount_order;
+    }
     free(table);
     free(block);
     if (status != 0) {
@@ -335,6 +353,9 @@ static int check_rebuild(struct checker *c)
     s->reftable_size = (uint32_t)(table_bytes / 8);
     s->reftable_clusters = (uint32_t)table_clusters;
     s->reftable_offset = offset;
+    s->refcount_order = order;
+    s->refblock_bits = refblock_bits;
+    s->refcount_max = check_refcount_max(order);
     s->reftable_dirty = false;
     s->free_hint = 0;
     s->virgin = s->virgin > end + blocks + table_clusters ? s->virgin : end + blocks + table_clusters;
@@ -429,7 +450,7 @@ static int check_run(struct checker *c)
         c->with_refblocks = false;
         c->result = &ignored;
         status = check_count_all(c);
-        status = status == 0 ? check_rebuild(c) : status;
+        status = status == 0 ? check_rebuild(c, s->refcount_order) : status;
         c->result = result;
         if (status == 0) {
             result->corruptions = ignored.corruptions;
@@ -451,6 +472,29 @@ static int check_run(struct checker *c)
             status = qcow2_set_incompatible(s, 0, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
         }
     }
+    return status;
+}
+
+int qcow2_set_refcount_order(struct qcow2 *s, unsigned order)
+{
+    struct node_check result = {0};
+    struct checker c = {.s = s, .result = &result};
+    bool lazy = s->lazy;
+    s->lazy = false;
+    int status = qcow2_commit(s, true);
+    status = status == 0 && s->refblocks.dirty > 0 ? qcow2_commit(s, true) : status;
+    s->lazy = lazy;
+    status = status == 0 ? check_run(&c) : status;
+    if (status == 0 && (result.corruptions != 0 || result.check_errors != 0)) {
+        status = -EIO;
+    }
+    if (status == 0) { /* without the old ones, whose clusters are free by that */
+        memset(c.counts, 0, c.clusters * sizeof(*c.counts));
+        c.with_refblocks = false;
+        status = check_count_all(&c);
+        status = status == 0 ? check_rebuild(&c, order) : status;
+    }
+    free(c.counts);
     return status;
 }
 

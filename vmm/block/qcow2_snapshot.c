@@ -192,6 +192,11 @@ static int snapshot_write_table(struct qcow2 *s, const struct qcow2_snapshot *sn
     return status;
 }
 
+int qcow2_rewrite_snapshots(struct qcow2 *s)
+{
+    return snapshot_write_table(s, s->snapshots, s->snapshot_count);
+}
+
 /* ---- Refcounts of everything an L1 table leads to ---- */
 
 /* Up at once; down by way of the list of what is freed. Stops after `limit` tables (to undo what was done before a failure). */

@@ -33,7 +33,7 @@ void pci_root_port_init(struct pci_root_port *port, const char *name, uint16_t s
     uint8_t *cap = function->config + at;
     pci_set_long(cap, PCI_EXPRESS_LINK_CAPABILITIES, pci_get_long(cap, PCI_EXPRESS_LINK_CAPABILITIES) | (uint32_t)number << LINK_PORT_SHIFT);
     pci_set_long(cap, PCI_EXPRESS_SLOT_CAPABILITIES, (uint32_t)slot << SLOT_NUMBER_SHIFT);
-    function->writable[at + PCI_EXPRESS_ROOT_CONTROL] = 0x07; /* system errors */
+    function->writable[at + PCI_EXPRESS_ROOT_CONTROL] = 0x0f; /* system errors, PME interrupts */
 }
 
 void pci_root_port_update_presence(struct pci_function *port)

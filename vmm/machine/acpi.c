@@ -330,6 +330,32 @@ static void acpi_write_pci_windows(struct aml *aml, const struct acpi_config *co
     }
 }
 
+/*
+ * PCI Firmware 3.0, 4.5.1: what of PCI Express the operating system may drive itself. Of the features in the third double word power
+ * management events, error reports and the capability are its; there is no hotplug.
+ *
+ *   CreateDWordField (Arg3, Zero, CDW1)
+ *   If (LEqual (Arg0, UUID)) { CreateDWordField (Arg3, 8, CDW3)  And (CDW3, 1Ch, CDW3)  If (LNotEqual (Arg1, One)) { Or (CDW1, 8, CDW1) } }
+ *   Else { Or (CDW1, 4, CDW1) }                  8: another revision, 4: another UUID
+ *   Return (Arg3)
+ */
+static void acpi_write_osc(struct aml *aml)
+{
+    static const uint8_t terms[] = {
+        0x8a, 0x6b, 0x00, 'C', 'D', 'W', '1',
+        0xa0, 0x3b,
+        0x93, 0x68, 0x11, 0x13, 0x0a, 0x10, 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66,
+        0x8a, 0x6b, 0x0a, 0x08, 'C', 'D', 'W', '3',
+        0x7b, 'C', 'D', 'W', '3', 0x0a, 0x1c, 'C', 'D', 'W', '3',
+        0xa0, 0x10, 0x92, 0x93, 0x69, 0x01, 0x7d, 'C', 'D', 'W', '1', 0x0a, 0x08, 'C', 'D', 'W', '1',
+        0xa1, 0x0c, 0x7d, 'C', 'D', 'W', '1', 0x0a, 0x04, 'C', 'D', 'W', '1',
+        0xa4, 0x6b,
+    };
+    size_t method = aml_open_method(aml, "_OSC", 4);
+    aml_raw(aml, terms, sizeof(terms));
+    aml_close(aml, method);
+}
+
 /* The host bridge and what it forwards. */
 static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
 {
@@ -352,6 +378,9 @@ static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
     aml_close_resources(aml, resources);
     if (config->pirq_of != NULL) {
         acpi_write_prt(aml, config);
+    }
+    if (config->ecam_bytes != 0) {
+        acpi_write_osc(aml);
     }
     aml_close(aml, device);
 }

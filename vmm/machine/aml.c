@@ -22,6 +22,7 @@ enum aml_op {
     AML_SCOPE = 0x10,
     AML_BUFFER = 0x11,
     AML_PACKAGE = 0x12,
+    AML_METHOD = 0x14,
     AML_EXT = 0x5b,
     AML_EXT_DEVICE = 0x82,
 };
@@ -141,6 +142,15 @@ size_t aml_open_device(struct aml *aml, const char *name)
     aml_byte(aml, AML_EXT_DEVICE);
     size_t mark = aml_open(aml);
     aml_name_string(aml, name);
+    return mark;
+}
+
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments)
+{
+    aml_byte(aml, AML_METHOD);
+    size_t mark = aml_open(aml);
+    aml_name_string(aml, name);
+    aml_byte(aml, arguments); /* MethodFlags: 2..0 how many */
     return mark;
 }
 

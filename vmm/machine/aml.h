@@ -33,6 +33,8 @@ void aml_eisa_id(struct aml *aml, const char *id);
 size_t aml_open_scope(struct aml *aml, const char *name);
 size_t aml_open_device(struct aml *aml, const char *name);
 size_t aml_open_package(struct aml *aml, uint8_t elements);
+/* A method that is not serialized; its terms are aml_raw()'s. */
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments);
 void aml_close(struct aml *aml, size_t mark);
 
 /* A resource template; descriptors come between the two. */

@@ -233,7 +233,7 @@ static void board_hpet_legacy(void *opaque, bool on)
         board_set_irq(machine, BOARD_RTC_IRQ, false);
     }
     if (backend->ioctl(machine->vm_fd, KVM_GET_PIT2, &pit) == 0) {
-        pit.flags = on ? pit.flags | KVM_PIT_FLAGS_HPET_LEGACY : pit.flags & ~KVM_PIT_FLAGS_HPET_LEGACY;
+        pit.flags = on ? pit.flags | KVM_PIT_FLAGS_HPET_LEGACY : pit.flags & ~(uint32_t)KVM_PIT_FLAGS_HPET_LEGACY;
         backend->ioctl(machine->vm_fd, KVM_SET_PIT2, &pit);
     }
 }

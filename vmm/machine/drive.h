@@ -59,8 +59,8 @@ extern const struct property blockdev_properties[]; /* of -blockdev, in dotted n
 struct drive {
     struct drive_values values;
     struct block *block;  /* once opened */
-    struct drive *throttle_with; /* an earlier one, with which it shares limits; NULL: none */
     bool attached_elsewhere; /* to an iothread's loop */
+    struct drive *throttle_with; /* an earlier one, with which it shares limits; NULL: none */
     const char *used_by;  /* a device's model; NULL: free */
     bool node;            /* of -blockdev */
 };

@@ -136,23 +136,10 @@ static void events_set(void *opaque, int route, uint64_t address, uint32_t data)
     pthread_mutex_unlock(&events->lock);
 }
 
-/*
- * By the route's eventfd; or at once, where the back end is in this process: its irqfds are served by a thread that would first have to wake
- * up, and a message can be given to it by a call instead (api.rst 4.70, KVM_SIGNAL_MSI).
- */
 static void events_signal(void *opaque, int route)
 {
     const struct events *events = opaque;
-    if (events->direct && events->messages[route].set) {
-        struct kvm_msi msi = {
-            .address_lo = (uint32_t)events->messages[route].address,
-            .address_hi = (uint32_t)(events->messages[route].address >> 32),
-            .data = events->messages[route].data,
-        };
-        events->backend->ioctl(events->vm_fd, KVM_SIGNAL_MSI, &msi);
-    } else {
-        eventfd_write(events->messages[route].fd, 1);
-    }
+    eventfd_write(events->messages[route].fd, 1);
 }
 
 static void events_close(void *opaque, int route)
@@ -173,7 +160,6 @@ int events_init(struct events *events, const struct kvm_backend *backend, int vm
     events->backend = backend;
     events->vm_fd = vm_fd;
     events->count = 0;
-    events->direct = backend == &kage_backend_soft;
     events->routing = calloc(1, sizeof(*events->routing) + (CHIP_ROUTES + EVENTS_MESSAGES_MAX) * sizeof(events->routing->entries[0]));
     if (events->routing == NULL) {
         return -ENOMEM;

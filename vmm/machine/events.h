@@ -23,7 +23,6 @@ struct events {
     int vm_fd;
     struct msi msi;
     struct doorbells doorbells;
-    bool direct; /* messages go by KVM_SIGNAL_MSI */
     pthread_mutex_t lock; /* of what follows */
     unsigned count;       /* messages ever opened; those closed are used again */
     struct {

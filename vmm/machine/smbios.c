@@ -12,7 +12,7 @@
 #define NO_ERRORS 0xfffeu /* as a handle: there is no such information */
 
 enum { SYSTEM = 1, CHASSIS = 3, PROCESSOR = 4, MEMORY_ARRAY = 16, MEMORY_DEVICE = 17, MEMORY_MAP = 19, BOOT = 32, END = 127 };
-#define HANDLE(type, index) ((uint16_t)((type) << 8 | (index)))
+#define HANDLE(type, index) ((uint16_t)((unsigned)(type) << 8 | (index)))
 #define MEMORY_DEVICE_MIB_MAX 16384u
 
 struct smbios_head {

@@ -68,6 +68,7 @@ static int create_set_extended(struct img_new *options, const char *value)
 
 static int create_set_lazy(struct img_new *options, const char *value)
 {
+    options->has_lazy = true;
     return create_set_bool("lazy_refcounts", value, &options->lazy_refcounts);
 }
 
@@ -98,6 +99,7 @@ static int create_set_refcount_bits(struct img_new *options, const char *value)
         return img_fail("Refcount width must be a power of two and may not exceed 64 bits");
     }
     options->refcount_bits = (unsigned)bits;
+    options->has_refcount_bits = true;
     return 0;
 }
 
@@ -111,18 +113,19 @@ static const struct {
     const char *name;
     int (*set)(struct img_new *options, const char *value);
     bool raw; /* raw has it too */
+    bool amend; /* an image that exists can change it, or must not */
     const char *kind, *text;
 } create_rows[] = {
-    {"backing_file", create_set_backing_file, false, "<str>", "File name of a base image"},
-    {"backing_fmt", create_set_backing_format, false, "<str>", "Image format of the base image"},
-    {"cluster_size", create_set_cluster_size, false, "<size>", "qcow2 cluster size"},
-    {"compat", create_set_compat, false, "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
-    {"compression_type", create_set_compression, false, "<str>", "Compression method used for image cluster compression"},
-    {"extended_l2", create_set_extended, false, "<bool (on/off)>", "Extended L2 tables"},
-    {"lazy_refcounts", create_set_lazy, false, "<bool (on/off)>", "Postpone refcount updates"},
-    {"preallocation", create_set_prealloc, true, "<str>", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
-    {"refcount_bits", create_set_refcount_bits, false, "<num>", "Width of a reference count entry in bits"},
-    {"size", create_set_size, true, "<size>", "Virtual disk size"},
+    {"backing_file", create_set_backing_file, false, true, "<str>", "File name of a base image"},
+    {"backing_fmt", create_set_backing_format, false, true, "<str>", "Image format of the base image"},
+    {"cluster_size", create_set_cluster_size, false, false, "<size>", "qcow2 cluster size"},
+    {"compat", create_set_compat, false, true, "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"compression_type", create_set_compression, false, false, "<str>", "Compression method used for image cluster compression"},
+    {"extended_l2", create_set_extended, false, false, "<bool (on/off)>", "Extended L2 tables"},
+    {"lazy_refcounts", create_set_lazy, false, true, "<bool (on/off)>", "Postpone refcount updates"},
+    {"preallocation", create_set_prealloc, true, false, "<str>", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
+    {"refcount_bits", create_set_refcount_bits, false, true, "<num>", "Width of a reference count entry in bits"},
+    {"size", create_set_size, true, true, "<size>", "Virtual disk size"},
 };
 
 /* The value, up to a comma that is not doubled, into our own text. NULL: too long. */
@@ -155,9 +158,13 @@ int img_new_parse(struct img_new *options, const char *list)
         }
         bool raw = strcmp(options->format, "raw") == 0;
         if (strcmp(part, "help") == 0 || strcmp(part, "?") == 0) {
-            puts("Supported options:");
+            if (options->amend) {
+                printf("Amend options for '%s':\n", options->format);
+            } else {
+                puts("Supported options:");
+            }
             for (size_t i = 0; i < IMG_ARRAY_SIZE(create_rows); i++) {
-                if (!raw || create_rows[i].raw) {
+                if (options->amend ? create_rows[i].amend : !raw || create_rows[i].raw) {
                     char name[64];
                     snprintf(name, sizeof(name), "%s=%s", create_rows[i].name, create_rows[i].kind);
                     printf("  %-22s - %s\n", name, create_rows[i].text);
@@ -176,6 +183,9 @@ int img_new_parse(struct img_new *options, const char *list)
         }
         if (row == IMG_ARRAY_SIZE(create_rows)) {
             return img_fail("Invalid parameter '%s': the format '%s' has no such option (-o help lists them)", part, options->format);
+        }
+        if (options->amend && !create_rows[row].amend) {
+            return img_fail("Invalid parameter '%s': This option is only supported for image creation", part);
         }
         if (create_rows[row].set(options, value) != 0) {
             return 1;

@@ -18,6 +18,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *usage;
 } img_verbs[] = {
+    {"amend", img_amend, "[-p] [-q] [-t cache] [--force] -f fmt -o options filename"},
     {"bench", img_bench, "[-c count] [-d depth] [-f fmt] [--flush-interval=n] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=n] [-q] [-s bytes] [-S step] [-t cache] [-w] [-U] filename"},
     {"bitmap", img_bitmap, "(--merge source | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] -f fmt filename bitmap"},
     {"check", img_check, "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},

@@ -16,6 +16,7 @@
 /* `count` words behind `img`. The exit status. */
 int img_main(int count, char **words);
 
+int img_amend(int argc, char **argv);
 int img_bitmap(int argc, char **argv);
 int img_measure(int argc, char **argv);
 int img_create(int argc, char **argv);
@@ -94,7 +95,8 @@ struct img_new {
     char text[4096];        /* of all -o, which strings point into */
     size_t text_used;
     unsigned cluster_bits, refcount_bits, version;
-    bool has_compat, lazy_refcounts, extended_l2, zstd;
+    bool has_compat, has_lazy, has_refcount_bits, lazy_refcounts, extended_l2, zstd;
+    bool amend; /* only what an image that exists can change */
     int prealloc;
     const char *prealloc_name;
 };
