@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Debian, as `kage image debian` makes it, boots from its own disk: by firmware and GRUB, or its kernel by the board. For each cell: a login on the
-# serial line, data that the boot before has written, fio with checksums on disks of raw, qcow2 and NBD beside the root disk, new data, power off;
+# serial line, data that the boot before has written, fio with checksums on disks of raw, qcow2 and NBD beside the root disk, new data, power off, on pc by its shell, elsewhere by the power button;
 # then the host finds the file system clean and the images whole.
 # KAGE_TEST_MATRIX=all: every board with every bus and ring, each on a new disk, with a reboot between two boots; M/N: those of them whose number
 # modulo N is M. Without it one disk goes through three boards, so that each boot reads what another board's has written.
@@ -64,7 +64,10 @@ cell() {
 	until [ -S "$work/nbd" ] || [ $_n = 100 ]; do _n=$((_n + 1)) && sleep 0.1; done
 	{
 		[ "$_boots" = 1 ] || { shell 1 reboot; }
-		shell "$_boots" poweroff
+		case $_name in
+		pc*) shell "$_boots" poweroff ;;
+		*) shell "$_boots" '' && await 'written: 42$' "$_boots" && sleep 1 && printf '\001o' ;; # the power button
+		esac
 		await 'reboot: Power down'
 	} | {
 		timeout -k 5 1200 "$KAGE" run -accel soft -m 1G -smp 2 -nographic -d guest_errors \

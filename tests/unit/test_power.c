@@ -68,6 +68,14 @@ static void test_acpi_pm(void **state)
     assert_true(line);
     acpi_pm_ops.write(&pm, 0, 2, 0x0100);
     assert_false(line);
+    assert_true(acpi_pm_power_button(&pm));
+    assert_true(line);
+    assert_int_equal(acpi_pm_ops.read(&pm, 0, 2), 0x0100);
+    acpi_pm_ops.write(&pm, 0, 2, 0x0100);
+    assert_false(line);
+    acpi_pm_ops.write(&pm, 2, 2, 0);
+    assert_false(acpi_pm_power_button(&pm)); /* nobody listens */
+    assert_false(line);
     acpi_pm_fini(&pm);
 }
 

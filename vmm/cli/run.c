@@ -72,6 +72,16 @@ static void run_pause(void *opaque)
     }
 }
 
+static void run_power_button(void *opaque)
+{
+    struct run *run = opaque;
+    if (!run->machine_up) {
+        return;
+    }
+    bool heard = run->machine.acpi_pm_present && acpi_pm_power_button(&run->machine.acpi_pm);
+    fprintf(stderr, "\r\nkage: the power button is pressed%s\r\n", heard ? "" : ", but the guest does not listen to it; Ctrl-a x ends the VM at once");
+}
+
 /* ---- Signals ---- */
 
 static void run_suspend(void)
@@ -346,7 +356,7 @@ int run_machine(struct options *options, struct error *error)
     };
     run.config.loop = &run.loop;
     run_configure_devices(&run);
-    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .opaque = &run};
+    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .power_button = run_power_button, .opaque = &run};
     run.watch = (struct run_watch){.changed = run_changed, .opaque = &run};
     run.config.run_watch = &run.watch;
     if (run_init_log(options, error) != 0) {

@@ -71,6 +71,7 @@ static void terminal_key_help(struct terminal_keys *keys)
     (void)keys;
     fputs("\r\n"
           "Ctrl-a h       this help\r\n"
+          "Ctrl-a o       press the power button: the guest shuts down, if it listens\r\n"
           "Ctrl-a p       pause the VM, or let it go on\r\n"
           "Ctrl-a x       leave: end the VM at once\r\n"
           "Ctrl-a Ctrl-a  send Ctrl-a to the guest\r\n",
@@ -88,6 +89,11 @@ static void terminal_key_pause(struct terminal_keys *keys)
     keys->pause(keys->opaque);
 }
 
+static void terminal_key_power_button(struct terminal_keys *keys)
+{
+    keys->power_button(keys->opaque);
+}
+
 static void terminal_key_quit(struct terminal_keys *keys)
 {
     fputs("\r\nkage: ended by Ctrl-a x\r\n", stderr);
@@ -98,7 +104,8 @@ static const struct {
     uint8_t key;
     void (*act)(struct terminal_keys *keys);
 } terminal_actions[] = {
-    {'h', terminal_key_help}, {'?', terminal_key_help}, {'x', terminal_key_quit}, {'p', terminal_key_pause}, {'c', terminal_key_monitor},
+    {'h', terminal_key_help},         {'?', terminal_key_help}, {'x', terminal_key_quit},    {'p', terminal_key_pause},
+    {'o', terminal_key_power_button}, {'c', terminal_key_monitor},
 };
 
 void terminal_filter(void *opaque, uint8_t *bytes, size_t *count)

@@ -22,6 +22,7 @@ struct terminal_keys {
     bool escaped; /* Ctrl-a has come */
     void (*quit)(void *opaque);
     void (*pause)(void *opaque); /* stops the machine, or lets it go on */
+    void (*power_button)(void *opaque);
     void *opaque;
 };
 void terminal_filter(void *opaque, uint8_t *bytes, size_t *count);

@@ -14,6 +14,7 @@
 
 #include "dev/isa.h"
 
+#define PM1_PWRBTN 0x0100u
 #define PM1_EVENTS 0x8731u /* TMR, BM, GBL, PWRBTN, SLPBTN, RTC, WAK */
 #define PM1_CNT_SCI_EN 0x0001u
 #define PM1_CNT_SLP_TYP_SHIFT 10u
@@ -108,6 +109,16 @@ void acpi_pm_reset(struct acpi_pm *pm)
     pm->pm1_en = 0;
     pm->pm1_cnt = PM1_CNT_SCI_EN;
     acpi_pm_update_sci(pm);
+}
+
+bool acpi_pm_power_button(struct acpi_pm *pm)
+{
+    pthread_mutex_lock(&pm->lock);
+    pm->pm1_sts |= PM1_PWRBTN;
+    bool heard = (pm->pm1_en & PM1_PWRBTN) != 0;
+    acpi_pm_update_sci(pm);
+    pthread_mutex_unlock(&pm->lock);
+    return heard;
 }
 
 void acpi_pm_init(struct acpi_pm *pm, const struct irq *sci, const struct power *power)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ACPI's fixed hardware as far as a PC without buttons has it: the PM1 event and control registers and the PM timer
- * (ACPI 6.4, 4.8.3). A guest switches itself off here. Chip sets have more at the same place; boards without one map the first six bytes.
+ * ACPI's fixed hardware as far as a PC with a power button has it: the PM1 event and control registers and the PM timer
+ * (ACPI 6.4, 4.8.3). A guest switches itself off here, by itself or because somebody has pressed the button. Chip sets have more at the same place; boards without one map the first six bytes.
  */
 #ifndef KAGE_DEV_ACPI_PM_H
 #define KAGE_DEV_ACPI_PM_H
@@ -42,5 +42,7 @@ extern const struct device_ops acpi_pm_ops;
 void acpi_pm_init(struct acpi_pm *pm, const struct irq *sci, const struct power *power);
 void acpi_pm_reset(struct acpi_pm *pm);
 void acpi_pm_fini(struct acpi_pm *pm);
+/* The power button is pressed: an SCI, if the guest listens. Any thread. False: it does not, and nothing will come of it but the status bit. */
+bool acpi_pm_power_button(struct acpi_pm *pm);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * ACPI 6.4, chapter 5. What the board does not have is said in so many bits, because each saves the
- * guest a search: no VGA, no 8042, no buttons, no CMOS clock unless asked for. It is not
+ * guest a search: no VGA, no 8042, no CMOS clock unless asked for. It is not
  * "hardware-reduced", though it could be: on such a board Linux takes no reset register but EFI's, and without EFI
  * leaves through real-mode firmware, which there is none of.
  */
@@ -110,8 +110,7 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.4, table 5.9");
 #define FADT_IAPC_VGA_NOT_PRESENT 0x04u
 #define FADT_IAPC_NO_CMOS_RTC 0x20u
 #define FADT_WBINVD (1u << 0)
-#define FADT_PWR_BUTTON (1u << 4) /* none as a fixed feature */
-#define FADT_SLP_BUTTON (1u << 5)
+#define FADT_SLP_BUTTON (1u << 5) /* none as a fixed feature, unlike the power button */
 #define FADT_FIX_RTC (1u << 6)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define FADT_HEADLESS (1u << 12)
@@ -494,7 +493,7 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
         .p_lvl3_lat = FADT_NO_C3,
         .iapc_boot_arch = (uint16_t)((config->serial_count != 0 ? FADT_IAPC_LEGACY_DEVICES : 0u) | FADT_IAPC_VGA_NOT_PRESENT |
                                      (config->rtc ? 0u : FADT_IAPC_NO_CMOS_RTC)),
-        .flags = FADT_WBINVD | FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG_SUP | FADT_HEADLESS,
+        .flags = FADT_WBINVD | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG_SUP | FADT_HEADLESS,
         .reset_reg = acpi_io(config->reset_port, 1, 1),
         .reset_value = config->reset_value,
         .minor_version = 4,
