@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Debian's kernels boot to userspace, run a script and power off, ten times in a row each: cloud and generic of amd64, 686
+# Debian's kernels boot to userspace, run a script and power off, KAGE_TEST_BOOTS times in a row each: cloud and generic of amd64, 686
 # (no PAE) and 686-pae of i386.
 . "$(dirname "$0")/lib.sh"
 need_guest cloud/vmlinuz generic/vmlinuz 686/vmlinuz 686-pae/vmlinuz i386/busybox
-: "${KAGE_TEST_BOOTS:=10}"
+: "${KAGE_TEST_BOOTS:=5}"
 
 cat >"$work/script" <<'S'
 set -e

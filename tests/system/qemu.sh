@@ -4,7 +4,7 @@
 # virtio; reboot, savevm and loadvm, migration, gdbstub, hotplug, clean exits; Debian from its disk to the login.
 . "$(dirname "$0")/lib.sh"
 need_guest cloud/vmlinuz cloud/modules/virtio_net.ko
-: "${KAGE_TEST_BOOTS:=20}" "${TEST_TOOLS:=build/tests/system}"
+: "${KAGE_TEST_BOOTS:=10}" "${TEST_TOOLS:=build/tests/system}"
 for tool in qemu-system-x86_64 qemu-img mke2fs debugfs; do
 	command -v $tool >/dev/null || { skip "$(basename "$0")" "$tool is not there"; summary; }
 done

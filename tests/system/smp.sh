@@ -4,7 +4,7 @@
 # row on four, then on as many processors as the host does not have, on the 32-bit kernels, and in every shape -smp can give.
 . "$(dirname "$0")/lib.sh"
 need_guest cloud/vmlinuz generic/vmlinuz 686/vmlinuz 686-pae/vmlinuz i386/busybox
-: "${GUEST_PROGS:=build/tests/system/guest-progs}" "${KAGE_TEST_SMP_BOOTS:=20}" "${KAGE_TEST_SMP_SECONDS:=2}"
+: "${GUEST_PROGS:=build/tests/system/guest-progs}" "${KAGE_TEST_SMP_BOOTS:=10}" "${KAGE_TEST_SMP_SECONDS:=2}"
 
 for name in guest-parallel guest32-parallel; do
 	[ ! -x "$GUEST_PROGS/$name" ] || { cp "$GUEST_PROGS/$name" "$work/" && strip "$work/$name"; }
