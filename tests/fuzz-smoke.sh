@@ -110,7 +110,7 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	# Disk images: operations on damaged ones. What is said about them is not wanted.
 	export FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2"
 	fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c \
-		vmm/block/raw.c vmm/block/file.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c
+		vmm/block/raw.c vmm/block/file.c vmm/block/bounce.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c
 else
 	skipped=7
 	echo "no clang with libFuzzer: the harnesses of the loaders, of the KVM API, of the board, virtio, IDE, AHCI and qcow2 are skipped"

@@ -14,11 +14,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "block/bounce.h"
 #include "block/lock.h"
 #include "block/node.h"
 
 #define FILE_DIRECT_ALIGNMENT 4096u
-#define FILE_BOUNCE_BYTES (1u << 20)
+#define FILE_ZEROES_BYTES (1u << 20)
 #define FILE_IO_MAX (1u << 30) /* read(2) moves at most 0x7ffff000 bytes */
 
 struct file_state {
@@ -131,52 +132,29 @@ static bool file_aligned(const struct block_node *node, uint64_t offset, const v
     return ((offset | bytes | (uintptr_t)buffer) & (node->alignment - 1)) == 0;
 }
 
-/* Piece by piece through an aligned buffer; `from` NULL: a read. */
-static int file_bounce(struct block_node *node, uint64_t offset, uint8_t *to, const uint8_t *from, uint64_t bytes)
+static int file_read_whole(struct block_node *node, uint64_t offset, void *buffer, uint64_t bytes)
 {
-    struct file_state *state = node->state;
-    uint64_t align = node->alignment;
-    uint8_t *bounce = aligned_alloc(align, FILE_BOUNCE_BYTES);
-    int result = bounce == NULL ? -ENOMEM : 0;
-    while (bytes > 0 && result == 0) {
-        uint64_t first = offset & ~(align - 1), head = offset - first;
-        uint64_t count = FILE_BOUNCE_BYTES - head < bytes ? FILE_BOUNCE_BYTES - head : bytes;
-        uint64_t whole = (head + count + align - 1) & ~(align - 1);
-        if (from == NULL) {
-            result = file_read_plain(state->fd, first, bounce, whole);
-            memcpy(to, bounce + head, count);
-            to += count;
-        } else {
-            pthread_mutex_lock(&state->bounce_lock);
-            if (head != 0 || whole != count) {
-                result = file_read_plain(state->fd, first, bounce, whole);
-            }
-            if (result == 0) {
-                memcpy(bounce + head, from, count);
-                result = file_write_plain(state->fd, first, bounce, whole);
-            }
-            pthread_mutex_unlock(&state->bounce_lock);
-            from += count;
-        }
-        offset += count;
-        bytes -= count;
-    }
-    free(bounce);
-    return result;
+    return file_read_plain(((struct file_state *)node->state)->fd, offset, buffer, bytes);
 }
+
+static int file_write_whole(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
+{
+    return file_write_plain(((struct file_state *)node->state)->fd, offset, buffer, bytes);
+}
+static const struct node_whole file_whole = {.read = file_read_whole, .write = file_write_whole};
 
 static int file_read(struct block_node *node, uint64_t offset, void *buffer, uint64_t bytes)
 {
     struct file_state *state = node->state;
     return file_aligned(node, offset, buffer, bytes) ? file_read_plain(state->fd, offset, buffer, bytes)
-                                                     : file_bounce(node, offset, buffer, NULL, bytes);
+                                                     : node_bounce(node, &file_whole, &state->bounce_lock, offset, buffer, NULL, bytes);
 }
 
 static int file_write(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
 {
     struct file_state *state = node->state;
     int result = file_aligned(node, offset, buffer, bytes) ? file_write_plain(state->fd, offset, buffer, bytes)
-                                                           : file_bounce(node, offset, NULL, buffer, bytes);
+                                                           : node_bounce(node, &file_whole, &state->bounce_lock, offset, NULL, buffer, bytes);
     if (result == 0 && offset + bytes > node->bytes) {
         node->bytes = offset + bytes;
     }
@@ -277,13 +255,13 @@ static int file_preallocate(struct block_node *node, uint64_t from, uint64_t to,
         return -result;
     }
     if (prealloc == NODE_PREALLOC_FULL) {
-        uint8_t *zeroes = aligned_alloc(FILE_DIRECT_ALIGNMENT, FILE_BOUNCE_BYTES);
+        uint8_t *zeroes = aligned_alloc(FILE_DIRECT_ALIGNMENT, FILE_ZEROES_BYTES);
         int result = zeroes == NULL ? -ENOMEM : 0;
         if (zeroes != NULL) {
-            memset(zeroes, 0, FILE_BOUNCE_BYTES);
+            memset(zeroes, 0, FILE_ZEROES_BYTES);
         }
         while (from < to && result == 0) {
-            uint64_t count = to - from < FILE_BOUNCE_BYTES ? to - from : FILE_BOUNCE_BYTES;
+            uint64_t count = to - from < FILE_ZEROES_BYTES ? to - from : FILE_ZEROES_BYTES;
             result = file_write(node, from, zeroes, count);
             from += count;
         }

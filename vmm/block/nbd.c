@@ -15,13 +15,13 @@
 #include <string.h>
 
 #include "block/aio.h"
+#include "block/bounce.h"
 #include "block/nbd_link.h"
 #include "block/node.h"
 
 #define NBD_OPEN_TIMEOUT_S 30u
 #define NBD_REQUEST_TIMEOUT_S 60u
 #define NBD_LONG_MAX (256u << 20) /* of a command without data: slow servers answer each in time */
-#define NBD_BOUNCE_BYTES (1u << 20)
 
 struct nbd_state {
     struct nbd_link *link;
@@ -116,37 +116,16 @@ static int nbd_data(struct nbd_state *state, enum nbd_op op, uint64_t offset, vo
     return nbd_do_all(state, &command, state->export->max_bytes);
 }
 
-/* Piece by piece through an aligned buffer; `from` NULL: a read. */
-static int nbd_bounce(struct block_node *node, uint64_t offset, uint8_t *to, const uint8_t *from, uint64_t bytes)
+static int nbd_read_whole(struct block_node *node, uint64_t offset, void *buffer, uint64_t bytes)
 {
-    struct nbd_state *state = node->state;
-    uint64_t align = node->alignment;
-    uint8_t *bounce = malloc(NBD_BOUNCE_BYTES);
-    int result = bounce == NULL ? -ENOMEM : 0;
-    while (bytes > 0 && result == 0) {
-        uint64_t first = offset & ~(align - 1), head = offset - first;
-        uint64_t count = NBD_BOUNCE_BYTES - head < bytes ? NBD_BOUNCE_BYTES - head : bytes;
-        uint64_t whole = (head + count + align - 1) & ~(align - 1);
-        if (from == NULL) {
-            result = nbd_data(state, NBD_READ, first, bounce, whole);
-            memcpy(to, bounce + head, count);
-            to += count;
-        } else {
-            pthread_mutex_lock(&state->bounce_lock);
-            result = head != 0 || whole != count ? nbd_data(state, NBD_READ, first, bounce, whole) : 0;
-            if (result == 0) {
-                memcpy(bounce + head, from, count);
-                result = nbd_data(state, NBD_WRITE, first, bounce, whole);
-            }
-            pthread_mutex_unlock(&state->bounce_lock);
-            from += count;
-        }
-        offset += count;
-        bytes -= count;
-    }
-    free(bounce);
-    return result;
+    return nbd_data(node->state, NBD_READ, offset, buffer, bytes);
 }
+
+static int nbd_write_whole(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
+{
+    return nbd_data(node->state, NBD_WRITE, offset, (void *)(uintptr_t)buffer, bytes);
+}
+static const struct node_whole nbd_whole = {.read = nbd_read_whole, .write = nbd_write_whole};
 
 static bool nbd_aligned(const struct block_node *node, uint64_t offset, uint64_t bytes)
 {
@@ -162,9 +141,11 @@ static uint64_t nbd_inside(const struct block_node *node, uint64_t offset, uint6
 
 static int nbd_node_read(struct block_node *node, uint64_t offset, void *buffer, uint64_t bytes)
 {
+    struct nbd_state *state = node->state;
     uint64_t there = nbd_inside(node, offset, bytes);
     memset((uint8_t *)buffer + there, 0, bytes - there);
-    return nbd_aligned(node, offset, there) ? nbd_data(node->state, NBD_READ, offset, buffer, there) : nbd_bounce(node, offset, buffer, NULL, there);
+    return nbd_aligned(node, offset, there) ? nbd_read_whole(node, offset, buffer, there)
+                                            : node_bounce(node, &nbd_whole, &state->bounce_lock, offset, buffer, NULL, there);
 }
 
 static int nbd_node_write(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
@@ -172,21 +153,9 @@ static int nbd_node_write(struct block_node *node, uint64_t offset, const void *
     if (nbd_inside(node, offset, bytes) < bytes) {
         return -ENOSPC;
     }
-    return nbd_aligned(node, offset, bytes) ? nbd_data(node->state, NBD_WRITE, offset, (void *)(uintptr_t)buffer, bytes)
-                                            : nbd_bounce(node, offset, NULL, buffer, bytes);
-}
-
-static int nbd_write_data_zeroes(struct block_node *node, uint64_t offset, uint64_t bytes)
-{
-    static const uint8_t zeroes[65536];
-    int result = 0;
-    while (bytes > 0 && result == 0) {
-        uint64_t count = bytes < sizeof(zeroes) ? bytes : sizeof(zeroes);
-        result = nbd_node_write(node, offset, zeroes, count);
-        offset += count;
-        bytes -= count;
-    }
-    return result;
+    struct nbd_state *state = node->state;
+    return nbd_aligned(node, offset, bytes) ? nbd_write_whole(node, offset, buffer, bytes)
+                                            : node_bounce(node, &nbd_whole, &state->bounce_lock, offset, NULL, buffer, bytes);
 }
 
 /* The whole blocks in the middle. */
@@ -206,12 +175,12 @@ static int nbd_node_write_zeroes(struct block_node *node, uint64_t offset, uint6
     }
     nbd_middle(node, offset, bytes, &first, &middle);
     if (!state->export->can_zero || middle == 0) {
-        return nbd_write_data_zeroes(node, offset, bytes);
+        return node_write_as_data(node, offset, bytes);
     }
     struct nbd_command command = {.op = NBD_ZERO, .no_hole = !(flags & NODE_UNMAP), .offset = first, .bytes = middle};
-    int result = nbd_write_data_zeroes(node, offset, first - offset);
+    int result = node_write_as_data(node, offset, first - offset);
     result = result == 0 ? nbd_do_all(state, &command, NBD_LONG_MAX) : result;
-    return result == 0 ? nbd_write_data_zeroes(node, first + middle, offset + bytes - first - middle) : result;
+    return result == 0 ? node_write_as_data(node, first + middle, offset + bytes - first - middle) : result;
 }
 
 static int nbd_node_discard(struct block_node *node, uint64_t offset, uint64_t bytes)

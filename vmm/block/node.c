@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/bounce.h"
 #include "block/nbd.h"
 
 #define NODE_CHAIN_MAX 200u /* backing files under one image */
@@ -217,21 +218,11 @@ int node_write(struct block_node *node, uint64_t offset, const void *buffer, uin
 
 int node_write_zeroes(struct block_node *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-    static const uint8_t zeroes[65536];
     int result = node_may_write(node, offset, bytes);
     if (result != 0 || bytes == 0) {
         return result;
     }
-    if (node->driver->write_zeroes != NULL) {
-        return node->driver->write_zeroes(node, offset, bytes, flags);
-    }
-    while (bytes > 0 && result == 0) {
-        uint64_t count = bytes < sizeof(zeroes) ? bytes : sizeof(zeroes);
-        result = node->driver->write(node, offset, zeroes, count);
-        offset += count;
-        bytes -= count;
-    }
-    return result;
+    return node->driver->write_zeroes != NULL ? node->driver->write_zeroes(node, offset, bytes, flags) : node_write_as_data(node, offset, bytes);
 }
 
 int node_write_compressed(struct block_node *node, uint64_t offset, const void *buffer, uint64_t bytes)
