@@ -34,17 +34,14 @@ int img_amend(int argc, char **argv)
     struct img_common common = {.verb = "amend", .takes = IMG_TAKES_PROGRESS};
     struct node_options options = {0};
     struct img_new target;
-    const char *lists[16];
-    unsigned list_count = 0;
     int option;
     img_new_init(&target);
     while ((option = img_option(&common, argc, argv, "o:t:", longs)) != -1) {
         switch (option) {
         case 'o':
-            if (list_count == IMG_ARRAY_SIZE(lists)) {
-                return img_fail("too many -o");
+            if (img_new_add(&target, optarg) != 0) {
+                return 1;
             }
-            lists[list_count++] = optarg;
             break;
         case 't':
             if (img_parse_cache(optarg, &options) != 0) {
@@ -57,7 +54,7 @@ int img_amend(int argc, char **argv)
             return 1;
         }
     }
-    if (list_count == 0) {
+    if (target.list_count == 0) {
         return img_usage("amend", "Must specify options (-o)");
     }
     target.amend = true;
@@ -66,11 +63,9 @@ int img_amend(int argc, char **argv)
     if (driver == NULL || driver->amend == NULL) {
         return img_fail(driver == NULL ? "Unknown file format '%s'" : "Format driver '%s' does not support option amendment", target.format);
     }
-    for (unsigned i = 0; i < list_count; i++) {
-        int status = img_new_parse(&target, lists[i]);
-        if (status != 0) {
-            return status == 1;
-        }
+    int parsed = img_new_parse(&target);
+    if (parsed != 0) {
+        return parsed == 1;
     }
     if (optind != argc - 1) {
         return img_usage("amend", "Expecting one image file name");

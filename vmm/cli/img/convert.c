@@ -15,8 +15,6 @@ struct convert_arguments {
     struct node_options from_options, to_options;
     bool no_create, target_is_zero;
     struct img_new target;
-    const char *lists[16];
-    unsigned list_count;
     struct convert c;
 };
 
@@ -45,10 +43,9 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             a->c.compress = true;
             break;
         case 'o':
-            if (a->list_count == IMG_ARRAY_SIZE(a->lists)) {
-                return img_fail("too many -o");
+            if (img_new_add(&a->target, optarg) != 0) {
+                return 1;
             }
-            a->lists[a->list_count++] = optarg;
             break;
         case 'l':
             a->snapshot = img_snapshot_name(optarg);
@@ -113,7 +110,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
     if (a->target_is_zero && !a->no_create) {
         return img_fail("--target-is-zero requires use of -n flag");
     }
-    if (a->no_create && a->list_count > 0) {
+    if (a->no_create && a->target.list_count > 0) {
         fprintf(stderr, "kage img: warning: -o has no effect when combined with -n\n");
     }
     if (a->c.compress && driver->write_compressed == NULL && !a->to_common.image_opts) {
@@ -122,13 +119,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
     if (a->c.compress && a->c.sparse == 0) {
         return img_fail("Cannot use -S 0 with -c");
     }
-    for (unsigned i = 0; i < a->list_count; i++) {
-        int status = img_new_parse(&a->target, a->lists[i]);
-        if (status != 0) {
-            return status;
-        }
-    }
-    return 0;
+    return img_new_parse(&a->target);
 }
 
 static int convert_with(struct convert_arguments *a, const char *from, const char *to)

@@ -149,7 +149,7 @@ static char *create_next(struct img_new *options, const char **list)
     return start;
 }
 
-int img_new_parse(struct img_new *options, const char *list)
+static int create_parse(struct img_new *options, const char *list)
 {
     while (*list != '\0') {
         char *part = create_next(options, &list);
@@ -192,6 +192,24 @@ int img_new_parse(struct img_new *options, const char *list)
         }
     }
     return 0;
+}
+
+int img_new_add(struct img_new *options, const char *list)
+{
+    if (options->list_count == IMG_ARRAY_SIZE(options->lists)) {
+        return img_fail("too many -o");
+    }
+    options->lists[options->list_count++] = list;
+    return 0;
+}
+
+int img_new_parse(struct img_new *options)
+{
+    int status = 0;
+    for (unsigned i = 0; i < options->list_count && status == 0; i++) {
+        status = create_parse(options, options->lists[i]);
+    }
+    return status;
 }
 
 /* ---- Making ---- */
@@ -325,8 +343,6 @@ int img_create(int argc, char **argv)
     struct img_common common = {.verb = "create"};
     int option;
     img_new_init(&options);
-    const char *lists[16];
-    unsigned list_count = 0;
     while ((option = img_option(&common, argc, argv, "F:b:o:u", NULL)) != -1) {
         switch (option) {
         case 'F':
@@ -336,10 +352,9 @@ int img_create(int argc, char **argv)
             options.backing_file = optarg;
             break;
         case 'o':
-            if (list_count == IMG_ARRAY_SIZE(lists)) {
-                return img_fail("too many -o");
+            if (img_new_add(&options, optarg) != 0) {
+                return 1;
             }
-            lists[list_count++] = optarg;
             break;
         case 'u':
             options.unsafe = true;
@@ -354,11 +369,9 @@ int img_create(int argc, char **argv)
         return img_fail("Unknown file format '%s'", options.format);
     }
     options.format = driver->name;
-    for (unsigned i = 0; i < list_count; i++) {
-        int status = img_new_parse(&options, lists[i]);
-        if (status != 0) {
-            return status == 2 ? 0 : status;
-        }
+    int parsed = img_new_parse(&options);
+    if (parsed != 0) {
+        return parsed == 1;
     }
     if (optind >= argc) {
         return img_usage("create", "Expecting image file name");

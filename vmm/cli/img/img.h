@@ -92,7 +92,9 @@ struct img_new {
     const char *backing_file, *backing_format;
     uint64_t size;
     bool has_size, unsafe;
-    char text[4096];        /* of all -o, which strings point into */
+    const char *lists[16];  /* of -o, as they came: their meaning depends on the format */
+    unsigned list_count;
+    char text[4096];        /* of all of them, which strings point into */
     size_t text_used;
     unsigned cluster_bits, refcount_bits, version;
     bool has_compat, has_lazy, has_refcount_bits, lazy_refcounts, extended_l2, zstd;
@@ -102,8 +104,10 @@ struct img_new {
 };
 
 void img_new_init(struct img_new *options);
-/* NAME=VALUE,…; 0, 1: wrong (said so), 2: help was asked for and given. */
-int img_new_parse(struct img_new *options, const char *list);
+/* One -o, NAME=VALUE,…, for later. 0, or 1: they are too many (said so). */
+int img_new_add(struct img_new *options, const char *list);
+/* All of them, once the format is known; 0, 1: wrong (said so), 2: help was asked for and given. */
+int img_new_parse(struct img_new *options);
 /* Makes it, and says "Formatting …" unless `quiet`. 0 or 1. */
 int img_new_create(const char *filename, struct img_new *options, bool quiet);
 int img_parse_prealloc(const char *text);

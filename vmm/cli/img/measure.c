@@ -120,8 +120,7 @@ int img_measure(int argc, char **argv)
     static const struct option longs[] = {{"size", required_argument, NULL, IMG_OPT_SIZE}, {0}};
     struct img_common common = {.verb = "measure", .takes = IMG_TAKES_FORCE_SHARE | IMG_TAKES_OUTPUT};
     struct img_new target;
-    const char *snapshot = NULL, *lists[16];
-    unsigned list_count = 0;
+    const char *snapshot = NULL;
     int option;
     img_new_init(&target);
     while ((option = img_option(&common, argc, argv, "O:o:l:", longs)) != -1) {
@@ -130,10 +129,9 @@ int img_measure(int argc, char **argv)
             target.format = optarg;
             break;
         case 'o':
-            if (list_count == IMG_ARRAY_SIZE(lists)) {
-                return img_fail("too many -o");
+            if (img_new_add(&target, optarg) != 0) {
+                return 1;
             }
-            lists[list_count++] = optarg;
             break;
         case 'l':
             snapshot = img_snapshot_name(optarg);
@@ -154,11 +152,9 @@ int img_measure(int argc, char **argv)
     }
     target.format = driver->name;
     bool has_size = target.has_size;
-    for (unsigned i = 0; i < list_count; i++) {
-        int status = img_new_parse(&target, lists[i]);
-        if (status != 0) {
-            return status == 1;
-        }
+    int parsed = img_new_parse(&target);
+    if (parsed != 0) {
+        return parsed == 1;
     }
     if (optind < argc - 1) {
         return img_usage("measure", "At most one filename argument is allowed.");
