@@ -235,30 +235,13 @@ static void mmc_set_speed(struct scsi_disk *disk, const uint8_t *cdb, struct scs
 
 uint32_t mmc_mode_pages(const struct scsi_disk *disk, uint8_t page, bool changeable, uint8_t *at)
 {
-    static const struct {
-        uint8_t code, bytes;
-        uint8_t data[20];
-    } pages[] = {
+    const uint8_t lock = disk->locked ? 0x2b : 0x29; /* LOCK STATE */
+    const struct scsi_mode_page pages[] = {
         {0x01, 6, {0x00, 0x05}},                                                                         /* retries */
         {0x0a, 10, {0}},                                                                                 /* control */
-        {0x2a, 20, {0x3b, 0x00, 0x00, 0x00, 0x29, 0x00, 0x02, 0xc2, 0x00, 0x02, 0x02, 0x00, 0x02, 0xc2}}, /* reads CD-R, CD-RW, DVD; tray; 4x */
+        {0x2a, 20, {0x3b, 0x00, 0x00, 0x00, lock, 0x00, 0x02, 0xc2, 0x00, 0x02, 0x02, 0x00, 0x02, 0xc2}}, /* reads CD-R, CD-RW, DVD; tray; 4x */
     };
-    uint32_t used = 0;
-    for (unsigned i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
-        if (page != 0x3f && page != pages[i].code) {
-            continue;
-        }
-        at[used] = pages[i].code;
-        at[used + 1] = pages[i].bytes;
-        if (!changeable) {
-            memcpy(at + used + 2, pages[i].data, pages[i].bytes);
-        }
-        if (!changeable && pages[i].code == 0x2a) {
-            at[used + 6] |= (uint8_t)(disk->locked ? 2 : 0);
-        }
-        used += 2u + pages[i].bytes;
-    }
-    return used;
+    return scsi_mode_put(pages, sizeof(pages) / sizeof(pages[0]), page, changeable, at);
 }
 
 /* ---- Data ---- */

@@ -193,25 +193,28 @@ static void scsi_report_luns(struct scsi_disk *disk, const uint8_t *cdb, struct 
     scsi_reply(command, 16, get32(cdb + 6));
 }
 
-/* Mode pages of a disk: caching and control (SBC-3, 6.5; SPC-4, 7.5). `changeable`: nothing is. */
-static uint32_t scsi_mode_pages(uint8_t page, bool changeable, uint8_t *at)
+uint32_t scsi_mode_put(const struct scsi_mode_page *pages, unsigned count, uint8_t page, bool changeable, uint8_t *at)
 {
-    static const struct {
-        uint8_t code, bytes;
-    } pages[] = {{0x08, 18}, {0x0a, 10}};
     uint32_t used = 0;
-    for (unsigned i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
+    for (unsigned i = 0; i < count; i++) {
         if (page != 0x3f && page != pages[i].code) {
             continue;
         }
         at[used] = pages[i].code;
         at[used + 1] = pages[i].bytes;
-        if (!changeable && pages[i].code == 0x08) {
-            at[used + 2] = 0x04; /* WCE */
+        if (!changeable) {
+            memcpy(at + used + 2, pages[i].data, pages[i].bytes);
         }
         used += 2u + pages[i].bytes;
     }
     return used;
+}
+
+/* Mode pages of a disk: caching and control (SBC-3, 6.5; SPC-4, 7.5). */
+static uint32_t scsi_mode_pages(uint8_t page, bool changeable, uint8_t *at)
+{
+    static const struct scsi_mode_page pages[] = {{0x08, 18, {0x04 /* WCE */}}, {0x0a, 10, {0}}};
+    return scsi_mode_put(pages, sizeof(pages) / sizeof(pages[0]), page, changeable, at);
 }
 
 static void scsi_mode_sense(struct scsi_disk *disk, const uint8_t *cdb, struct scsi_command *command)

@@ -78,6 +78,13 @@ bool scsi_place(const struct scsi_disk *disk, uint64_t lba, uint64_t blocks, str
 
 extern const struct scsi_row mmc_rows[];
 extern const unsigned mmc_row_count;
+/* A mode page, and the bytes behind its length. */
+struct scsi_mode_page {
+    uint8_t code, bytes;
+    uint8_t data[20];
+};
+/* Those of `pages` that are asked for (0x3f: all), into a reply; `changeable`: nothing is. How many bytes. */
+uint32_t scsi_mode_put(const struct scsi_mode_page *pages, unsigned count, uint8_t page, bool changeable, uint8_t *at);
 /* Mode pages of a CD-ROM drive: MMC-6, 7. As scsi_mode_pages() has them. */
 uint32_t mmc_mode_pages(const struct scsi_disk *disk, uint8_t page, bool changeable, uint8_t *at);
 
