@@ -34,6 +34,19 @@ static void emit_padded(struct emit *e, unsigned align)
     }
 }
 
+/* A descriptor's place, which the stub's LEA leads to, and its first word; NULL: no room. */
+static uint8_t *begin_desc(struct emit *e, const struct cold *c, uint8_t *lea_field)
+{
+    emit_padded(e, 8);
+    if (e->overflow) {
+        return NULL;
+    }
+    uint8_t *desc = e->p;
+    e_patch_rel32(lea_field, desc);
+    e_d(e, c->info);
+    return desc;
+}
+
 static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_field, const uint8_t *resume,
                            const uint8_t *bounce)
 {
@@ -41,13 +54,10 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
     const struct insn *in = &t->insns[c->insn];
     uint64_t rip = trans_rip(t, c->insn), next = trans_next_rip(t, c->insn);
 
-    emit_padded(e, 8);
-    if (e->overflow) {
+    uint8_t *desc = begin_desc(e, c, lea_field);
+    if (desc == NULL) {
         return;
     }
-    uint8_t *desc = e->p;
-    e_patch_rel32(lea_field, desc);
-    e_d(e, c->info);
     e_d(e, (uint32_t)(resume - desc));
     e_d(e, bounce != NULL ? (uint32_t)(bounce - desc) : 0);
     e_d(e, (uint32_t)c->target);
@@ -59,13 +69,10 @@ static void emit_slow_desc(struct trans *t, const struct cold *c, uint8_t *lea_f
 static void emit_share_desc(struct trans *t, const struct cold *c, uint8_t *lea_field)
 {
     struct emit *e = &t->e;
-    emit_padded(e, 8);
-    if (e->overflow) {
+    uint8_t *desc = begin_desc(e, c, lea_field);
+    if (desc == NULL) {
         return;
     }
-    uint8_t *desc = e->p;
-    e_patch_rel32(lea_field, desc);
-    e_d(e, c->info);
     e_d(e, (uint32_t)(c->resume - desc));
     e_d(e, (uint32_t)c->share_low);
     e_d(e, (uint32_t)c->share_bytes);

@@ -352,6 +352,16 @@ static int edit_store(struct edit *e)
     return status == 0 ? qcow2_commit(s, true) : status;
 }
 
+/* The same after a change of one bitmap, which the error names. */
+static int edit_save(struct edit *e, const char *name, struct error *error)
+{
+    int status = edit_store(e);
+    if (status != 0) {
+        error_set(error, "Could not write bitmap '%s': %s", name, strerror(-status));
+    }
+    return status;
+}
+
 /* ---- The calls ---- */
 
 static int edit_begin(struct edit *e, struct qcow2 *s, bool writing, struct error *error)
@@ -461,10 +471,7 @@ int qcow2_bitmap_change(struct block_node *node, const char *name, enum node_bit
         }
     }
     if (status == 0) {
-        status = edit_store(&e);
-        if (status != 0) {
-            error_set(error, "Could not write bitmap '%s': %s", name, strerror(-status));
-        }
+        status = edit_save(&e, name, error);
     }
     pthread_mutex_unlock(&s->lock);
     edit_free(&e);
@@ -510,10 +517,7 @@ int qcow2_bitmap_merge(struct block_node *node, const char *name, const struct n
     }
     if (status == 0) {
         bitmap->changed = true;
-        status = edit_store(&e);
-        if (status != 0) {
-            error_set(error, "Could not write bitmap '%s': %s", name, strerror(-status));
-        }
+        status = edit_save(&e, name, error);
     }
     pthread_mutex_unlock(&s->lock);
     edit_free(&e);
