@@ -15,6 +15,7 @@
 #include "dev/ich9.h"
 #include "dev/mch.h"
 #include "dev/pflash.h"
+#include "fuzz_input.h"
 
 #define FLASH_GPA UINT64_C(0xffffc000)
 #define FLASH_BYTES (4 * PFLASH_BLOCK_BYTES)
@@ -144,21 +145,6 @@ static void hpet_legacy(void *opaque, bool on)
 static const struct hpet_backend hpet_backend = {.now_ns = hpet_now, .set_irq = hpet_irq, .arm = hpet_arm, .legacy = hpet_legacy};
 
 /* ---- The input ---- */
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint64_t take(struct input *input, unsigned bytes)
-{
-    uint64_t value = 0;
-    bytes = bytes < input->left ? bytes : (unsigned)input->left;
-    memcpy(&value, input->at, bytes);
-    input->at += bytes;
-    input->left -= bytes;
-    return value;
-}
 
 /* Where somebody is, or was put, more often than anywhere. */
 static uint64_t take_address(struct input *input)

@@ -7,55 +7,27 @@
  *   first byte   features that are refused, and what the devices offer
  *   then records of a byte op and what it needs: see fuzz_step()
  */
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#define MEMORY_BYTES 0x10000u
+#define DISK_BYTES 65536u
 
-#include <kage.h>
+#include <errno.h>
+#include <sys/eventfd.h>
 
 #include "bus/pci.h"
+#include "disk/scsi.h"
+#include "fuzz_memory.h"
 #include "virtio/blk.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
-#include "disk/scsi.h"
 
-#define MEMORY_BYTES 0x10000u
-#define GUARD 4096u
 #define QUEUE_SIZE 16u
-#define DISK_BYTES 65536u
 #define MODERN_GPA UINT64_C(0xfe000000)
 #define DEVICES 2u
 
-static uint8_t *memory;
-static struct loop loop;
-static struct block *block;
 static struct bus ports, mmio;
 static struct pci_bus pci;
 static struct virtio_device *devices[DEVICES];
 static struct virtio_pci transports[DEVICES];
-
-/* Nothing is translated here. */
-void kage_memory_begin_write(const void *addr, size_t bytes)
-{
-    (void)addr;
-    (void)bytes;
-}
-void kage_memory_end_write(const void *addr, size_t bytes)
-{
-    (void)addr;
-    (void)bytes;
-}
-
-static uint8_t *memory_at(void *opaque, uint64_t gpa, uint64_t bytes)
-{
-    (void)opaque;
-    return gpa <= MEMORY_BYTES && bytes <= MEMORY_BYTES - gpa ? memory + gpa : NULL;
-}
-static const struct dma dma = {.at = memory_at};
 
 static bool route_open[64];
 static int msi_open(void *opaque)
@@ -118,42 +90,6 @@ static void reset_write(void *self, uint64_t offset, unsigned size, uint64_t val
     (void)value;
 }
 static const struct device_ops reset_ops = {.name = "reset", .read = reset_read, .write = reset_write};
-
-static void fuzz_init(void)
-{
-    struct error error;
-    uint8_t *space = mmap(NULL, MEMORY_BYTES + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int fd = memfd_create("disk", MFD_CLOEXEC);
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    if (space == MAP_FAILED || fd < 0 || ftruncate(fd, DISK_BYTES) != 0 || mprotect(space + GUARD, MEMORY_BYTES, PROT_READ | PROT_WRITE) != 0) {
-        abort();
-    }
-    memory = space + GUARD;
-    const struct block_config config = {.filename = path, .format = "raw"};
-    block = loop_init(&loop) == 0 ? block_open(&config, &error) : NULL;
-    if (block == NULL || block_attach(block, &loop) != 0) {
-        fprintf(stderr, "%s\n", error.text);
-        abort();
-    }
-}
-
-/* ---- The input ---- */
-
-struct input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static uint64_t take(struct input *input, unsigned bytes)
-{
-    uint64_t value = 0;
-    bytes = bytes < input->left ? bytes : (unsigned)input->left;
-    memcpy(&value, input->at, bytes);
-    input->at += bytes;
-    input->left -= bytes;
-    return value;
-}
 
 static void serve(void)
 {
