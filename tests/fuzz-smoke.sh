@@ -41,9 +41,10 @@ done
 
 # ---- libFuzzer ----
 
-fuzz=$1/fuzz skipped=0
+fuzz=$1/fuzz skipped=0 seeds=
 
-# fuzz NAME SECONDS OPTIONS sources...: builds tests/fuzz/fuzz_NAME.c and runs it; with FUZZ_QCOW2_SEEDS it first writes its seeds there.
+# fuzz NAME SECONDS OPTIONS sources...: builds tests/fuzz/fuzz_NAME.c and runs it; with `seeds`, the name of a variable that makes it write
+# its seeds into a directory, after that. It must have fuzzed: libFuzzer says so at the end.
 fuzz() {
 	_name=$1 _seconds=$2 _options=$3
 	shift 3
@@ -52,8 +53,9 @@ fuzz() {
 	# shellcheck disable=SC2086
 	if "$clang" -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Ivmm \
 		"tests/fuzz/fuzz_$_name.c" "$@" -luring -lnbd -lz -llzma -llz4 -lzstd -lpthread -o "$fuzz/fuzz_$_name" >"$work/log" 2>&1 &&
-		{ [ -z "${FUZZ_QCOW2_SEEDS:-}" ] || "$fuzz/fuzz_$_name" >"$work/log" 2>&1; } &&
-		"$fuzz/fuzz_$_name" $_options -max_total_time="$_seconds" -artifact_prefix="$fuzz/" "$fuzz/corpus-$_name" >"$work/log" 2>&1; then
+		{ [ -z "$seeds" ] || env "$seeds=$fuzz/corpus-$_name" "$fuzz/fuzz_$_name" >"$work/log" 2>&1; } &&
+		"$fuzz/fuzz_$_name" $_options -max_total_time="$_seconds" -artifact_prefix="$fuzz/" "$fuzz/corpus-$_name" >"$work/log" 2>&1 &&
+		grep -q '^Done' "$work/log"; then
 		passed=$((passed + 1))
 	else
 		failed=$((failed + 1))
@@ -108,7 +110,7 @@ if [ -n "$clang" ] && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
 	fuzz ahci "$FUZZ_DISK_SECONDS" '-max_len=512 -timeout=10' $devices
 
 	# Disk images: operations on damaged ones. What is said about them is not wanted.
-	export FUZZ_QCOW2_SEEDS="$fuzz/corpus-qcow2"
+	seeds=FUZZ_QCOW2_SEEDS
 	fuzz qcow2 "$FUZZ_QCOW2_SECONDS" '-max_len=131072 -timeout=20 -rss_limit_mb=4096' tests/block/testnode.c vmm/block/qcow2*.c vmm/block/node.c \
 		vmm/block/raw.c vmm/block/file.c vmm/block/bounce.c vmm/block/nbd*.c vmm/block/lock.c vmm/util/error.c vmm/util/thread.c
 else
