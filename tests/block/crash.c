@@ -17,6 +17,7 @@
 
 #include "block/node.h"
 #include "block/qcow2_create.h"
+#include "seeds.h"
 #include "testnode.h"
 
 #define SECTORS 4096u /* of the disk */
@@ -329,17 +330,9 @@ static int crash(unsigned seed, bool have_qemu)
 
 int main(int argc, char **argv)
 {
-    unsigned first = 1, count = 40, passed = 0, failed = 0;
-    int option;
-    setvbuf(stdout, NULL, _IOLBF, 0); /* what failed is seen though the rest be cut off */
-    while ((option = getopt(argc, argv, "s:n:")) != -1) {
-        if (option == 's') {
-            first = (unsigned)strtoul(optarg, NULL, 0);
-        } else if (option == 'n') {
-            count = (unsigned)strtoul(optarg, NULL, 0);
-        } else {
-            return 2;
-        }
+    unsigned first, count = 40, passed = 0, failed = 0;
+    if (!seeds_options(argc, argv, &first, &count, NULL)) {
+        return 2;
     }
     bool have_qemu = system("command -v qemu-img >/dev/null") == 0;
     snprintf(image, sizeof(image), "%s/kage-crash-%d", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (int)getpid());

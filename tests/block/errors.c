@@ -14,6 +14,7 @@
 
 #include "block/node.h"
 #include "block/qcow2_create.h"
+#include "seeds.h"
 #include "testnode.h"
 
 #define SECTORS 2048u
@@ -228,17 +229,9 @@ static int errors(unsigned seed)
 
 int main(int argc, char **argv)
 {
-    unsigned first = 1, count = 200, passed = 0, failed = 0;
-    int option;
-    setvbuf(stdout, NULL, _IOLBF, 0); /* what failed is seen though the rest be cut off */
-    while ((option = getopt(argc, argv, "s:n:")) != -1) {
-        if (option == 's') {
-            first = (unsigned)strtoul(optarg, NULL, 0);
-        } else if (option == 'n') {
-            count = (unsigned)strtoul(optarg, NULL, 0);
-        } else {
-            return 2;
-        }
+    unsigned first, count = 200, passed = 0, failed = 0;
+    if (!seeds_options(argc, argv, &first, &count, NULL)) {
+        return 2;
     }
     for (unsigned seed = first; seed < first + count; seed++) {
         if (errors(seed) != 0) {

@@ -15,6 +15,7 @@
 #include "block/node.h"
 #include "block/qcow2_create.h"
 #include "nbdserver.h"
+#include "seeds.h"
 
 #define DISK_BYTES (1u << 20)
 
@@ -541,17 +542,9 @@ static void hostile(unsigned seed)
 
 int main(int argc, char **argv)
 {
-    unsigned first = 1, count = 60;
-    int option;
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    while ((option = getopt(argc, argv, "s:n:")) != -1) {
-        if (option == 's') {
-            first = (unsigned)strtoul(optarg, NULL, 0);
-        } else if (option == 'n') {
-            count = (unsigned)strtoul(optarg, NULL, 0);
-        } else {
-            return 2;
-        }
+    unsigned first, count = 60;
+    if (!seeds_options(argc, argv, &first, &count, NULL)) {
+        return 2;
     }
     seed_random = first * UINT64_C(0x9e3779b97f4a7c15) | 1;
     test_names();

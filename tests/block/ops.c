@@ -16,6 +16,7 @@
 #include "block/node.h"
 #include "block/qcow2_create.h"
 #include "cli/img/img.h"
+#include "seeds.h"
 
 #define DISK_MAX (6u << 20)
 #define TURNS 8u
@@ -625,19 +626,9 @@ static int sequence(struct run *r, unsigned seed)
 int main(int argc, char **argv)
 {
     static struct run run;
-    unsigned first = 1, count = 60, passed = 0, failed = 0;
-    int option;
-    setvbuf(stdout, NULL, _IOLBF, 0); /* what failed is seen though the rest be cut off */
-    while ((option = getopt(argc, argv, "s:n:v")) != -1) {
-        if (option == 's') {
-            first = (unsigned)strtoul(optarg, NULL, 0);
-        } else if (option == 'n') {
-            count = (unsigned)strtoul(optarg, NULL, 0);
-        } else if (option == 'v') {
-            run.verbose = true;
-        } else {
-            return 2;
-        }
+    unsigned first, count = 60, passed = 0, failed = 0;
+    if (!seeds_options(argc, argv, &first, &count, &run.verbose)) {
+        return 2;
     }
     if (shell("command -v qemu-img >/dev/null && command -v qemu-io >/dev/null")) {
         puts("no qemu-img and qemu-io to compare with\n0 passed, 0 failed, 1 skipped");
