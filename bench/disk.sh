@@ -146,14 +146,7 @@ fi
 	echo "Machine: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) processors, Linux $(uname -r); $("$QEMU" --version | head -n 1); guest $(cat "$CACHE/cloud/package")."
 	echo "Board \`pc\`, virtio-blk-pci, aio=io_uring, cache=writeback, images of 256 MiB in the host's cache; fio with libaio and direct=1, at depth 32 (4 KiB) or 4 (1 MiB). A fresh image's clusters are made by the run."
 	echo
-	awk '
-	function median(key,   n, i, j, t, v) {
-		n = count[key]
-		if (!n) return -1
-		for (i = 1; i <= n; i++) v[i] = value[key, i]
-		for (i = 2; i <= n; i++) { t = v[i]; for (j = i - 1; j > 0 && v[j] > t; j--) v[j+1] = v[j]; v[j+1] = t }
-		return n % 2 ? v[(n+1)/2] : (v[n/2] + v[n/2+1]) / 2
-	}
+	awk "$(cat bench/tables.awk)"'
 	function ratio(a, b) { return a > 0 && b > 0 ? sprintf("%.2f", a / b) : "none" }
 	function rate(v, unit) { return v < 0 ? "none" : sprintf("%.0f %s", v, unit) }
 	function time(v) { return v < 0 ? "none" : sprintf("%.2f s", v / 1e9) }
@@ -165,7 +158,7 @@ fi
 		k = median("kage " name); t = median("tcg " name)
 		if (k >= 0 || t >= 0) printf "| %s | %s | %s | %s |\n", label, time(k), time(t), ratio(t, k)
 	}
-	{ key = $1 " " $2; value[key, ++count[key]] = $3 }
+	{ add($1 " " $2, $3) }
 	END {
 		print "| | kage | QEMU TCG | times as fast |"
 		print "|---|--:|--:|--:|"

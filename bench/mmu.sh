@@ -85,22 +85,7 @@ done
 	echo "Machine: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) processors, Linux $(uname -r); guest $(cat "$CACHE/cloud/package"), 2 GiB, one processor."
 	echo "Exits and faults are of one round: a process, a page, a round trip, a load, a run; those of the boot are of all of it."
 	echo
-	awk -v names="$BENCH_MMU_ONLY" '
-	function median(key,   n, i, j, t, v) {
-		n = count[key]
-		if (!n) return -1
-		for (i = 1; i <= n; i++) v[i] = value[key, i]
-		for (i = 2; i <= n; i++) { t = v[i]; for (j = i - 1; j > 0 && v[j] > t; j--) v[j+1] = v[j]; v[j+1] = t }
-		return n % 2 ? v[(n+1)/2] : (v[n/2] + v[n/2+1]) / 2
-	}
-	function add(key, v) { value[key, ++count[key]] = v }
-	function show(ns) {
-		if (ns < 0) return "none"
-		if (ns >= 1e9) return sprintf("%.2f s", ns / 1e9)
-		if (ns >= 1e6) return sprintf("%.2f ms", ns / 1e6)
-		if (ns >= 1e3) return sprintf("%.2f us", ns / 1e3)
-		return sprintf("%.1f ns", ns)
-	}
+	awk -v names="$BENCH_MMU_ONLY" "$(cat bench/tables.awk)"'
 	function number(v) { return v < 0 ? "none" : v >= 100 ? sprintf("%.0f", v) : v >= 0.0005 ? sprintf("%.3g", v) : "0" }
 	$3 == "exits" { add($1 " exits " $2, $4 / $6); add($1 " faults " $2, $5 / $6); next }
 	{ add($1 " " $2, $3) }

@@ -153,21 +153,7 @@ cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 	echo "Command: \`make bench\` (BENCH_RUNS=$BENCH_RUNS), $(date -u +%Y-%m-%d), commit $(git rev-parse --short HEAD 2>/dev/null || echo none)."
 	echo "Machine: $cpu, $(nproc) processors, Linux $(uname -r); $("$QEMU" --version | head -n 1); guest $(cat "$CACHE/cloud/package")."
 	echo
-	awk -v compute="$compute" -v parallel="$parallel" '
-	function median(key,   n, i, j, t, v) {
-		n = count[key]
-		if (!n) return -1
-		for (i = 1; i <= n; i++) v[i] = value[key, i]
-		for (i = 2; i <= n; i++) { t = v[i]; for (j = i - 1; j > 0 && v[j] > t; j--) v[j+1] = v[j]; v[j+1] = t }
-		return n % 2 ? v[(n+1)/2] : (v[n/2] + v[n/2+1]) / 2
-	}
-	function show(ns) {
-		if (ns < 0) return "none"
-		if (ns >= 1e9) return sprintf("%.2f s", ns / 1e9)
-		if (ns >= 1e6) return sprintf("%.2f ms", ns / 1e6)
-		if (ns >= 1e3) return sprintf("%.2f us", ns / 1e3)
-		return sprintf("%.1f ns", ns)
-	}
+	awk -v compute="$compute" -v parallel="$parallel" "$(cat bench/tables.awk)"'
 	function ratio(a, b) { return a > 0 && b > 0 ? sprintf("%.2f", a / b) : "none" }
 	function geomean(names, label,   n, list, i, sum, used, s2) {
 		n = split(names, list, " ")
