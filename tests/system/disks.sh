@@ -9,7 +9,7 @@ command -v mke2fs >/dev/null || { skip disks "no mke2fs"; summary; }
 
 modules=
 for module in "$CACHE"/cloud/modules/virtio*.ko; do modules="$modules $module:lib/modules/$(basename "$module")"; done
-cat >"$work/script" <<'S'
+{ echo "$guest_write_data"; cat <<'S'; } >"$work/script"
 set -e
 for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio_blk virtio-rng; do
 	insmod /lib/modules/$m.ko
@@ -19,17 +19,7 @@ mount -t ext4 $disk /mnt
 if [ ! -e /mnt/sum ]; then
 	[ "$(cat /mnt/hello)" = "from the host" ]
 	cat /sys/bus/virtio/devices/virtio0/features >/mnt/features
-	i=0
-	while [ $i -lt 8 ]; do
-		dd if=/dev/urandom of=/mnt/data$i bs=64k count=40 2>/dev/null &
-		i=$((i + 1))
-	done
-	wait
-	sync
-	echo 3 >/proc/sys/vm/drop_caches
-	cat /mnt/data* | md5sum >/mnt/sum
-	echo 3 >/proc/sys/vm/drop_caches
-	[ "$(cat /mnt/data* | md5sum)" = "$(cat /mnt/sum)" ]
+	write_data
 	umount /mnt
 	echo "disks: written"
 	reboot -f

@@ -13,7 +13,7 @@ modules=
 for module in "$CACHE"/generic/modules/*.ko; do modules="$modules $module:lib/modules/$(basename "$module")"; done
 
 # What both kernels' scripts begin with.
-cat >"$work/begin" <<'S'
+{ echo "$guest_write_data"; cat <<'S'; } >"$work/begin"
 set -e
 for m in scsi_common scsi_mod crc64 crc64-rocksoft crct10dif_common crct10dif_generic crc-t10dif t10-pi sd_mod cdrom sr_mod libata ata_piix libahci ahci \
 	crc16 crc32c_generic mbcache jbd2 ext4 isofs; do
@@ -36,17 +36,7 @@ wait_for /dev/sr0
 mount -t ext4 -o discard /dev/sda /mnt
 if [ ! -e /mnt/sum ]; then
 	[ "$(cat /mnt/hello)" = "from the host" ]
-	i=0
-	while [ $i -lt 8 ]; do
-		dd if=/dev/urandom of=/mnt/data$i bs=64k count=40 2>/dev/null &
-		i=$((i + 1))
-	done
-	wait
-	sync
-	echo 3 >/proc/sys/vm/drop_caches
-	cat /mnt/data* | md5sum >/mnt/sum
-	echo 3 >/proc/sys/vm/drop_caches
-	[ "$(cat /mnt/data* | md5sum)" = "$(cat /mnt/sum)" ]
+	write_data
 	umount /mnt
 	clean
 	echo "ide: written"

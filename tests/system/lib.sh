@@ -97,6 +97,21 @@ guest_cache() {
 	esac
 }
 
+# Of a guest's script: write_data puts files under /mnt, several at a time, their sum, and reads them again from the disk.
+guest_write_data='write_data() {
+	i=0
+	while [ $i -lt 8 ]; do
+		dd if=/dev/urandom of=/mnt/data$i bs=64k count=40 2>/dev/null &
+		i=$((i + 1))
+	done
+	wait
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	cat /mnt/data* | md5sum >/mnt/sum
+	echo 3 >/proc/sys/vm/drop_caches
+	[ "$(cat /mnt/data* | md5sum)" = "$(cat /mnt/sum)" ]
+}'
+
 # has LOG REGEX
 has() {
 	tr -d '\r' <"$1" | grep -Eq -- "$2"
