@@ -17,6 +17,40 @@
 #define IDE_IRQ 14u
 #define UNIT_ANY 0xffffffffu
 
+/* ---- Drives ---- */
+
+struct drive *find_drive(const struct machine_config *config, const char *id)
+{
+    for (unsigned i = 0; i < config->drive_count; i++) {
+        if (strcmp(config->drives[i].values.id, id) == 0) {
+            return &config->drives[i];
+        }
+    }
+    return NULL;
+}
+
+static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive, enum disk_error_action otherwise)
+{
+    static const enum disk_error_action actions[] = {
+        [DRIVE_ERROR_REPORT] = DISK_ERROR_REPORT,
+        [DRIVE_ERROR_IGNORE] = DISK_ERROR_IGNORE,
+        [DRIVE_ERROR_STOP] = DISK_ERROR_STOP,
+        [DRIVE_ERROR_ENOSPC] = DISK_ERROR_ENOSPC,
+    };
+    uint64_t said = of_device != DRIVE_ERROR_AUTO ? of_device : of_drive;
+    return said != DRIVE_ERROR_AUTO ? actions[said] : otherwise;
+}
+
+/* What the device says goes before what its -drive says. */
+struct disk_errors errors_of(struct machine *machine, const struct device_values *values, const struct drive *drive)
+{
+    return (struct disk_errors){
+        .werror = error_action(values->werror, drive->values.werror, DISK_ERROR_ENOSPC),
+        .rerror = error_action(values->rerror, drive->values.rerror, DISK_ERROR_REPORT),
+        .run = &machine->run.control,
+    };
+}
+
 /* ---- Controllers ---- */
 
 static void release_ide(void *self)
