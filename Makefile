@@ -34,7 +34,7 @@ export UBSAN_OPTIONS ?= halt_on_error=1:print_stacktrace=1
 TEST_ARGS := $(if $(filter tsan,$(MODE)),--suite unit --suite tree --suite races)
 
 BUILD_PACKAGES := build-essential meson ninja-build pkg-config libzydis-dev libcmocka-dev zlib1g-dev liblzma-dev \
-	liblz4-dev libzstd-dev libjansson-dev liburing-dev libnbd-dev libc6-dev-i386 lib32gcc-12-dev
+	liblz4-dev libzstd-dev libjansson-dev liburing-dev libnbd-dev libslirp-dev libglib2.0-dev libvncserver-dev libpng-dev libc6-dev-i386 lib32gcc-12-dev
 RUN_PACKAGES := cpio
 TEST_PACKAGES := cpio util-linux bsdutils seabios ovmf qemu-system-x86 qemu-utils nbdkit mmdebstrap e2fsprogs fdisk xorriso grub-pc-bin grub-efi-amd64-bin grub-common mtools
 BENCH_PACKAGES := cpio qemu-system-x86 qemu-utils busybox-static seabios mmdebstrap e2fsprogs fdisk

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Proves that includes point one way:
 #   engine: kvm -> vmx -> cpu <-> mmu, kvm -> apic, all -> arch
-#   vmm:    cli -> machine -> vcpu -> bus -> dev -> chardev -> util, machine -> virtio -> disk -> dev, block -> util, cli -> inspect -> util,
+#   vmm:    cli -> monitor, gdb -> machine -> vcpu -> bus -> dev -> chardev -> util, machine -> virtio -> disk -> dev, block -> util, virtio and dev -> net,
+#           display -> util, cli -> inspect -> util,
 #           and of the engine only include/kage.h
 # Prints each include that goes another way; status 1 if there is one.
 set -eu
@@ -42,14 +43,18 @@ kvm:vmx cpu mmu apic arch kage.h"
 chardev:util
 block:util
 mem:util kage.h
+net:util
+display:util
 bus:dev util kage.h
-dev:chardev util kage.h
+dev:chardev net display util kage.h
 disk:block dev util kage.h
-virtio:disk block dev chardev util kage.h
+virtio:disk block dev chardev net display util kage.h
 vcpu:bus util kage.h
-machine:vcpu bus virtio disk block dev chardev mem util kage.h
+machine:vcpu bus virtio disk block dev chardev net display mem util kage.h
+monitor:machine vcpu bus virtio disk block dev chardev net display util kage.h
+gdb:machine vcpu bus dev chardev util kage.h
 inspect:util kage.h
-cli:machine vcpu bus virtio disk block dev chardev mem inspect util kage.h"
+cli:machine monitor gdb vcpu bus virtio disk block dev chardev net display mem inspect util kage.h"
 )
 # The VMM must not reach the engine by its include path either.
 bad="$bad$(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<](engine|arch|cpu|mmu|vmx|apic|kvm)/' --include='*.[ch]' vmm include || :)"
