@@ -4,13 +4,14 @@
 # BENCH_RUNS (5); boot from exec to init's first line; memory; code expansion. Then two threads on one processor and on
 # two, the compute programs in 32-bit code, SeaBIOS from exec to the end of its search for a boot device, the same QEMU with
 # TCG and on libkage, and what exits cost a KVM client. Writes the
-# tables between the markers of docs/performance.md, and prints them. Never judges a time. The set mmu is mmu.sh's, with a page of its own, the set disk disk.sh's.
+# tables between the markers of docs/performance.md, and prints them; a run of only some of these sets or programs prints them alone, unless BENCH_OUT
+# names a page, so that no table of the page is lost. Never judges a time. The set mmu is mmu.sh's, with a page of its own, the set disk disk.sh's.
 # Usage: run.sh BUILD-DIR. Environment: KAGE, CACHE, QEMU, BENCH_RUNS, BENCH_SETS (of main smp i386 firmware qemu exits mmu disk),
 # BENCH_ONLY (names in main), BENCH_OUT, BENCH_TIMEOUT (seconds a boot), BIOS.
 set -eu
 cd "$(dirname "$0")/.."
 build=$1
-: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=docs/performance.md}" "${BENCH_TIMEOUT:=600}"
+: "${KAGE:=$build/kage}" "${QEMU:=qemu-system-x86_64}" "${BENCH_RUNS:=5}" "${BENCH_ONLY:=}" "${BENCH_OUT:=}" "${BENCH_TIMEOUT:=600}"
 : "${BENCH_SETS:=main smp i386 firmware qemu exits mmu disk}" "${BIOS:=/usr/share/seabios/bios-256k.bin}"
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kage}
 export CACHE
@@ -259,6 +260,16 @@ cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 if [ -s "$work/errors" ]; then
 	echo "bench: messages of the VMMs:" >&2
 	sort "$work/errors" | uniq -c | tail -n 20 >&2
+fi
+if [ -z "$BENCH_OUT" ]; then
+	BENCH_OUT=docs/performance.md
+	for set in main smp i386 firmware qemu exits; do
+		if ! set_wanted $set || [ -n "$BENCH_ONLY" ]; then
+			cat "$work/table"
+			echo "bench: a part of the sets: $BENCH_OUT is left as it is" >&2
+			exit 0
+		fi
+	done
 fi
 [ -f "$BENCH_OUT" ] || printf '# Performance\n\nWritten by `make bench`; what stands between the markers is replaced by each run.\n' >"$BENCH_OUT"
 bench/markers.sh "$BENCH_OUT" bench "$work/table" '## Measured'
