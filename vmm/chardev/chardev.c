@@ -11,12 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #define CHARDEV_GATHER_NS 1000000l      /* how long written bytes wait for company */
 #define CHARDEV_PTY_POLL_NS 200000000l  /* how often to look for somebody at a pty's other end */
 #define CHARDEV_DRAIN_MS 1000           /* how long the last bytes may take */
+#define CHARDEV_FDS_MAX 16u             /* descriptors in one message */
 
 static uint32_t chardev_ring_count(const struct chardev_ring *ring)
 {
@@ -64,6 +66,24 @@ bool chardev_write(struct chardev *chardev, uint8_t byte)
     }
     pthread_mutex_unlock(&chardev->lock);
     return room;
+}
+
+size_t chardev_write_bytes(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    size_t taken = count;
+    pthread_mutex_lock(&chardev->lock);
+    if (chardev->connected) {
+        struct chardev_ring *ring = &chardev->tx;
+        for (taken = 0; taken < count && chardev_ring_count(ring) < CHARDEV_RING_BYTES; taken++) {
+            ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = bytes[taken];
+        }
+        chardev->tx_blocked = chardev->tx_blocked || taken < count;
+        if (!chardev->timer_armed) {
+            chardev_arm(chardev, CHARDEV_GATHER_NS);
+        }
+    }
+    pthread_mutex_unlock(&chardev->lock);
+    return taken;
 }
 
 size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room)
@@ -122,7 +142,51 @@ static bool chardev_drain(struct chardev *chardev)
     }
 }
 
-static void chardev_hang_up(struct chardev *chardev)
+static void chardev_tell_open(struct chardev *chardev, bool open)
+{
+    bool news = chardev->announced != open;
+    chardev->announced = open;
+    if (news && chardev->opened != NULL) {
+        chardev->opened(chardev->opened_opaque, open);
+    }
+}
+
+/* ---- Descriptors that come with bytes ---- */
+
+static void chardev_keep_fd(struct chardev *chardev, int fd)
+{
+    if (chardev->received_fd >= 0) {
+        close(chardev->received_fd);
+    }
+    chardev->received_fd = fd;
+}
+
+int chardev_take_fd(struct chardev *chardev)
+{
+    int fd = chardev->received_fd;
+    chardev->received_fd = -1;
+    return fd;
+}
+
+static ssize_t chardev_receive(struct chardev *chardev, uint8_t *bytes, size_t room)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(CHARDEV_FDS_MAX * sizeof(int))];
+    struct iovec iov = {.iov_base = bytes, .iov_len = room};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    ssize_t got = recvmsg(chardev->in.fd, &message, MSG_CMSG_CLOEXEC);
+    for (struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL; header != NULL; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+            for (size_t at = CMSG_LEN(0); at + sizeof(int) <= header->cmsg_len; at += sizeof(int)) {
+                int fd;
+                memcpy(&fd, (const char *)header + at, sizeof(fd));
+                chardev_keep_fd(chardev, fd);
+            }
+        }
+    }
+    return got;
+}
+
+static void chardev_drop_end(struct chardev *chardev)
 {
     if (chardev->is_pty) {
         loop_remove(chardev->loop, &chardev->in);
@@ -140,6 +204,13 @@ static void chardev_hang_up(struct chardev *chardev)
     }
 }
 
+static void chardev_hang_up(struct chardev *chardev)
+{
+    chardev_keep_fd(chardev, -1);
+    chardev_drop_end(chardev);
+    chardev_tell_open(chardev, false);
+}
+
 /* Reads once. The filter (escape keys) sees the bytes even where the guest takes none. */
 static void chardev_fill(struct chardev *chardev)
 {
@@ -154,7 +225,8 @@ static void chardev_fill(struct chardev *chardev)
         }
         return;
     }
-    ssize_t got = read(chardev->in.fd, bytes, room < sizeof(bytes) ? room : sizeof(bytes));
+    room = room < sizeof(bytes) ? room : sizeof(bytes);
+    ssize_t got = chardev->is_socket ? chardev_receive(chardev, bytes, room) : read(chardev->in.fd, bytes, room);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
         return;
     }
@@ -198,6 +270,7 @@ static void chardev_pty_check(struct chardev *chardev)
     chardev->rx_stopped = false;
     pthread_mutex_unlock(&chardev->lock);
     loop_add(chardev->loop, &chardev->in, EPOLLIN);
+    chardev_tell_open(chardev, true);
 }
 
 /* Time to move bytes: everything that any side may be waiting for. */
@@ -269,6 +342,9 @@ int chardev_start(struct chardev *chardev)
         return 0;
     }
     int result = loop_add(chardev->loop, &chardev->in, EPOLLIN);
+    if (result == 0) {
+        chardev_tell_open(chardev, true);
+    }
     if (result != -EPERM) {
         return result;
     }
@@ -346,7 +422,7 @@ struct chardev *chardev_new(const char *option, const char *spec, struct loop *l
     chardev->kind = kind;
     chardev->option = option;
     chardev->loop = loop;
-    chardev->in.fd = chardev->out.fd = chardev->listen.fd = -1;
+    chardev->in.fd = chardev->out.fd = chardev->listen.fd = chardev->received_fd = -1;
     chardev->timer = (struct loop_source){
         .fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), .ready = chardev_timer_ready, .opaque = chardev};
     int result = chardev->timer.fd < 0 ? -errno : loop_add(loop, &chardev->timer, EPOLLIN);
@@ -379,6 +455,7 @@ void chardev_free(struct chardev *chardev)
     }
     chardev_drain_last(chardev);
     chardev_stop(chardev);
+    chardev_keep_fd(chardev, -1);
     if (chardev->listen.fd >= 0) {
         loop_remove(chardev->loop, &chardev->listen);
         close(chardev->listen.fd);
@@ -396,6 +473,17 @@ void chardev_attach(struct chardev *chardev, chardev_notify_fn *notify, void *op
 {
     chardev->notify = notify;
     chardev->notify_opaque = opaque;
+}
+
+void chardev_on_open(struct chardev *chardev, chardev_open_fn *opened, void *opaque)
+{
+    chardev->opened = opened;
+    chardev->opened_opaque = opaque;
+}
+
+bool chardev_is_open(const struct chardev *chardev)
+{
+    return chardev->announced;
 }
 
 void chardev_set_filter(struct chardev *chardev, chardev_filter_fn *filter, void *opaque)

@@ -35,12 +35,22 @@ struct chardev *chardev_new(const char *option, const char *spec, struct loop *l
 /* Writes out what waits, for at most a second, then closes. */
 void chardev_free(struct chardev *chardev);
 
+/* The other end has come (`open`), or gone. On the loop's thread, without the backend's lock. */
+typedef void chardev_open_fn(void *opaque, bool open);
+
 void chardev_attach(struct chardev *chardev, chardev_notify_fn *notify, void *opaque);
+/* Of what happens from here on; what is already so, chardev_is_open() says (on the loop's thread). NULL: nobody is told. */
+void chardev_on_open(struct chardev *chardev, chardev_open_fn *opened, void *opaque);
+bool chardev_is_open(const struct chardev *chardev);
 void chardev_set_filter(struct chardev *chardev, chardev_filter_fn *filter, void *opaque);
 
 /* From any thread. False: no room; the notification tells when there is. */
 bool chardev_write(struct chardev *chardev, uint8_t byte);
+/* From any thread. How many of the bytes it took, all of them where nobody is at the other end; if not all, the notification tells when there is room. */
+size_t chardev_write_bytes(struct chardev *chardev, const uint8_t *bytes, size_t count);
 /* From any thread. Returns how many bytes it gave. */
 size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room);
+/* The descriptor that came last with bytes of a unix socket (SCM_RIGHTS), the caller's from now on; -1: none. On the loop's thread. */
+int chardev_take_fd(struct chardev *chardev);
 
 #endif

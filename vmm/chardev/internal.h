@@ -41,6 +41,11 @@ struct chardev {
     void *filter_opaque;
     chardev_notify_fn *notify;
     void *notify_opaque;
+    chardev_open_fn *opened;
+    void *opened_opaque;
+    bool announced;  /* that it is open */
+    bool is_socket;  /* a unix socket: descriptors may come with the bytes */
+    int received_fd; /* the last one that did; -1: none */
 
     pthread_mutex_t lock; /* of what follows; innermost */
     bool connected;       /* else what is written is dropped */

@@ -139,6 +139,7 @@ static int kind_connected(struct chardev *chardev, int fd, struct error *error)
 {
     chardev->in.fd = fd;
     chardev->out.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    chardev->is_socket = true;
     return kind_start(chardev, "unix", error);
 }
 
