@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "chardev/chardev.h"
-#include "cli/keyval.h"
+#include "util/keyval.h"
 #include "cli/options_disks.h"
 #include "machine/machine.h"
 

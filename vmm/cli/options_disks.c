@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/keyval.h"
+#include "util/keyval.h"
 #include "cli/options_devices.h"
 #include "machine/machine.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli/img/img.h"
-#include "cli/keyval.h"
+#include "util/keyval.h"
 #include "machine/drive.h"
 
 #define OPTIONS_LONGS_MAX 24u
