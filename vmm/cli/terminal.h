@@ -26,6 +26,7 @@ struct terminal_keys {
     void (*pause)(void *opaque); /* stops the machine, or lets it go on */
     void (*power_button)(void *opaque);
     void *opaque;
+    struct terminal_keys *next;
 };
 bool terminal_filter(void *opaque, uint8_t byte);
 
