@@ -65,8 +65,14 @@ plain="-machine microvm -nographic -m 512M"
 	refused "a device twice" 'only one' run $plain -kernel "$kernel" -device isa-debug-exit -device isa-debug-exit
 	refused "two devices at one port" 'isa-debugcon.*0x3f8.*serial' run $plain -kernel "$kernel" -device isa-debugcon,iobase=0x3f8
 	refused "a debug port to nowhere" 'debugcon.*telegraph' run $plain -kernel "$kernel" -debugcon telegraph
-	refused "a debug port to an impossible file" '-debugcon file:/no/such' run $plain -kernel "$kernel" -debugcon file:/no/such/directory/file
+	refused "a debug port to an impossible file" 'debugcon.*/no/such' run $plain -kernel "$kernel" -debugcon file:/no/such/directory/file
 	refused "two debug ports" 'only one' run $plain -kernel "$kernel" -debugcon null -device isa-debugcon
+	refused "a backend of no kind" 'telegraph.*not a valid char driver' run $plain -kernel "$kernel" -chardev telegraph,id=t
+	refused "a backend without a name" 'no id' run $plain -kernel "$kernel" -chardev null
+	refused "a backend's property of another kind" 'chardev.*size' run $plain -kernel "$kernel" -chardev pty,id=p,size=4
+	refused "a backend for two" 'in use' run $plain -kernel "$kernel" -chardev null,id=n -serial chardev:n -serial chardev:n
+	refused "a backend that is not there" 'no such -chardev' run $plain -kernel "$kernel" -serial chardev:n
+	refused "a descriptor that is no socket" 'not a socket' run $plain -kernel "$kernel" -chardev socket,id=s,fd=0 -serial chardev:s
 	refused "terminal for two" 'stdio by multiple' run $plain -kernel "$kernel" -serial stdio -debugcon stdio
 	refused "firmware for a board without" 'bios.*microvm' run $plain -kernel "$kernel" -bios "$work/text"
 	refused "missing firmware" 'bios.*no-such-bios' run -machine pc -nographic -bios "$work/no-such-bios"

@@ -102,12 +102,12 @@ static void test_firmware(void **state)
     assert_int_equal(options.lists.device_count, 0);
     assert_int_equal(PARSE("-machine", "pc", "-bios", "b", "-debugcon", "file:x", "-device", "pvpanic", "-device", "pc-testdev"), 0);
     assert_string_equal(options.bios, "b");
-    assert_string_equal(device("isa-debugcon")->chardev, "file:x");
+    assert_string_equal(chardev(device("isa-debugcon")->chardev)->path, "x");
     assert_int_equal(device("isa-debugcon")->port, 0x402);
     assert_int_equal(device("pvpanic")->port, 0x505);
     assert_non_null(device("pc-testdev"));
     assert_int_equal(PARSE("-machine", "pc", "-device", "isa-debugcon,chardev=file:some/path,iobase=0xe9", "-device", "pvpanic,ioport=0x506"), 0);
-    assert_string_equal(device("isa-debugcon")->chardev, "file:some/path");
+    assert_string_equal(chardev(device("isa-debugcon")->chardev)->path, "some/path");
     assert_int_equal(device("isa-debugcon")->port, 0xe9);
     assert_int_equal(device("pvpanic")->port, 0x506);
     assert_int_equal(PARSE("-machine", "pc", "-nodefaults", "-debugcon", "stdio"), 0);
@@ -254,7 +254,7 @@ static void test_refused(void **state)
         {{"-device", "pc-testdev", "-device", "pc-testdev"}, "only one"},
         {{"-device", "pc-testdev,iobase=1"}, "iobase"},
         {{"-debugcon", "telegraph"}, "telegraph"},
-        {{"-debugcon", "stdio", "-serial", "stdio", "-kernel", "k"}, "stdio"},
+        {{"-debugcon", "stdio", "-serial", "stdio", "-kernel", "k"}, "stdio by multiple"},
         {{"-device", "virtio-blk-device"}, "-kernel"}, /* that a drive is missing is seen when it is built */
         {{"-device", "virtio-blk-device,drive=nobody"}, "can't find value 'nobody'"},
         {{"-device", "virtio-blk-device,queue-size=1"}, "'queue-size' expects a number from 2 to 1024"},

@@ -766,7 +766,7 @@ static void chardev_tell_focus(struct chardev *front, bool focus)
     }
 }
 
-void chardev_focus_next(struct chardev *backend)
+bool chardev_focus_next(struct chardev *backend)
 {
     struct chardev *base = backend->base != NULL ? backend->base : backend;
     unsigned before = base->focus;
@@ -776,7 +776,8 @@ void chardev_focus_next(struct chardev *backend)
             chardev_tell_focus(base->fronts[before], false);
             base->focus = next;
             chardev_tell_focus(base->fronts[next], true);
-            return;
+            return true;
         }
     }
+    return false;
 }

@@ -64,8 +64,8 @@ bool chardev_is_open(const struct chardev *chardev);
 /* A front end that is not of a mux always has the focus and hears nothing. */
 void chardev_on_focus(struct chardev *chardev, chardev_focus_fn *focused, void *opaque);
 bool chardev_has_focus(const struct chardev *chardev);
-/* The next front end of a mux has the focus, round and round. `backend`, or any front end of it. */
-void chardev_focus_next(struct chardev *backend);
+/* The next front end of a mux has the focus, round and round. `backend`, or any front end of it. False: there is no other. */
+bool chardev_focus_next(struct chardev *backend);
 /* Of the backend: before any front end. */
 void chardev_set_filter(struct chardev *backend, chardev_filter_fn *filter, void *opaque);
 

@@ -186,7 +186,10 @@ int options_apply_debugcon(struct options *options, const char *argument, struct
         return error_set(error, "-debugcon %s: no such backend; stdio, null, none, file:PATH, pty, unix:PATH and the others of -serial are there", argument);
     }
     struct device_spec *spec = options_new_device(options, model, error);
-    return spec == NULL ? -1 : property_set(model->lists, &spec->values, "-debugcon", "chardev", argument, error);
+    if (spec == NULL || property_set(model->lists, &spec->values, "-debugcon", "chardev", argument, error) != 0) {
+        return -1;
+    }
+    return config_claim_device(&options->lists, spec, error) == 0 ? 0 : error_prepend(error, "-debugcon %.100s: ", argument);
 }
 
 /* The devices that -drive if=virtio asks for. */

@@ -187,7 +187,7 @@ static int run_open_chardevs(struct run *run, struct error *error)
         struct chardev_backend *backend = run->options->lists.chardevs[i];
         backend->chardev = chardev_open(&backend->config, &run->loop, error);
         if (backend->chardev == NULL) {
-            return error_prepend(error, "-chardev %.100s: ", backend->config.id);
+            return error_prepend(error, "%.100s: ", backend->config.id);
         }
         if (run_watch_keys(run, backend->chardev, error) != 0) {
             return -1;

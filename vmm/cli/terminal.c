@@ -73,7 +73,7 @@ static void terminal_key_help(struct terminal_keys *keys)
     (void)keys;
     fputs("\r\n"
           "Ctrl-a h       this help\r\n"
-          "Ctrl-a c       from the console to the monitor, and back\r\n"
+          "Ctrl-a c       to what else is on this line, as the monitor, and back\r\n"
           "Ctrl-a o       press the power button: the guest shuts down, if it listens\r\n"
           "Ctrl-a p       pause the VM, or let it go on\r\n"
           "Ctrl-a x       leave: end the VM at once\r\n"
@@ -83,7 +83,9 @@ static void terminal_key_help(struct terminal_keys *keys)
 
 static void terminal_key_monitor(struct terminal_keys *keys)
 {
-    chardev_focus_next(keys->backend);
+    if (!chardev_focus_next(keys->backend)) {
+        fputs("\r\nkage: there is nothing else on this line\r\n", stderr);
+    }
 }
 
 static void terminal_key_pause(struct terminal_keys *keys)
