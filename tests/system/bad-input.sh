@@ -67,7 +67,7 @@ plain="-machine microvm -nographic -m 512M"
 	refused "a debug port to nowhere" 'debugcon.*telegraph' run $plain -kernel "$kernel" -debugcon telegraph
 	refused "a debug port to an impossible file" '-debugcon file:/no/such' run $plain -kernel "$kernel" -debugcon file:/no/such/directory/file
 	refused "two debug ports" 'only one' run $plain -kernel "$kernel" -debugcon null -device isa-debugcon
-	refused "terminal for two" 'terminal' run $plain -kernel "$kernel" -debugcon stdio
+	refused "terminal for two" 'stdio by multiple' run $plain -kernel "$kernel" -serial stdio -debugcon stdio
 	refused "firmware for a board without" 'bios.*microvm' run $plain -kernel "$kernel" -bios "$work/text"
 	refused "missing firmware" 'bios.*no-such-bios' run -machine pc -nographic -bios "$work/no-such-bios"
 	refused "a directory as firmware" "bios.*$work" run -machine pc -nographic -bios "$work"

@@ -407,21 +407,44 @@ static int options_apply_name(struct options *options, const char *argument, str
     return 0;
 }
 
+/* The id of a backend that an option names: of its own, as `id`, or with chardev:ID one of -chardev's. */
+static int options_name_chardev(struct options *options, const char *option, const char *argument, const char *id, char name[CHARDEV_ID_MAX],
+                                struct error *error)
+{
+    bool other = strncmp(argument, "chardev:", 8) == 0;
+    if (!other && config_add_short_chardev(&options->lists, id, argument, error) == NULL) {
+        return error_prepend(error, "-%s %.100s: ", option, argument);
+    }
+    snprintf(name, CHARDEV_ID_MAX, "%s", other ? argument + 8 : id);
+    return 0;
+}
+
+/* Once all options are known. "none" stays. */
+static int options_claim_chardev(struct options *options, const char *option, const char *name, struct error *error)
+{
+    struct chardev_backend *backend = config_find_chardev(&options->lists, name);
+    if (name[0] == '\0' || strcmp(name, "none") == 0) {
+        return 0;
+    }
+    if (backend == NULL) {
+        return error_set(error, "-%s chardev:%.100s: there is no such -chardev", option, name);
+    }
+    return config_claim_chardev(backend, error) == 0 ? 0 : error_prepend(error, "-%s %.100s: ", option, name);
+}
+
 static int options_apply_serial(struct options *options, const char *argument, struct error *error)
 {
+    char id[CHARDEV_ID_MAX];
     if (options->serial_count == OPTIONS_SERIALS_MAX) {
         return error_set(error, "-serial %s: the machine has %u serial ports", argument, OPTIONS_SERIALS_MAX);
     }
-    if (strcmp(argument, "none") != 0 && strncmp(argument, "chardev:", 8) != 0 && !chardev_spec_valid(argument)) {
-        return error_set(error, "-serial %s: no such backend; stdio, mon:stdio, null, none, file:PATH, pty and unix:PATH are there", argument);
+    snprintf(id, sizeof(id), "serial%u", options->serial_count);
+    char *name = options->serial[options->serial_count++];
+    if (strcmp(argument, "none") == 0) {
+        strcpy(name, argument);
+        return 0;
     }
-    for (unsigned i = 0; i < options->serial_count; i++) {
-        if (chardev_spec_is_stdio(argument) && chardev_spec_is_stdio(options->serial[i])) {
-            return error_set(error, "-serial %s: the terminal can serve one port only", argument);
-        }
-    }
-    options->serial[options->serial_count++] = argument;
-    return 0;
+    return options_name_chardev(options, "serial", argument, id, name, error);
 }
 
 static int options_apply_nographic(struct options *options, const char *argument, struct error *error)
@@ -517,8 +540,8 @@ static const struct options_option {
     {"nic", "none", "no network", options_expect_none},
     {"monitor", "none", "no monitor", options_expect_none},
     {"parallel", "none", "no parallel port", options_expect_none},
-    {"serial", "stdio|mon:stdio|null|none|file:PATH|pty|unix:PATH[,server][,nowait]", "where a serial port goes (mon:stdio)",
-     options_apply_serial},
+    {"serial", "stdio|mon:stdio|null|none|pty|file:PATH|pipe:PATH|unix:PATH|tcp:HOST:PORT|telnet:HOST:PORT|udp:HOST:PORT|chardev:ID",
+     "where a serial port goes (mon:stdio); sockets take ,server=on,wait=off,nodelay=on,reconnect=SECONDS", options_apply_serial},
     {"device", "NAME[,PROP=VALUE...]|JSON", "adds a device; '-device help' lists them", options_apply_device},
     {"hda", "FILE", "a disk of the machine's own controller; raw, other formats by -drive. -hdb, -hdc, -hdd: the others", options_apply_hda},
     {"hdb", "", NULL, options_apply_hdb},
@@ -529,8 +552,8 @@ static const struct options_option {
      options_apply_boot},
     {"drive", "file=FILE,format=FORMAT[,PROP=VALUE...]", "a disk image; '-drive help' lists properties", options_apply_drive},
     {"blockdev", "DRIVER,node-name=NAME[,PROP=VALUE...]", "a disk image for a -device's drive=", options_apply_blockdev},
-    {"chardev", "null|stdio|file|pty|socket,id=NAME[,path=PATH][,mux=on][,server=on][,wait=off]", "a backend for a device, or for -serial chardev:NAME",
-     options_apply_chardev},
+    {"chardev", "null|stdio|file|pty|pipe|serial|socket|udp|ringbuf,id=NAME[,PROP=VALUE...]",
+     "a backend for a device, or for -serial chardev:NAME; mux=on: for several; '-chardev help' lists kinds", options_apply_chardev},
     {"object", "TYPE,id=NAME[,PROP=VALUE...]", "what devices use; '-object help' lists types", options_apply_object},
     {"no-reboot", NULL, "leave when the guest resets itself", options_apply_no_reboot},
     {"nodefaults", NULL, "no serial port unless -serial asks for one", options_apply_nodefaults},
@@ -585,6 +608,17 @@ static void options_complete_defaults(struct options *options)
     }
 }
 
+/* The terminal, if nothing else has it; else nowhere. */
+static const char *options_default_serial(const struct options *options)
+{
+    for (unsigned i = 0; i < options->lists.chardev_count; i++) {
+        if (chardev_config_is_stdio(&options->lists.chardevs[i]->config)) {
+            return "null";
+        }
+    }
+    return "mon:stdio";
+}
+
 /* What holds for the options together, and what stands where none was given. */
 static int options_complete(struct options *options, struct error *error)
 {
@@ -602,28 +636,12 @@ static int options_complete(struct options *options, struct error *error)
     if (topology_complete(&options->smp, error) != 0) {
         return -1;
     }
-    for (unsigned i = 0; i < options->serial_count; i++) {
-        if (strncmp(options->serial[i], "chardev:", 8) == 0) {
-            struct chardev_backend *backend = config_find_chardev(&options->lists, options->serial[i] + 8);
-            if (backend == NULL || backend->used) {
-                return error_set(error, backend == NULL ? "-serial %s: there is no such -chardev" : "-serial %s: it is in use", options->serial[i]);
-            }
-            backend->used = true;
-            options->serial[i] = backend->spec; /* it is opened as the port's */
-        }
-    }
-    if (options->serial_count == 0 && !options->no_defaults) {
-        options->serial[options->serial_count++] = "mon:stdio";
+    if (options->serial_count == 0 && !options->no_defaults && options_apply_serial(options, options_default_serial(options), error) != 0) {
+        return -1;
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
-        for (unsigned d = 0; d < options->lists.device_count; d++) {
-            const struct device_spec *spec = options->lists.devices[d];
-            const struct chardev_backend *backend = config_find_chardev(&options->lists, spec->values.chardev);
-            const char *chardev = backend != NULL ? backend->spec : spec->values.chardev;
-            if (chardev_spec_is_stdio(chardev) && chardev_spec_is_stdio(options->serial[i])) {
-                return error_set(error, "-device %s: %s: the terminal serves the serial port; give that another place with -serial", spec->model->name,
-                                 chardev);
-            }
+        if (options_claim_chardev(options, "serial", options->serial[i], error) != 0) {
+            return -1;
         }
     }
     return 0;

@@ -59,7 +59,7 @@ struct options {
     bool rtc;
     int64_t rtc_offset_seconds; /* -rtc base= */
     unsigned serial_count;
-    const char *serial[OPTIONS_SERIALS_MAX];
+    char serial[OPTIONS_SERIALS_MAX][CHARDEV_ID_MAX]; /* ids of backends; "none" */
     const char *machine; /* name of a board */
     char image[PROPERTY_TEXT_MAX]; /* the image that stands without an option; "": none */
     bool image_format_said, machine_said;

@@ -132,6 +132,14 @@ int options_apply_chardev(struct options *options, const char *argument, struct 
     if (keyval_parse(&list, "-chardev", "backend", argument, error) != 0) {
         return -1;
     }
+    if (list.help) {
+        puts("Available chardev backend types:");
+        for (unsigned i = 0; chardev_kind_name(i) != NULL; i++) {
+            printf("  %s\n", chardev_kind_name(i));
+        }
+        options->action = OPTIONS_DONE;
+        return 0;
+    }
     return config_add_chardev(&options->lists, &list, error) != NULL ? 0 : error_prepend(error, "-chardev %.80s: ", argument);
 }
 
@@ -175,7 +183,7 @@ int options_apply_debugcon(struct options *options, const char *argument, struct
 {
     const struct device_model *model = device_find("isa-debugcon", false);
     if (!chardev_spec_valid(argument) && strcmp(argument, "none") != 0) {
-        return error_set(error, "-debugcon %s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", argument);
+        return error_set(error, "-debugcon %s: no such backend; stdio, null, none, file:PATH, pty, unix:PATH and the others of -serial are there", argument);
     }
     struct device_spec *spec = options_new_device(options, model, error);
     return spec == NULL ? -1 : property_set(model->lists, &spec->values, "-debugcon", "chardev", argument, error);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -23,7 +24,7 @@ struct run {
     struct options *options;
     struct loop loop;
     struct loop_source signals;
-    struct terminal_keys keys;
+    struct terminal_keys *keys; /* one for each mux */
     struct inspect_server inspect; /* `kage inspect` */
     struct machine_config config;
     struct machine machine;
@@ -163,21 +164,53 @@ static int run_choose_backend(struct run *run, struct error *error)
     return run->config.backend != NULL ? 0 : error_set(error, "-accel %s: not there in this build", accel);
 }
 
+/* A mux has escape keys of its own. */
+static int run_watch_keys(struct run *run, struct chardev *backend, struct error *error)
+{
+    if (!chardev_is_mux(backend)) {
+        return 0;
+    }
+    struct terminal_keys *keys = calloc(1, sizeof(*keys));
+    if (keys == NULL) {
+        return error_set(error, "out of memory");
+    }
+    *keys = (struct terminal_keys){
+        .backend = backend, .quit = run_quit, .pause = run_pause, .power_button = run_power_button, .opaque = run, .next = run->keys};
+    run->keys = keys;
+    chardev_set_filter(backend, terminal_filter, keys);
+    return 0;
+}
+
+static int run_open_chardevs(struct run *run, struct error *error)
+{
+    for (unsigned i = 0; i < run->options->lists.chardev_count; i++) {
+        struct chardev_backend *backend = run->options->lists.chardevs[i];
+        backend->chardev = chardev_open(&backend->config, &run->loop, error);
+        if (backend->chardev == NULL) {
+            return error_prepend(error, "-chardev %.100s: ", backend->config.id);
+        }
+        if (run_watch_keys(run, backend->chardev, error) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The front end of the backend of that id; NULL where it is "" or "none", or with `error` filled. */
+static struct chardev *run_claim(struct run *run, const char *id, struct error *error)
+{
+    struct chardev_backend *backend = config_find_chardev(run->config.lists, id);
+    return backend != NULL ? chardev_claim(backend->chardev, error) : NULL;
+}
+
 static int run_init_serials(struct run *run, struct error *error)
 {
     const struct options *options = run->options;
     run->config.serial_count = options->serial_count;
     for (unsigned i = 0; i < options->serial_count; i++) {
-        const char *spec = options->serial[i];
-        if (strcmp(spec, "none") == 0) {
-            continue;
-        }
-        run->config.serial[i] = chardev_new("-serial", spec, &run->loop, error);
-        if (run->config.serial[i] == NULL) {
+        run->config.serial[i] = run_claim(run, options->serial[i], error);
+        if (run->config.serial[i] == NULL && strcmp(options->serial[i], "none") != 0) {
             return -1;
-        }
-        if (strcmp(spec, "mon:stdio") == 0) {
-            chardev_set_filter(run->config.serial[i], terminal_filter, &run->keys);
         }
     }
     return 0;
@@ -185,39 +218,13 @@ static int run_init_serials(struct run *run, struct error *error)
 
 static int run_init_debugcon(struct run *run, struct error *error)
 {
-    const char *spec = "";
+    const char *id = "";
     for (unsigned i = 0; i < run->options->lists.device_count; i++) {
         const struct device_spec *device = run->options->lists.devices[i];
-        spec = device->model->configure != NULL && device->values.chardev[0] != '\0' ? device->values.chardev : spec;
+        id = device->model->configure != NULL && device->values.chardev[0] != '\0' ? device->values.chardev : id;
     }
-    if (spec[0] == '\0' || strcmp(spec, "none") == 0) {
-        return 0;
-    }
-    run->config.debugcon = chardev_new("-debugcon", spec, &run->loop, error);
-    return run->config.debugcon != NULL ? 0 : -1;
-}
-
-/* The -chardevs that ports of devices use; those that -serial or a debug port names are opened there. */
-static int run_open_chardevs(struct run *run, struct error *error)
-{
-    for (unsigned i = 0; i < run->options->lists.chardev_count; i++) {
-        struct chardev_backend *backend = run->options->lists.chardevs[i];
-        bool used = false;
-        for (unsigned d = 0; d < run->options->lists.device_count; d++) {
-            const struct device_spec *device = run->options->lists.devices[d];
-            used = used || (device->model->bus == DEVICE_BUS_SERIAL && strcmp(device->values.chardev, backend->id) == 0);
-        }
-        if (used) {
-            backend->chardev = chardev_new("-chardev", backend->spec, &run->loop, error);
-            if (backend->chardev == NULL) {
-                return -1;
-            }
-            if (strcmp(backend->spec, "mon:stdio") == 0) {
-                chardev_set_filter(backend->chardev, terminal_filter, &run->keys);
-            }
-        }
-    }
-    return 0;
+    run->config.debugcon = run_claim(run, id, error);
+    return run->config.debugcon != NULL || id[0] == '\0' || strcmp(id, "none") == 0 ? 0 : -1;
 }
 
 /* Images, each opened once; what a node took over from another is opened as that node's. */
@@ -248,25 +255,22 @@ static void run_configure_devices(struct run *run)
 
 static void run_take_terminal(const struct options *options)
 {
-    for (unsigned i = 0; i < options->serial_count; i++) {
-        if (chardev_spec_is_stdio(options->serial[i])) {
-            terminal_take(strcmp(options->serial[i], "stdio") == 0);
-        }
-    }
     for (unsigned i = 0; i < options->lists.chardev_count; i++) {
-        if (options->lists.chardevs[i]->chardev != NULL && chardev_spec_is_stdio(options->lists.chardevs[i]->spec)) {
-            terminal_take(strcmp(options->lists.chardevs[i]->spec, "stdio") == 0);
+        const struct chardev_config *config = &options->lists.chardevs[i]->config;
+        if (chardev_config_is_stdio(config)) {
+            terminal_take(config->signal);
         }
     }
 }
 
 static void run_fini(struct run *run)
 {
-    for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
-        chardev_free(run->config.serial[i]);
-    }
-    chardev_free(run->config.debugcon);
     config_fini(run->config.lists);
+    while (run->keys != NULL) {
+        struct terminal_keys *next = run->keys->next;
+        free(run->keys);
+        run->keys = next;
+    }
     if (run->signals.fd >= 0) {
         loop_remove(&run->loop, &run->signals);
         close(run->signals.fd);
@@ -343,7 +347,6 @@ int run_machine(struct options *options, struct error *error)
     };
     run.config.loop = &run.loop;
     run_configure_devices(&run);
-    run.keys = (struct terminal_keys){.quit = run_quit, .pause = run_pause, .power_button = run_power_button, .opaque = &run};
     run.watch = (struct run_watch){.changed = run_changed, .opaque = &run};
     run.config.run_watch = &run.watch;
     if (run_init_log(options, error) != 0) {
@@ -357,13 +360,13 @@ int run_machine(struct options *options, struct error *error)
     /* Signals last: until then they end the process, which may be waiting for a socket's client. */
     result = run_choose_backend(&run, error);
     if (result == 0) {
+        result = run_open_chardevs(&run, error);
+    }
+    if (result == 0) {
         result = run_init_serials(&run, error);
     }
     if (result == 0) {
         result = run_init_debugcon(&run, error);
-    }
-    if (result == 0) {
-        result = run_open_chardevs(&run, error);
     }
     if (result == 0) {
         result = run_open_drives(&run, error);

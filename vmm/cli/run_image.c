@@ -76,8 +76,9 @@ int run_image_choose(struct options *options, struct error *error)
 void run_image_greet(const struct options *options)
 {
     bool keys = false;
-    for (unsigned i = 0; i < options->serial_count; i++) {
-        keys = keys || strcmp(options->serial[i], "mon:stdio") == 0;
+    for (unsigned i = 0; i < options->lists.chardev_count; i++) {
+        const struct chardev_config *config = &options->lists.chardevs[i]->config;
+        keys = keys || (config->mux && chardev_config_is_stdio(config));
     }
     if (options->image[0] != '\0') {
         fprintf(stderr, "kage: %s on board %s%s, processors: %u, memory: %" PRIu64 " MiB%s\n", options->image, options->machine,

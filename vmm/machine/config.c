@@ -106,28 +106,29 @@ static void config_free_device(struct config_lists *lists, struct device_spec *s
     free(spec);
 }
 
-static int config_claim_chardev(struct config_lists *lists, struct device_spec *spec, struct error *error)
+/* A port's backend is a -chardev; a debug port may name one in -serial's words. */
+static int config_claim_device_chardev(struct config_lists *lists, struct device_spec *spec, struct error *error)
 {
     const char *model = spec->model->name, *chardev = spec->values.chardev;
     struct chardev_backend *backend = config_find_chardev(lists, chardev);
-    if (backend != NULL && backend->used) {
-        return error_set(error, "Property '%s.chardev' can't take value '%s', it's in use", model, chardev);
-    }
-    if (spec->model->bus == DEVICE_BUS_SERIAL && chardev[0] != '\0' && backend == NULL) {
-        return error_set(error, "Property '%s.chardev' can't find value '%s'", model, chardev);
-    }
-    if (backend != NULL) {
-        backend->used = true;
-    }
-    if (spec->model->bus == DEVICE_BUS_SERIAL) {
+    if (chardev[0] == '\0' || strcmp(chardev, "none") == 0) {
         return 0;
     }
-    if (backend != NULL) {
-        strcpy(spec->values.chardev, backend->spec); /* it is opened as the device's */
+    if (backend != NULL && backend->used && !backend->config.mux) {
+        return error_set(error, "Property '%s.chardev' can't take value '%s', it's in use", model, chardev);
     }
-    return chardev[0] == '\0' || strcmp(chardev, "none") == 0 || chardev_spec_valid(chardev)
-               ? 0
-               : error_set(error, "%s: no such backend; stdio, null, none, file:PATH, pty and unix:PATH are there", chardev);
+    if (backend == NULL && spec->model->bus == DEVICE_BUS_SERIAL) {
+        return error_set(error, "Property '%s.chardev' can't find value '%s'", model, chardev);
+    }
+    if (backend == NULL) {
+        backend = config_add_short_chardev(lists, model, chardev, error);
+        if (backend == NULL) {
+            return -1;
+        }
+        strcpy(spec->values.chardev, backend->config.id);
+    }
+    backend->used = true;
+    return 0;
 }
 
 static int config_claim_drive(struct config_lists *lists, struct device_spec *spec, struct error *error)
@@ -167,7 +168,7 @@ int config_claim_device(struct config_lists *lists, struct device_spec *spec, st
         config_free_device(lists, spec);
         return -1;
     }
-    if (config_claim_chardev(lists, spec, error) != 0) {
+    if (config_claim_device_chardev(lists, spec, error) != 0) {
         struct drive *drive = config_find_drive(lists, spec->values.drive);
         if (drive != NULL) {
             drive->used_by = NULL;
@@ -308,69 +309,32 @@ int config_remove_object(struct config_lists *lists, struct object_spec *object,
 struct chardev_backend *config_find_chardev(const struct config_lists *lists, const char *id)
 {
     for (unsigned i = 0; i < lists->chardev_count; i++) {
-        if (strcmp(lists->chardevs[i]->id, id) == 0) {
+        if (strcmp(lists->chardevs[i]->config.id, id) == 0) {
             return lists->chardevs[i];
         }
     }
     return NULL;
 }
 
-/* QEMU's names, and the words of -serial that they stand for; `argument` is the property that follows the ':'. */
-static const struct {
-    const char *name, *argument, *spec;
-} chardev_kinds[] = {
-    {"null", NULL, "null"}, {"stdio", NULL, "stdio"}, {"file", "path", "file:"}, {"pty", NULL, "pty"}, {"socket", "path", "unix:"},
-};
-
-static const char *const chardev_known[] = {"backend", "id", "path", "mux", "signal", "server", "wait"};
-
-static int config_fill_chardev(const struct config_lists *lists, const struct keyval_list *list, struct chardev_backend *backend, struct error *error)
-{
-    const char *name = keyval_get(list, "backend"), *id = keyval_get(list, "id"), *mux = keyval_get(list, "mux");
-    const char *server = keyval_get(list, "server"), *wait = keyval_get(list, "wait");
-    unsigned kind = 0;
-    while (kind < sizeof(chardev_kinds) / sizeof(chardev_kinds[0]) && (name == NULL || strcmp(chardev_kinds[kind].name, name) != 0)) {
-        kind++;
-    }
-    if (kind == sizeof(chardev_kinds) / sizeof(chardev_kinds[0])) {
-        return error_set(error, "'%s' is not a valid char driver name; null, stdio, file, pty and socket are there", name != NULL ? name : "");
-    }
-    if (id == NULL) {
-        return error_set(error, "chardev: no id specified");
-    }
-    for (unsigned i = 0; i < list->count; i++) {
-        bool known = false;
-        for (unsigned k = 0; k < sizeof(chardev_known) / sizeof(chardev_known[0]); k++) {
-            known = known || strcmp(list->pairs[i].name, chardev_known[k]) == 0;
-        }
-        if (!known) {
-            return error_set(error, "Invalid parameter '%s'", list->pairs[i].name);
-        }
-    }
-    const char *value = chardev_kinds[kind].argument != NULL ? keyval_get(list, chardev_kinds[kind].argument) : "";
-    if (value == NULL) {
-        return error_set(error, "chardev: %s: no %s given", name, chardev_kinds[kind].argument);
-    }
-    if (config_find_chardev(lists, id) != NULL) {
-        return error_set(error, "Chardev with id '%s' already exists", id);
-    }
-    int length = snprintf(backend->spec, sizeof(backend->spec), "%s%s%s%s%s%s%s", mux != NULL && strcmp(mux, "on") == 0 ? "mon:" : "",
-                          chardev_kinds[kind].spec, value, server != NULL ? ",server=" : "", server != NULL ? server : "", wait != NULL ? ",wait=" : "",
-                          wait != NULL ? wait : "");
-    snprintf(backend->id, sizeof(backend->id), "%s", id);
-    return length > 0 && (size_t)length < sizeof(backend->spec) && chardev_spec_valid(backend->spec) ? 0 : error_set(error, "no such backend");
-}
-
-struct chardev_backend *config_add_chardev(struct config_lists *lists, const struct keyval_list *list, struct error *error)
+/* Takes the entry over, or frees it. */
+static struct chardev_backend *config_keep_chardev(struct config_lists *lists, struct chardev_backend *backend, struct error *error)
 {
     struct chardev_backend **grown = reallocarray(lists->chardevs, lists->chardev_count + 1, sizeof(grown[0]));
-    struct chardev_backend *backend = grown != NULL ? calloc(1, sizeof(*backend)) : NULL;
+    bool keep = grown != NULL;
     lists->chardevs = grown != NULL ? grown : lists->chardevs;
-    if (backend == NULL) {
+    if (!keep) {
         error_set(error, "no memory");
-        return NULL;
+    } else if (config_find_chardev(lists, backend->config.id) != NULL) {
+        keep = false;
+        error_set(error, "Chardev with id '%s' already exists", backend->config.id);
     }
-    if (config_fill_chardev(lists, list, backend, error) != 0) {
+    for (unsigned i = 0; i < lists->chardev_count && keep; i++) {
+        if (chardev_config_is_stdio(&backend->config) && chardev_config_is_stdio(&lists->chardevs[i]->config)) {
+            keep = false;
+            error_set(error, "cannot use stdio by multiple character devices: '%s' has it", lists->chardevs[i]->config.id);
+        }
+    }
+    if (!keep) {
         free(backend);
         return NULL;
     }
@@ -378,10 +342,56 @@ struct chardev_backend *config_add_chardev(struct config_lists *lists, const str
     return backend;
 }
 
+static struct chardev_backend *config_alloc_chardev(struct error *error)
+{
+    struct chardev_backend *backend = calloc(1, sizeof(*backend));
+    if (backend == NULL) {
+        error_set(error, "no memory");
+    }
+    return backend;
+}
+
+struct chardev_backend *config_add_chardev(struct config_lists *lists, const struct keyval_list *list, struct error *error)
+{
+    bool qmp = keyval_get(list, "backend.type") != NULL;
+    struct chardev_backend *backend = config_alloc_chardev(error);
+    if (backend == NULL) {
+        return NULL;
+    }
+    if ((qmp ? chardev_config_read_qmp : chardev_config_read)(&backend->config, list, error) != 0) {
+        free(backend);
+        return NULL;
+    }
+    return config_keep_chardev(lists, backend, error);
+}
+
+struct chardev_backend *config_add_short_chardev(struct config_lists *lists, const char *id, const char *spec, struct error *error)
+{
+    struct chardev_backend *backend = config_alloc_chardev(error);
+    if (backend == NULL) {
+        return NULL;
+    }
+    if (chardev_config_parse(&backend->config, spec, error) != 0) {
+        free(backend);
+        return NULL;
+    }
+    strcpy(backend->config.id, id); /* ours: short */
+    return config_keep_chardev(lists, backend, error);
+}
+
+int config_claim_chardev(struct chardev_backend *backend, struct error *error)
+{
+    if (backend->used && !backend->config.mux) {
+        return error_set(error, "Device '%s' is in use", backend->config.id);
+    }
+    backend->used = true;
+    return 0;
+}
+
 int config_remove_chardev(struct config_lists *lists, struct chardev_backend *backend, struct error *error)
 {
-    if (backend->used) {
-        return error_set(error, "Chardev '%s' is busy", backend->id);
+    if (backend->chardev != NULL ? chardev_is_claimed(backend->chardev) : backend->used) {
+        return error_set(error, "Chardev '%s' is busy", backend->config.id);
     }
     config_drop(lists->chardevs, &lists->chardev_count, backend);
     chardev_free(backend->chardev);

@@ -59,8 +59,11 @@ const struct object_model *config_find_object_model(const struct keyval_list *li
 int config_remove_object(struct config_lists *lists, struct object_spec *object, struct error *error);
 struct object_spec *config_find_object(const struct config_lists *lists, const char *id);
 
-/* -chardev, chardev-add: described, not opened. */
+/* -chardev, chardev-add: described, not opened. And as -serial and its like name it. */
 struct chardev_backend *config_add_chardev(struct config_lists *lists, const struct keyval_list *list, struct error *error);
+struct chardev_backend *config_add_short_chardev(struct config_lists *lists, const char *id, const char *spec, struct error *error);
+/* For one more that uses it, before it is opened: -1 where another does and it is no mux. */
+int config_claim_chardev(struct chardev_backend *backend, struct error *error);
 int config_remove_chardev(struct config_lists *lists, struct chardev_backend *backend, struct error *error);
 struct chardev_backend *config_find_chardev(const struct config_lists *lists, const char *id);
 

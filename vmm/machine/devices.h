@@ -6,6 +6,7 @@
 #ifndef KAGE_MACHINE_DEVICES_H
 #define KAGE_MACHINE_DEVICES_H
 
+#include "chardev/config.h"
 #include "machine/drive.h"
 #include "machine/property.h"
 #include "util/error.h"
@@ -94,8 +95,8 @@ struct object_spec {
 /* ---- -chardev ---- */
 
 struct chardev_backend {
-    char id[PROPERTY_TEXT_MAX], spec[PROPERTY_TEXT_MAX]; /* spec: as chardev_new() takes it */
-    struct chardev *chardev;                             /* once opened */
+    struct chardev_config config;
+    struct chardev *chardev; /* once opened */
     bool used;
 };
 

@@ -220,7 +220,6 @@ int build_port(struct machine *machine, const struct device_spec *spec, struct e
     const struct device_values *values = &spec->values;
     const struct machine_device *host = find_host(machine, values->bus, release_console);
     const struct chardev_backend *backend = config_find_chardev(config->lists, values->chardev);
-    struct chardev *chardev = backend != NULL ? backend->chardev : NULL;
     if (host == NULL) {
         return error_set(error, "No 'virtio-serial-bus' bus found for device '%s'", spec->model->name);
     }
@@ -229,7 +228,14 @@ int build_port(struct machine *machine, const struct device_spec *spec, struct e
     }
     int number = values->number != 0xff ? (int)values->number : -1;
     bool is_console = strcmp(spec->model->name, "virtconsole") == 0;
+    struct chardev *chardev = backend != NULL ? chardev_claim(backend->chardev, error) : NULL;
+    if (backend != NULL && chardev == NULL) {
+        return -1;
+    }
     int result = virtio_console_add_port(host->self, number, is_console, values->name, chardev);
+    if (result != 0) {
+        chardev_release(chardev);
+    }
     return result == 0         ? 0
            : result == -EEXIST ? error_set(error, "virtio-serial-bus: A port already exists at id %d", number)
                                : error_set(error, "virtio-serial-bus: Maximum port limit for this device reached");

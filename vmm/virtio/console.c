@@ -330,7 +330,7 @@ void virtio_console_free(struct virtio_console *console)
     virtio_stop(&console->device);
     for (unsigned i = 0; i < console->max_ports; i++) {
         if (console->ports[i].chardev != NULL) {
-            chardev_attach(console->ports[i].chardev, NULL, NULL);
+            chardev_release(console->ports[i].chardev);
         }
     }
     virtio_lock(&console->device);

@@ -21,7 +21,7 @@ void virtio_console_free(struct virtio_console *console);
 struct virtio_device *virtio_console_device(struct virtio_console *console);
 
 /*
- * Before the guest runs. `number`: of the port, -1: the first that is free (port 0 is for a console). `name`: "" for none. `chardev`: NULL: what
+ * Before the guest runs. `number`: of the port, -1: the first that is free (port 0 is for a console). `name`: "" for none. `chardev`: claimed, and released with the port; NULL: what
  * is written is lost. 0; -EEXIST; -ENOSPC.
  */
 int virtio_console_add_port(struct virtio_console *console, int number, bool is_console, const char *name, struct chardev *chardev);
