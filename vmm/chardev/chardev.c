@@ -7,16 +7,25 @@
 #include "chardev/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+
+#include "util/fdset.h"
 
 #define CHARDEV_GATHER_NS 1000000l      /* how long written bytes wait for company */
 #define CHARDEV_PTY_POLL_NS 200000000l  /* how often to look for somebody at a pty's other end */
 #define CHARDEV_DRAIN_MS 1000           /* how long the last bytes may take */
+#define CHARDEV_FDS_MAX 16u             /* descriptors in one message */
+#define CHARDEV_DATAGRAM_MAX 1024u
+
+static void chardev_service(struct chardev *chardev);
 
 static uint32_t chardev_ring_count(const struct chardev_ring *ring)
 {
@@ -46,24 +55,72 @@ static void chardev_tell(struct chardev *chardev)
     }
 }
 
+/* There is room to write again: of a mux, for all. */
+static void chardev_tell_room(struct chardev *chardev)
+{
+    chardev_tell(chardev);
+    for (unsigned i = 0; i < chardev->front_count; i++) {
+        chardev_tell(chardev->fronts[i]);
+    }
+}
+
+/* With the lock. How many of the bytes the ring takes; telnet's 255 goes twice. */
+static size_t chardev_put(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    struct chardev_ring *ring = &chardev->tx;
+    size_t taken = 0;
+    while (taken < count && CHARDEV_RING_BYTES - chardev_ring_count(ring) >= (chardev->doubles_iac ? 2u : 1u)) {
+        ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = bytes[taken];
+        if (chardev->doubles_iac && bytes[taken] == 255) {
+            ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = bytes[taken];
+        }
+        taken++;
+    }
+    return taken;
+}
+
+/* With the lock. The oldest bytes go where the new ones need their place. */
+static void chardev_put_ringbuf(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        chardev->ringbuf[chardev->ringbuf_put++ & (chardev->config.size - 1)] = bytes[i];
+    }
+    if (chardev->ringbuf_put - chardev->ringbuf_get > chardev->config.size) {
+        chardev->ringbuf_get = chardev->ringbuf_put - chardev->config.size;
+    }
+}
+
 bool chardev_write(struct chardev *chardev, uint8_t byte)
 {
-    bool room = true;
+    return chardev_write_bytes(chardev, &byte, 1) == 1;
+}
+
+size_t chardev_write_bytes(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    size_t taken = count;
+    chardev = chardev->base != NULL ? chardev->base : chardev;
     pthread_mutex_lock(&chardev->lock);
-    if (chardev->connected) {
-        struct chardev_ring *ring = &chardev->tx;
-        room = chardev_ring_count(ring) < CHARDEV_RING_BYTES;
-        if (room) {
-            ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = byte;
-        } else {
-            chardev->tx_blocked = true;
-        }
+    if (chardev->ringbuf != NULL) {
+        chardev_put_ringbuf(chardev, bytes, count);
+    } else if (chardev->connected || chardev->log_fd >= 0) {
+        taken = chardev_put(chardev, bytes, count);
+        chardev->tx_blocked = chardev->tx_blocked || taken < count;
         if (!chardev->timer_armed) {
             chardev_arm(chardev, CHARDEV_GATHER_NS);
         }
     }
     pthread_mutex_unlock(&chardev->lock);
-    return room;
+    return taken;
+}
+
+/* The reader has made room: the backend may read again. */
+static void chardev_read_on(struct chardev *chardev)
+{
+    pthread_mutex_lock(&chardev->lock);
+    if (chardev->rx_stopped && !chardev->timer_armed) {
+        chardev_arm(chardev, 1);
+    }
+    pthread_mutex_unlock(&chardev->lock);
 }
 
 size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room)
@@ -74,11 +131,101 @@ size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room)
     while (count < room && chardev_ring_count(ring) != 0) {
         bytes[count++] = ring->bytes[ring->get++ % CHARDEV_RING_BYTES];
     }
-    if (count != 0 && chardev->rx_stopped && !chardev->timer_armed) {
-        chardev_arm(chardev, 1);
+    pthread_mutex_unlock(&chardev->lock);
+    if (count != 0) {
+        chardev_read_on(chardev->base != NULL ? chardev->base : chardev);
+    }
+    return count;
+}
+
+void chardev_push(struct chardev *reader, uint8_t byte)
+{
+    struct chardev_ring *ring = &reader->rx;
+    pthread_mutex_lock(&reader->lock);
+    if (chardev_ring_count(ring) < CHARDEV_RING_BYTES) {
+        ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = byte;
+    }
+    pthread_mutex_unlock(&reader->lock);
+}
+
+static size_t chardev_room(struct chardev *reader)
+{
+    pthread_mutex_lock(&reader->lock);
+    size_t room = CHARDEV_RING_BYTES - chardev_ring_count(&reader->rx);
+    pthread_mutex_unlock(&reader->lock);
+    return room;
+}
+
+/* Of a mux, in any front end: an escape key may move the focus between two bytes. */
+size_t chardev_read_room(struct chardev *chardev)
+{
+    size_t least = chardev->front_count == 0 ? chardev_room(chardev) : CHARDEV_RING_BYTES;
+    for (unsigned i = 0; i < chardev->front_count; i++) {
+        size_t room = chardev_room(chardev->fronts[i]);
+        least = room < least ? room : least;
+    }
+    return least;
+}
+
+int64_t chardev_ringbuf_write(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    if (chardev->ringbuf == NULL) {
+        return -1;
+    }
+    pthread_mutex_lock(&chardev->lock);
+    chardev_put_ringbuf(chardev, bytes, count);
+    pthread_mutex_unlock(&chardev->lock);
+    return (int64_t)count;
+}
+
+int64_t chardev_ringbuf_read(struct chardev *chardev, uint8_t *bytes, size_t room)
+{
+    size_t count = 0;
+    if (chardev->ringbuf == NULL) {
+        return -1;
+    }
+    pthread_mutex_lock(&chardev->lock);
+    while (count < room && chardev->ringbuf_get != chardev->ringbuf_put) {
+        bytes[count++] = chardev->ringbuf[chardev->ringbuf_get++ & (chardev->config.size - 1)];
     }
     pthread_mutex_unlock(&chardev->lock);
-    return count;
+    return (int64_t)count;
+}
+
+/* ---- The log ---- */
+
+/* What leaves the ring, or is dropped where nobody is at the other end. */
+static void chardev_log(struct chardev *chardev, const uint8_t *bytes, size_t count)
+{
+    while (chardev->log_fd >= 0 && count != 0) {
+        ssize_t written = write(chardev->log_fd, bytes, count);
+        if (written < 0 && errno == EINTR) {
+            continue;
+        }
+        if (written <= 0) {
+            return; /* a full disk: the port goes on */
+        }
+        bytes += written;
+        count -= (size_t)written;
+    }
+}
+
+/* Nobody is there to take what waits. */
+static void chardev_drop(struct chardev *chardev)
+{
+    const uint8_t *bytes;
+    for (;;) {
+        pthread_mutex_lock(&chardev->lock);
+        uint32_t count = chardev_ring_peek(&chardev->tx, &bytes);
+        pthread_mutex_unlock(&chardev->lock);
+        if (count == 0) {
+            return;
+        }
+        chardev_log(chardev, bytes, count); /* writers only append: the bytes stay put */
+        pthread_mutex_lock(&chardev->lock);
+        chardev->tx.get += count;
+        pthread_mutex_unlock(&chardev->lock);
+    }
 }
 
 /* The other end has gone, or was never there: nothing to write to until somebody connects. */
@@ -86,11 +233,11 @@ static void chardev_disconnect(struct chardev *chardev)
 {
     pthread_mutex_lock(&chardev->lock);
     chardev->connected = false;
-    chardev->tx.get = chardev->tx.put;
     if (chardev->is_pty && !chardev->timer_armed) {
         chardev_arm(chardev, CHARDEV_PTY_POLL_NS);
     }
     pthread_mutex_unlock(&chardev->lock);
+    chardev_drop(chardev);
 }
 
 /* Writes what waits. False: the descriptor takes no more now. */
@@ -104,6 +251,7 @@ static bool chardev_drain(struct chardev *chardev)
         if (count == 0) {
             return true;
         }
+        count = chardev->is_datagram && count > CHARDEV_DATAGRAM_MAX ? CHARDEV_DATAGRAM_MAX : count;
         /* Writers only append, so these bytes stay put without the lock. */
         ssize_t written = write(chardev->out.fd, bytes, count);
         if (written < 0 && errno == EINTR) {
@@ -112,17 +260,69 @@ static bool chardev_drain(struct chardev *chardev)
         if (written < 0 && errno == EAGAIN) {
             return false;
         }
+        if (written < 0 && chardev->is_datagram) {
+            written = (ssize_t)count; /* nobody listens there now */
+        }
         if (written < 0) {
             chardev_disconnect(chardev);
             return true;
         }
+        chardev_log(chardev, bytes, (size_t)written);
         pthread_mutex_lock(&chardev->lock);
         chardev->tx.get += (uint32_t)written;
         pthread_mutex_unlock(&chardev->lock);
     }
 }
 
-static void chardev_hang_up(struct chardev *chardev)
+void chardev_tell_open(struct chardev *chardev, bool open)
+{
+    bool news = chardev->announced != open;
+    chardev->announced = open;
+    if (news && chardev->opened != NULL) {
+        chardev->opened(chardev->opened_opaque, open);
+    }
+    for (unsigned i = 0; i < chardev->front_count; i++) {
+        chardev_tell_open(chardev->fronts[i], open);
+    }
+}
+
+/* ---- Descriptors that come with bytes ---- */
+
+static void chardev_keep_fd(struct chardev *chardev, int fd)
+{
+    if (chardev->received_fd >= 0) {
+        close(chardev->received_fd);
+    }
+    chardev->received_fd = fd;
+}
+
+int chardev_take_fd(struct chardev *chardev)
+{
+    chardev = chardev->base != NULL ? chardev->base : chardev;
+    int fd = chardev->received_fd;
+    chardev->received_fd = -1;
+    return fd;
+}
+
+static ssize_t chardev_receive(struct chardev *chardev, uint8_t *bytes, size_t room)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(CHARDEV_FDS_MAX * sizeof(int))];
+    struct iovec iov = {.iov_base = bytes, .iov_len = room};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    ssize_t got = recvmsg(chardev->in.fd, &message, MSG_CMSG_CLOEXEC);
+    for (struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL; header != NULL; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+            for (size_t at = CMSG_LEN(0); at + sizeof(int) <= header->cmsg_len; at += sizeof(int)) {
+                int fd;
+                memcpy(&fd, (const char *)header + at, sizeof(fd));
+                chardev_keep_fd(chardev, fd);
+            }
+        }
+    }
+    return got;
+}
+
+static void chardev_drop_end(struct chardev *chardev)
 {
     if (chardev->is_pty) {
         loop_remove(chardev->loop, &chardev->in);
@@ -130,9 +330,9 @@ static void chardev_hang_up(struct chardev *chardev)
         chardev->rx_stopped = true;
         pthread_mutex_unlock(&chardev->lock);
         chardev_disconnect(chardev);
-    } else if (chardev->listen.fd >= 0) {
+    } else if (chardev->config.kind->takes & TAKES_SOCKET) {
         chardev_stop(chardev);
-        loop_add(chardev->loop, &chardev->listen, EPOLLIN);
+        chardev_socket_gone(chardev);
     } else if (chardev->in.fd >= 0) {
         loop_remove(chardev->loop, &chardev->in);
         close(chardev->in.fd);
@@ -140,12 +340,28 @@ static void chardev_hang_up(struct chardev *chardev)
     }
 }
 
+static void chardev_ended(struct chardev *chardev)
+{
+    chardev_keep_fd(chardev, -1);
+    chardev_drop_end(chardev);
+    chardev_tell_open(chardev, false);
+}
+
+void chardev_hang_up(struct chardev *chardev)
+{
+    chardev = chardev->base != NULL ? chardev->base : chardev;
+    if (chardev->announced && chardev->in.fd >= 0) {
+        chardev_service(chardev); /* what waits may still go */
+        chardev_ended(chardev);
+    }
+}
+
 /* Reads once. The filter (escape keys) sees the bytes even where the guest takes none. */
 static void chardev_fill(struct chardev *chardev)
 {
     uint8_t bytes[4096];
+    size_t room = chardev_read_room(chardev);
     pthread_mutex_lock(&chardev->lock);
-    size_t room = CHARDEV_RING_BYTES - chardev_ring_count(&chardev->rx);
     chardev->rx_stopped = room == 0 || chardev->in_regular;
     pthread_mutex_unlock(&chardev->lock);
     if (room == 0) {
@@ -154,25 +370,33 @@ static void chardev_fill(struct chardev *chardev)
         }
         return;
     }
-    ssize_t got = read(chardev->in.fd, bytes, room < sizeof(bytes) ? room : sizeof(bytes));
+    room = room < sizeof(bytes) ? room : sizeof(bytes);
+    ssize_t got = chardev->is_socket ? chardev_receive(chardev, bytes, room) : read(chardev->in.fd, bytes, room);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
         return;
     }
-    if (got <= 0) {
-        chardev_hang_up(chardev);
+    if (got <= 0 && !chardev->is_datagram) {
+        chardev_ended(chardev);
         return;
     }
-    size_t count = (size_t)got;
-    if (chardev->filter != NULL) {
-        chardev->filter(chardev->filter_opaque, bytes, &count);
+    size_t count = got > 0 ? (size_t)got : 0;
+    if (chardev->telnet != TELNET_OFF) {
+        chardev_telnet_filter(chardev, bytes, &count);
     }
-    pthread_mutex_lock(&chardev->lock);
-    struct chardev_ring *ring = &chardev->rx;
+    struct chardev *reader = NULL;
     for (size_t i = 0; i < count; i++) {
-        ring->bytes[ring->put++ % CHARDEV_RING_BYTES] = bytes[i];
+        if (chardev->filter != NULL && !chardev->filter(chardev->filter_opaque, bytes[i])) {
+            continue;
+        }
+        if (reader != NULL && reader != chardev_reader(chardev)) {
+            chardev_tell(reader);
+        }
+        reader = chardev_reader(chardev);
+        chardev_push(reader, bytes[i]);
     }
-    pthread_mutex_unlock(&chardev->lock);
-    chardev_tell(chardev);
+    if (reader != NULL) {
+        chardev_tell(reader);
+    }
 }
 
 static void chardev_in_ready(void *opaque, uint32_t events)
@@ -181,7 +405,7 @@ static void chardev_in_ready(void *opaque, uint32_t events)
     if ((events & EPOLLIN) != 0) {
         chardev_fill(chardev);
     } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
-        chardev_hang_up(chardev);
+        chardev_ended(chardev);
     }
 }
 
@@ -198,6 +422,7 @@ static void chardev_pty_check(struct chardev *chardev)
     chardev->rx_stopped = false;
     pthread_mutex_unlock(&chardev->lock);
     loop_add(chardev->loop, &chardev->in, EPOLLIN);
+    chardev_tell_open(chardev, true);
 }
 
 /* Time to move bytes: everything that any side may be waiting for. */
@@ -207,8 +432,12 @@ static void chardev_service(struct chardev *chardev)
     chardev->timer_armed = false;
     bool connected = chardev->connected;
     bool restart = chardev->rx_stopped;
-    bool rx_empty = chardev_ring_count(&chardev->rx) == 0;
     pthread_mutex_unlock(&chardev->lock);
+    bool rx_empty = chardev_read_room(chardev) == CHARDEV_RING_BYTES;
+
+    if (!connected) {
+        chardev_drop(chardev);
+    }
 
     if (chardev->is_pty && !connected) {
         chardev_pty_check(chardev);
@@ -232,7 +461,7 @@ static void chardev_service(struct chardev *chardev)
     chardev->tx_blocked = chardev->tx_blocked && !unblocked;
     pthread_mutex_unlock(&chardev->lock);
     if (unblocked) {
-        chardev_tell(chardev);
+        chardev_tell_room(chardev);
     }
 }
 
@@ -266,9 +495,13 @@ int chardev_start(struct chardev *chardev)
     chardev->rx_stopped = false;
     pthread_mutex_unlock(&chardev->lock);
     if (chardev->in.fd < 0) {
+        chardev_tell_open(chardev, true);
         return 0;
     }
     int result = loop_add(chardev->loop, &chardev->in, EPOLLIN);
+    if (result == 0) {
+        chardev_tell_open(chardev, true);
+    }
     if (result != -EPERM) {
         return result;
     }
@@ -284,8 +517,9 @@ void chardev_stop(struct chardev *chardev)
 {
     pthread_mutex_lock(&chardev->lock);
     chardev->connected = false;
-    chardev->tx.get = chardev->tx.put;
+    chardev->doubles_iac = false;
     pthread_mutex_unlock(&chardev->lock);
+    chardev_drop(chardev);
     if (chardev->in.fd >= 0) {
         loop_remove(chardev->loop, &chardev->in);
         close(chardev->in.fd);
@@ -301,65 +535,136 @@ void chardev_stop(struct chardev *chardev)
     }
 }
 
-/* The kind that `spec` names, and the argument behind it. */
-static const struct chardev_kind *chardev_kind_find(const char *spec, const char **argument)
-{
-    for (unsigned i = 0; i < chardev_kind_count; i++) {
-        const struct chardev_kind *kind = &chardev_kinds[i];
-        size_t length = strlen(kind->spec);
-        bool takes = kind->spec[length - 1] == ':' && strcmp(kind->spec, "mon:stdio") != 0;
-        if (strncmp(spec, kind->spec, length) == 0 && (takes ? spec[length] != '\0' : spec[length] == '\0')) {
-            *argument = spec + length;
-            return kind;
-        }
-    }
-    return NULL;
-}
+/* ---- Life ---- */
 
 bool chardev_spec_valid(const char *spec)
 {
-    const char *argument;
-    return chardev_kind_find(spec, &argument) != NULL;
+    struct chardev_config config;
+    struct error error;
+    return chardev_config_parse(&config, spec, &error) == 0;
 }
 
 bool chardev_spec_is_stdio(const char *spec)
 {
-    const char *argument;
-    const struct chardev_kind *kind = chardev_kind_find(spec, &argument);
-    return kind != NULL && kind->terminal;
+    struct chardev_config config;
+    struct error error;
+    return chardev_config_parse(&config, spec, &error) == 0 && chardev_config_is_stdio(&config);
 }
 
-struct chardev *chardev_new(const char *option, const char *spec, struct loop *loop, struct error *error)
+static int chardev_open_log(struct chardev *chardev, struct error *error)
 {
-    const char *argument;
-    const struct chardev_kind *kind = chardev_kind_find(spec, &argument);
-    if (kind == NULL) {
-        error_set(error, "%s %s: no such backend; try stdio, mon:stdio, null, none, file:PATH, pty or unix:PATH", option, spec);
-        return NULL;
+    const struct chardev_config *config = &chardev->config;
+    if (config->logfile[0] != '\0') {
+        chardev->log_fd = fdset_open(config->logfile, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (config->logappend ? O_APPEND : O_TRUNC), 0666);
+        if (chardev->log_fd < 0) {
+            return error_set(error, "Unable to open logfile %s: %s", config->logfile, strerror(errno));
+        }
     }
+    return 0;
+}
+
+static struct chardev *chardev_alloc(const struct chardev_config *config, struct loop *loop)
+{
     struct chardev *chardev = calloc(1, sizeof(*chardev));
+    if (chardev != NULL) {
+        chardev->config = *config;
+        chardev->loop = loop;
+        pthread_mutex_init(&chardev->lock, NULL);
+        chardev->in.fd = chardev->out.fd = chardev->listen.fd = chardev->received_fd = chardev->log_fd = -1;
+        chardev->timer.fd = chardev->retry.fd = chardev->connecting.fd = -1;
+        snprintf(chardev->filename, sizeof(chardev->filename), "%s", config->kind->name);
+    }
+    return chardev;
+}
+
+struct chardev *chardev_open(const struct chardev_config *config, struct loop *loop, struct error *error)
+{
+    struct chardev *chardev = chardev_alloc(config, loop);
     if (chardev == NULL) {
-        error_set(error, "%s %s: out of memory", option, spec);
+        error_set(error, "out of memory");
         return NULL;
     }
-    pthread_mutex_init(&chardev->lock, NULL);
-    chardev->kind = kind;
-    chardev->option = option;
-    chardev->loop = loop;
-    chardev->in.fd = chardev->out.fd = chardev->listen.fd = -1;
     chardev->timer = (struct loop_source){
         .fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), .ready = chardev_timer_ready, .opaque = chardev};
     int result = chardev->timer.fd < 0 ? -errno : loop_add(loop, &chardev->timer, EPOLLIN);
     if (result != 0) {
-        error_set(error, "%s %s: %s", option, spec, strerror(-result));
-        chardev_free(chardev);
-        return NULL;
+        error_set(error, "chardev: %s: %s", config->id, strerror(-result));
+    } else if (chardev_open_log(chardev, error) == 0 && config->kind->open(chardev, error) == 0) {
+        return chardev;
     }
-    if (kind->open(chardev, argument, error) != 0) {
-        chardev_free(chardev);
-        return NULL;
+    chardev_free(chardev);
+    return NULL;
+}
+
+struct chardev *chardev_new(const char *option, const char *spec, struct loop *loop, struct error *error)
+{
+    struct chardev_config config;
+    struct chardev *chardev = NULL;
+    if (chardev_config_parse(&config, spec, error) == 0) {
+        snprintf(config.id, sizeof(config.id), "%s", option + (option[0] == '-'));
+        chardev = chardev_open(&config, loop, error);
+    }
+    if (chardev == NULL) {
+        error_prepend(error, "%s: ", option);
+    } else {
+        chardev->claimed = true;
     }
     return chardev;
+}
+
+/* A mux's front end. Its lock, callbacks and `rx` are used, and nothing else. */
+static struct chardev *chardev_add_front(struct chardev *base)
+{
+    struct chardev *front = chardev_alloc(&base->config, base->loop);
+    if (front != NULL) {
+        front->base = base;
+        front->announced = base->announced;
+        front->claimed = true;
+        base->fronts[base->front_count++] = front;
+    }
+    return front;
+}
+
+struct chardev *chardev_claim(struct chardev *backend, struct error *error)
+{
+    if (!backend->config.mux) {
+        if (backend->claimed) {
+            error_set(error, "Device '%s' is in use", backend->config.id);
+            return NULL;
+        }
+        backend->claimed = true;
+        return backend;
+    }
+    for (unsigned i = 0; i < backend->front_count; i++) {
+        if (!backend->fronts[i]->claimed) {
+            backend->fronts[i]->claimed = true;
+            return backend->fronts[i];
+        }
+    }
+    struct chardev *front = backend->front_count < CHARDEV_FRONTS_MAX ? chardev_add_front(backend) : NULL;
+    if (front == NULL) {
+        error_set(error, "too many uses of multiplexed chardev '%s' (maximum is %u)", backend->config.id, CHARDEV_FRONTS_MAX);
+    }
+    return front;
+}
+
+void chardev_release(struct chardev *front)
+{
+    if (front != NULL) {
+        front->claimed = false;
+        chardev_attach(front, NULL, NULL);
+        chardev_on_open(front, NULL, NULL);
+        chardev_on_focus(front, NULL, NULL);
+    }
+}
+
+bool chardev_is_claimed(const struct chardev *backend)
+{
+    bool claimed = backend->claimed;
+    for (unsigned i = 0; i < backend->front_count; i++) {
+        claimed = claimed || backend->fronts[i]->claimed;
+    }
+    return claimed;
 }
 
 static void chardev_drain_last(struct chardev *chardev)
@@ -377,13 +682,19 @@ void chardev_free(struct chardev *chardev)
     if (chardev == NULL) {
         return;
     }
+    for (unsigned i = 0; i < chardev->front_count; i++) {
+        pthread_mutex_destroy(&chardev->fronts[i]->lock);
+        free(chardev->fronts[i]);
+    }
+    chardev->front_count = 0;
     chardev_drain_last(chardev);
     chardev_stop(chardev);
-    if (chardev->listen.fd >= 0) {
-        loop_remove(chardev->loop, &chardev->listen);
-        close(chardev->listen.fd);
-        unlink(chardev->unlink_path);
+    chardev_keep_fd(chardev, -1);
+    chardev_socket_fini(chardev);
+    if (chardev->log_fd >= 0) {
+        close(chardev->log_fd);
     }
+    free(chardev->ringbuf);
     if (chardev->timer.fd >= 0) {
         loop_remove(chardev->loop, &chardev->timer);
         close(chardev->timer.fd);
@@ -398,8 +709,74 @@ void chardev_attach(struct chardev *chardev, chardev_notify_fn *notify, void *op
     chardev->notify_opaque = opaque;
 }
 
-void chardev_set_filter(struct chardev *chardev, chardev_filter_fn *filter, void *opaque)
+void chardev_on_open(struct chardev *chardev, chardev_open_fn *opened, void *opaque)
 {
-    chardev->filter = filter;
-    chardev->filter_opaque = opaque;
+    chardev->opened = opened;
+    chardev->opened_opaque = opaque;
+}
+
+bool chardev_is_open(const struct chardev *chardev)
+{
+    return chardev->announced;
+}
+
+void chardev_set_filter(struct chardev *backend, chardev_filter_fn *filter, void *opaque)
+{
+    backend->filter = filter;
+    backend->filter_opaque = opaque;
+}
+
+const char *chardev_id(const struct chardev *chardev)
+{
+    return chardev->config.id;
+}
+
+const char *chardev_filename(const struct chardev *chardev)
+{
+    return chardev->base != NULL ? chardev->base->filename : chardev->filename;
+}
+
+bool chardev_is_mux(const struct chardev *chardev)
+{
+    return chardev->config.mux;
+}
+
+/* ---- The focus of a mux ---- */
+
+struct chardev *chardev_reader(struct chardev *chardev)
+{
+    return chardev->front_count == 0 ? chardev : chardev->fronts[chardev->focus];
+}
+
+bool chardev_has_focus(const struct chardev *chardev)
+{
+    return chardev->base == NULL || chardev->base->fronts[chardev->base->focus] == chardev;
+}
+
+void chardev_on_focus(struct chardev *chardev, chardev_focus_fn *focused, void *opaque)
+{
+    chardev->focused = focused;
+    chardev->focused_opaque = opaque;
+}
+
+static void chardev_tell_focus(struct chardev *front, bool focus)
+{
+    if (front->focused != NULL) {
+        front->focused(front->focused_opaque, focus);
+    }
+}
+
+void chardev_focus_next(struct chardev *backend)
+{
+    struct chardev *base = backend->base != NULL ? backend->base : backend;
+    unsigned before = base->focus;
+    for (unsigned step = 1; step < base->front_count; step++) {
+        unsigned next = (before + step) % base->front_count;
+        if (base->fronts[next]->claimed) {
+            chardev_tell_focus(base->fronts[before], false);
+            base->focus = next;
+            chardev_tell_focus(base->fronts[next], true);
+            return;
+        }
+    }
 }

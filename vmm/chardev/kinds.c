@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kinds of character backends: how each gets its descriptors. Everything else is common and in
+ * The kinds of character backends but sockets: how each gets its descriptors. Everything else is common and in
  * chardev.c. A descriptor set here is non-blocking, or one that cannot block for long (a regular file).
  */
 #include "chardev/internal.h"
@@ -9,26 +9,23 @@
 #include <fcntl.h>
 #include <pty.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
-#define KIND_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#include "util/fdset.h"
 
-static int kind_start(struct chardev *chardev, const char *what, struct error *error)
+static int kind_start(struct chardev *chardev, struct error *error)
 {
     int result = chardev_start(chardev);
-    return result == 0 ? 0 : error_set(error, "%s %s: %s", chardev->option, what, strerror(-result));
+    return result == 0 ? 0 : error_set(error, "chardev: %s: %s", chardev->config.kind->name, strerror(-result));
 }
 
-static int kind_open_null(struct chardev *chardev, const char *argument, struct error *error)
+static int kind_open_null(struct chardev *chardev, struct error *error)
 {
-    (void)argument;
-    return kind_start(chardev, "null", error);
+    return kind_start(chardev, error);
 }
 
 /*
@@ -49,26 +46,82 @@ static int kind_dup_output(int fd)
     return fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-static int kind_open_stdio(struct chardev *chardev, const char *argument, struct error *error)
+static int kind_open_stdio(struct chardev *chardev, struct error *error)
 {
-    (void)argument;
     chardev->in.fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3); /* -1, no input, where stdin is closed */
     chardev->out.fd = kind_dup_output(STDOUT_FILENO);
-    return kind_start(chardev, "stdio", error);
+    return kind_start(chardev, error);
 }
 
-static int kind_open_file(struct chardev *chardev, const char *argument, struct error *error)
+static int kind_open_path(const char *path, int flags, struct error *error)
 {
-    chardev->out.fd = open(argument, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (chardev->out.fd < 0) {
-        return error_set(error, "%s file:%s: %s", chardev->option, argument, strerror(errno));
+    int fd = fdset_open(path, flags | O_CLOEXEC | O_NOCTTY, 0666);
+    if (fd < 0) {
+        error_set(error, "Failed to open '%s': %s", path, strerror(errno));
     }
-    return kind_start(chardev, argument, error);
+    return fd;
 }
 
-static int kind_open_pty(struct chardev *chardev, const char *argument, struct error *error)
+static int kind_open_file(struct chardev *chardev, struct error *error)
 {
-    (void)argument;
+    const struct chardev_config *config = &chardev->config;
+    chardev->out.fd = kind_open_path(config->path, O_WRONLY | O_CREAT | (config->append ? O_APPEND : O_TRUNC), error);
+    if (chardev->out.fd < 0) {
+        return -1;
+    }
+    if (config->input_path[0] != '\0') {
+        chardev->in.fd = kind_open_path(config->input_path, O_RDONLY | O_NONBLOCK, error);
+        if (chardev->in.fd < 0) {
+            return -1;
+        }
+    }
+    return kind_start(chardev, error);
+}
+
+/* PATH.in and PATH.out, or one file for both: opened for reading and writing, so that neither needs somebody at its other end. */
+static int kind_open_pipe(struct chardev *chardev, struct error *error)
+{
+    char name[CHARDEV_PATH_MAX + 8];
+    snprintf(name, sizeof(name), "%s.in", chardev->config.path);
+    chardev->in.fd = open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    snprintf(name, sizeof(name), "%s.out", chardev->config.path);
+    chardev->out.fd = open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (chardev->in.fd < 0 || chardev->out.fd < 0) {
+        if (chardev->in.fd >= 0) {
+            close(chardev->in.fd);
+        }
+        if (chardev->out.fd >= 0) {
+            close(chardev->out.fd);
+        }
+        chardev->out.fd = -1;
+        chardev->in.fd = kind_open_path(chardev->config.path, O_RDWR | O_NONBLOCK, error);
+        if (chardev->in.fd < 0) {
+            return -1;
+        }
+        chardev->out.fd = fcntl(chardev->in.fd, F_DUPFD_CLOEXEC, 3);
+    }
+    return kind_start(chardev, error);
+}
+
+/* A terminal of the host, as /dev/ttyS0, in raw mode. */
+static int kind_open_serial(struct chardev *chardev, struct error *error)
+{
+    struct termios raw;
+    chardev->in.fd = kind_open_path(chardev->config.path, O_RDWR | O_NONBLOCK, error);
+    if (chardev->in.fd < 0) {
+        return -1;
+    }
+    if (tcgetattr(chardev->in.fd, &raw) == 0) {
+        cfmakeraw(&raw);
+        raw.c_cflag |= CREAD | CLOCAL;
+        tcsetattr(chardev->in.fd, TCSANOW, &raw);
+    }
+    chardev->out.fd = fcntl(chardev->in.fd, F_DUPFD_CLOEXEC, 3);
+    return kind_start(chardev, error);
+}
+
+static int kind_open_pty(struct chardev *chardev, struct error *error)
+{
     int slave;
     char name[64];
     struct termios raw;
@@ -77,139 +130,37 @@ static int kind_open_pty(struct chardev *chardev, const char *argument, struct e
     raw.c_cflag |= CREAD;
     if (openpty(&chardev->in.fd, &slave, NULL, &raw, NULL) != 0) {
         chardev->in.fd = -1;
-        return error_set(error, "%s pty: %s", chardev->option, strerror(errno));
+        return error_set(error, "Failed to create PTY: %s", strerror(errno));
     }
     int named = ttyname_r(slave, name, sizeof(name));
     close(slave);
     if (named != 0) {
-        return error_set(error, "%s pty: %s", chardev->option, strerror(named));
+        return error_set(error, "Failed to create PTY: %s", strerror(named));
     }
     fcntl(chardev->in.fd, F_SETFD, FD_CLOEXEC);
     fcntl(chardev->in.fd, F_SETFL, O_RDWR | O_NONBLOCK);
     chardev->out.fd = fcntl(chardev->in.fd, F_DUPFD_CLOEXEC, 3);
     chardev->is_pty = true;
-    fprintf(stderr, "kage: %s pty: redirected to %s\n", chardev->option, name);
-    return kind_start(chardev, "pty", error);
+    snprintf(chardev->filename, sizeof(chardev->filename), "pty:%s", name);
+    fprintf(stderr, "kage: char device redirected to %s (label %s)\n", name, chardev->config.id);
+    return kind_start(chardev, error);
 }
 
-struct kind_unix_options {
-    struct sockaddr_un address;
-    bool server;
-    bool wait;
-};
-
-static int kind_parse_unix(const struct chardev *chardev, const char *argument, struct kind_unix_options *options, struct error *error)
+static int kind_open_ringbuf(struct chardev *chardev, struct error *error)
 {
-    static const struct {
-        const char *text;
-        int server; /* -1: unchanged */
-        int wait;
-    } words[] = {
-        {"server", 1, -1},    {"server=on", 1, -1}, {"server=off", 0, -1}, {"wait", -1, 1},
-        {"wait=on", -1, 1},   {"wait=off", -1, 0},  {"nowait", -1, 0},
-    };
-    *options = (struct kind_unix_options){.address.sun_family = AF_UNIX, .wait = true};
-    size_t length = strcspn(argument, ",");
-    if (length == 0 || length >= sizeof(options->address.sun_path)) {
-        return error_set(error, "%s unix:%s: the path must have 1 to %zu bytes", chardev->option, argument,
-                         sizeof(options->address.sun_path) - 1);
-    }
-    memcpy(options->address.sun_path, argument, length);
-    for (const char *word = argument + length; *word == ',';) {
-        word++;
-        size_t size = strcspn(word, ",");
-        bool known = false;
-        for (size_t i = 0; i < KIND_ARRAY_SIZE(words); i++) {
-            if (strlen(words[i].text) == size && memcmp(words[i].text, word, size) == 0) {
-                options->server = words[i].server < 0 ? options->server : words[i].server == 1;
-                options->wait = words[i].wait < 0 ? options->wait : words[i].wait == 1;
-                known = true;
-            }
-        }
-        if (!known) {
-            return error_set(error, "%s unix:…,%.*s: no such option; try server=on|off, wait=on|off", chardev->option, (int)size, word);
-        }
-        word += size;
-    }
-    return 0;
-}
-
-/* A connected socket becomes the backend's two descriptors. */
-static int kind_connected(struct chardev *chardev, int fd, struct error *error)
-{
-    chardev->in.fd = fd;
-    chardev->out.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    return kind_start(chardev, "unix", error);
-}
-
-static void kind_accept(void *opaque, uint32_t events)
-{
-    struct chardev *chardev = opaque;
-    struct error error;
-    (void)events;
-    int fd = accept4(chardev->listen.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) {
-        loop_remove(chardev->loop, &chardev->listen); /* one client at a time */
-        if (kind_connected(chardev, fd, &error) != 0) {
-            chardev_stop(chardev);
-        }
-    }
-}
-
-static int kind_listen(struct chardev *chardev, int fd, const struct kind_unix_options *options, struct error *error)
-{
-    const char *path = options->address.sun_path;
-    struct stat status;
-    if (stat(path, &status) == 0 && S_ISSOCK(status.st_mode)) {
-        unlink(path); /* of a VMM that is gone, as QEMU does */
-    }
-    if (bind(fd, (const struct sockaddr *)&options->address, sizeof(options->address)) != 0 || listen(fd, 1) != 0) {
-        error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(errno));
-        close(fd);
-        return -1;
-    }
-    chardev->listen = (struct loop_source){.fd = fd, .ready = kind_accept, .opaque = chardev};
-    memcpy(chardev->unlink_path, path, sizeof(chardev->unlink_path));
-    if (options->wait) {
-        fprintf(stderr, "kage: waiting for a connection on unix:%s\n", path);
-        int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (client < 0) {
-            return error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(errno));
-        }
-        return kind_connected(chardev, client, error);
-    }
-    int result = loop_add(chardev->loop, &chardev->listen, EPOLLIN);
-    return result == 0 ? 0 : error_set(error, "%s unix:%s: %s", chardev->option, path, strerror(-result));
-}
-
-static int kind_open_unix(struct chardev *chardev, const char *argument, struct error *error)
-{
-    struct kind_unix_options options;
-    if (kind_parse_unix(chardev, argument, &options, error) != 0) {
-        return -1;
-    }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return error_set(error, "%s unix:%s: %s", chardev->option, argument, strerror(errno));
-    }
-    if (options.server) {
-        return kind_listen(chardev, fd, &options, error);
-    }
-    if (connect(fd, (const struct sockaddr *)&options.address, sizeof(options.address)) != 0) {
-        error_set(error, "%s unix:%s: %s", chardev->option, options.address.sun_path, strerror(errno));
-        close(fd);
-        return -1;
-    }
-    fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
-    return kind_connected(chardev, fd, error);
+    chardev->ringbuf = malloc(chardev->config.size);
+    return chardev->ringbuf != NULL ? 0 : error_set(error, "out of memory");
 }
 
 const struct chardev_kind chardev_kinds[] = {
-    {"null", "nowhere", kind_open_null, false},
-    {"stdio", "this terminal; Ctrl-c ends the VMM", kind_open_stdio, true},
-    {"mon:stdio", "this terminal; Ctrl-a x ends the VMM", kind_open_stdio, true},
-    {"file:", "a file, output only", kind_open_file, false},
-    {"pty", "a new pseudo terminal", kind_open_pty, false},
-    {"unix:", "a unix socket", kind_open_unix, false},
+    {"null", 0, kind_open_null},
+    {"stdio", TAKES_SIGNAL, kind_open_stdio},
+    {"file", TAKES_PATH | TAKES_INPUT, kind_open_file},
+    {"pty", 0, kind_open_pty},
+    {"pipe", TAKES_PATH, kind_open_pipe},
+    {"serial", TAKES_PATH, kind_open_serial},
+    {"socket", TAKES_SOCKET, chardev_open_socket},
+    {"udp", TAKES_UDP, chardev_open_udp},
+    {"ringbuf", TAKES_SIZE, kind_open_ringbuf},
 };
-const unsigned chardev_kind_count = KIND_ARRAY_SIZE(chardev_kinds);
+const unsigned chardev_kind_count = sizeof(chardev_kinds) / sizeof(chardev_kinds[0]);

@@ -177,6 +177,7 @@ static int run_init_serials(struct run *run, struct error *error)
             return -1;
         }
         if (strcmp(spec, "mon:stdio") == 0) {
+            run->keys.backend = run->config.serial[i];
             chardev_set_filter(run->config.serial[i], terminal_filter, &run->keys);
         }
     }
@@ -213,6 +214,7 @@ static int run_open_chardevs(struct run *run, struct error *error)
                 return -1;
             }
             if (strcmp(backend->spec, "mon:stdio") == 0) {
+                run->keys.backend = backend->chardev;
                 chardev_set_filter(backend->chardev, terminal_filter, &run->keys);
             }
         }

@@ -12,6 +12,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "chardev/chardev.h"
+
 #define KEY_ESCAPE 0x01u /* Ctrl-a */
 
 static struct termios terminal_saved;
@@ -71,6 +73,7 @@ static void terminal_key_help(struct terminal_keys *keys)
     (void)keys;
     fputs("\r\n"
           "Ctrl-a h       this help\r\n"
+          "Ctrl-a c       from the console to the monitor, and back\r\n"
           "Ctrl-a o       press the power button: the guest shuts down, if it listens\r\n"
           "Ctrl-a p       pause the VM, or let it go on\r\n"
           "Ctrl-a x       leave: end the VM at once\r\n"
@@ -80,8 +83,7 @@ static void terminal_key_help(struct terminal_keys *keys)
 
 static void terminal_key_monitor(struct terminal_keys *keys)
 {
-    (void)keys;
-    fputs("\r\nkage: there is no monitor yet\r\n", stderr);
+    chardev_focus_next(keys->backend);
 }
 
 static void terminal_key_pause(struct terminal_keys *keys)
@@ -108,25 +110,18 @@ static const struct {
     {'o', terminal_key_power_button}, {'c', terminal_key_monitor},
 };
 
-void terminal_filter(void *opaque, uint8_t *bytes, size_t *count)
+bool terminal_filter(void *opaque, uint8_t byte)
 {
     struct terminal_keys *keys = opaque;
-    size_t kept = 0;
-    for (size_t i = 0; i < *count; i++) {
-        uint8_t byte = bytes[i];
-        if (!keys->escaped && byte == KEY_ESCAPE) {
-            keys->escaped = true;
-        } else if (!keys->escaped || byte == KEY_ESCAPE) {
-            keys->escaped = false;
-            bytes[kept++] = byte;
-        } else {
-            keys->escaped = false;
-            for (size_t action = 0; action < sizeof(terminal_actions) / sizeof(terminal_actions[0]); action++) {
-                if (terminal_actions[action].key == byte) {
-                    terminal_actions[action].act(keys);
-                }
-            }
+    if (!keys->escaped) {
+        keys->escaped = byte == KEY_ESCAPE;
+        return !keys->escaped;
+    }
+    keys->escaped = false;
+    for (size_t action = 0; action < sizeof(terminal_actions) / sizeof(terminal_actions[0]); action++) {
+        if (terminal_actions[action].key == byte) {
+            terminal_actions[action].act(keys);
         }
     }
-    *count = kept;
+    return byte == KEY_ESCAPE;
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The user's terminal: raw while a guest has it, as it was on every way out. And the escape keys of
- * mon:stdio.
+ * a mux, as mon:stdio is.
  */
 #ifndef KAGE_CLI_TERMINAL_H
 #define KAGE_CLI_TERMINAL_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
+
+struct chardev;
 
 /* Raw mode, if stdin is a terminal. `signals`: Ctrl-c and its like still end the VMM. Once in a process. */
 void terminal_take(bool signals);
@@ -20,11 +21,12 @@ void terminal_resume(void);
 /* Ctrl-a and the key behind it. Fits chardev_set_filter(); `opaque` is a struct terminal_keys. */
 struct terminal_keys {
     bool escaped; /* Ctrl-a has come */
+    struct chardev *backend; /* whose front ends Ctrl-a c goes round */
     void (*quit)(void *opaque);
     void (*pause)(void *opaque); /* stops the machine, or lets it go on */
     void (*power_button)(void *opaque);
     void *opaque;
 };
-void terminal_filter(void *opaque, uint8_t *bytes, size_t *count);
+bool terminal_filter(void *opaque, uint8_t byte);
 
 #endif
