@@ -329,6 +329,7 @@ static uint64_t item_number(uint16_t key, unsigned bytes)
 
 static struct ram ram;
 static struct fw_data data;
+static struct config_lists lists;
 static struct machine_config config;
 static struct error error;
 
@@ -344,7 +345,7 @@ static int fill(void)
 
 static int setup_data(void **state)
 {
-    config = (struct machine_config){.board = machine_find_board("pc"), .acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
+    config = (struct machine_config){.lists = &lists, .board = machine_find_board("pc"), .acpi = true, .cmdline = "", .smp = {.cpus = 3, .max_cpus = 12, .sockets = 2, .dies = 1, .cores = 3, .threads = 2}};
     ram = (struct ram){.bytes = UINT64_C(0x140000000), .low_bytes = RAM_HOLE_GPA}; /* nothing reads it */
     return setup(state);
 }

@@ -23,15 +23,16 @@ static int parse(char **words)
         count++;
     }
     memset(&error, 0, sizeof(error));
+    options_fini(&options);
     return options_parse(&options, count, words, &error);
 }
 
 /* What was said of the first device of that name; NULL: there is none. */
 static const struct device_values *device(const char *name)
 {
-    for (unsigned i = 0; i < options.device_count; i++) {
-        if (strcmp(options.devices[i].model->name, name) == 0) {
-            return &options.devices[i].values;
+    for (unsigned i = 0; i < options.lists.device_count; i++) {
+        if (strcmp(options.lists.devices[i]->model->name, name) == 0) {
+            return &options.lists.devices[i]->values;
         }
     }
     return NULL;
@@ -51,7 +52,7 @@ static void test_taken(void **state)
     assert_string_equal(options.serial[0], "mon:stdio");
     assert_true(options.acpi);
     assert_int_equal(options.mmu, -1);
-    assert_false(options.rtc || options.no_reboot || options.device_count != 0);
+    assert_false(options.rtc || options.no_reboot || options.lists.device_count != 0);
 
     assert_int_equal(PARSE("--machine", "microvm,acpi=off,rtc=on,accel=kvm,mmu=shadow", "-m", "size=2G", "-smp", "cpus=1,cores=1", "-cpu", "max,-avx2",
                            "-kernel", "k", "-initrd", "i", "-append", "a=b,c -d", "-serial", "null", "-serial", "file:x", "-nographic",
@@ -66,7 +67,7 @@ static void test_taken(void **state)
     assert_string_equal(options.serial[1], "file:x");
     assert_false(options.acpi);
     assert_true(options.rtc && options.no_reboot);
-    assert_int_equal(options.device_count, 1);
+    assert_int_equal(options.lists.device_count, 1);
     assert_int_equal(device("isa-debug-exit")->port, 0xf4);
     assert_int_equal(device("isa-debug-exit")->bytes, 4);
     assert_null(options.cpu_model.definition);
@@ -89,7 +90,7 @@ static void test_firmware(void **state)
     assert_int_equal(PARSE("-M", "pc"), 0); /* firmware runs without a kernel */
     assert_string_equal(options.machine, "pc");
     assert_null(options.bios);
-    assert_int_equal(options.device_count, 0);
+    assert_int_equal(options.lists.device_count, 0);
     assert_int_equal(PARSE("-machine", "pc", "-bios", "b", "-debugcon", "file:x", "-device", "pvpanic", "-device", "pc-testdev"), 0);
     assert_string_equal(options.bios, "b");
     assert_string_equal(device("isa-debugcon")->chardev, "file:x");
@@ -109,13 +110,13 @@ static void test_drives(void **state)
     (void)state;
     /* if= makes the device that the board has a bus for; names that are aliases too. */
     assert_int_equal(PARSE("-kernel", "k", "-drive", "file=a,,b=c,format=raw,readonly=on,cache=none,throttling.bps-total=1M"), 0);
-    assert_int_equal(options.drive_count, 1);
-    assert_string_equal(options.drives[0].values.file, "a,b=c");
-    assert_string_equal(options.drives[0].values.format, "raw");
-    assert_true(options.drives[0].values.read_only);
-    assert_int_equal(options.drives[0].values.cache, DRIVE_CACHE_NONE);
-    assert_true(options.drives[0].values.throttle.bps_total.rate == 1u << 20);
-    assert_string_equal(device("virtio-blk-device")->drive, options.drives[0].values.id);
+    assert_int_equal(options.lists.drive_count, 1);
+    assert_string_equal(options.lists.drives[0]->values.file, "a,b=c");
+    assert_string_equal(options.lists.drives[0]->values.format, "raw");
+    assert_true(options.lists.drives[0]->values.read_only);
+    assert_int_equal(options.lists.drives[0]->values.cache, DRIVE_CACHE_NONE);
+    assert_true(options.lists.drives[0]->values.throttle.bps_total.rate == 1u << 20);
+    assert_string_equal(device("virtio-blk-device")->drive, options.lists.drives[0]->values.id);
     assert_int_equal(PARSE("-drive", "file=a,if=virtio", "-machine", "pc"), 0);
     assert_non_null(device("virtio-blk-pci"));
     assert_int_equal(PARSE("-device", "virtio-rng", "-kernel", "k"), 0);
@@ -131,20 +132,20 @@ static void test_drives(void **state)
     assert_int_equal(device("virtio-blk-pci")->num_queues, 4);
     assert_true(device("virtio-blk-pci")->packed && device("virtio-blk-pci")->event_idx);
     assert_string_equal(device("virtio-blk-pci")->addr, "07.0");
-    assert_string_equal(options.drives[0].values.file, "f.qcow2");
-    assert_string_equal(options.drives[0].values.format, "qcow2");
-    assert_true(options.drives[0].values.cache_direct && options.drives[0].used_by != NULL);
+    assert_string_equal(options.lists.drives[0]->values.file, "f.qcow2");
+    assert_string_equal(options.lists.drives[0]->values.format, "qcow2");
+    assert_true(options.lists.drives[0]->values.cache_direct && options.lists.drives[0]->used_by != NULL);
 
     /* A node on a node, and a protocol node by itself, whose bytes are the disk's. */
     assert_int_equal(PARSE("-kernel", "k", "-blockdev", "qcow2,node-name=top,file=below", "-blockdev", "file,node-name=below,filename=x,read-only=on",
                            "-blockdev", "file,node-name=alone,filename=y", "-device", "virtio-blk-device,drive=top", "-device",
                            "virtio-blk-device,drive=alone"),
                      0);
-    assert_string_equal(options.drives[0].values.file, "x");
-    assert_true(options.drives[0].values.read_only);
-    assert_string_equal(options.drives[2].values.format, "raw");
+    assert_string_equal(options.lists.drives[0]->values.file, "x");
+    assert_true(options.lists.drives[0]->values.read_only);
+    assert_string_equal(options.lists.drives[2]->values.format, "raw");
     assert_int_equal(PARSE("-kernel", "k", "-object", "rng-random,id=r,filename=/dev/zero", "-device", "virtio-rng-device,rng=r,max-bytes=1k,period=100"), 0);
-    assert_string_equal(options.objects[0].values.filename, "/dev/zero");
+    assert_string_equal(options.lists.objects[0]->values.filename, "/dev/zero");
     assert_int_equal(device("virtio-rng-device")->max_bytes, 1024);
 
     /* NBD exports: their parts become a name, of a drive and of nodes. */
@@ -154,28 +155,28 @@ static void test_drives(void **state)
                            "-blockdev", "driver=nbd,node-name=n,server.type=unix,server.path=/s", "-blockdev", "qcow2,node-name=q,file=n", "-drive",
                            "file=nbd:unix:/t:exportname=y,format=raw"),
                      0);
-    assert_string_equal(options.drives[0].values.file, "nbd://[::1]:10810/x");
-    assert_int_equal(options.drives[0].values.nbd.reconnect_delay_s, 7);
-    assert_string_equal(options.drives[2].values.file, "nbd+unix://?socket=/s");
-    assert_string_equal(options.drives[2].values.format, "qcow2");
-    assert_string_equal(options.drives[3].values.file, "nbd:unix:/t:exportname=y");
+    assert_string_equal(options.lists.drives[0]->values.file, "nbd://[::1]:10810/x");
+    assert_int_equal(options.lists.drives[0]->values.nbd.reconnect_delay_s, 7);
+    assert_string_equal(options.lists.drives[2]->values.file, "nbd+unix://?socket=/s");
+    assert_string_equal(options.lists.drives[2]->values.format, "qcow2");
+    assert_string_equal(options.lists.drives[3]->values.file, "nbd:unix:/t:exportname=y");
 
     /* Limits: old names, groups by name, and an object's by a filter. */
     assert_int_equal(PARSE("-kernel", "k", "-drive", "file=a,format=raw,iops=100,bps_wr_max=1M,iops_size=4k,throttling.iops-read-max-length=5", "-drive",
                            "file=b,format=raw,group=g,iops=7", "-drive", "file=c,format=raw,throttling.group=g"),
                      0);
-    assert_int_equal(options.drives[0].values.throttle.iops_total.rate, 100);
-    assert_int_equal(options.drives[0].values.throttle.bps_write.burst, 1u << 20);
-    assert_int_equal(options.drives[0].values.throttle.iops_size, 4096);
-    assert_int_equal(options.drives[0].values.throttle.iops_read.burst_s, 5);
-    assert_true(options.drives[0].throttle_with == NULL && options.drives[2].throttle_with == &options.drives[1]);
+    assert_int_equal(options.lists.drives[0]->values.throttle.iops_total.rate, 100);
+    assert_int_equal(options.lists.drives[0]->values.throttle.bps_write.burst, 1u << 20);
+    assert_int_equal(options.lists.drives[0]->values.throttle.iops_size, 4096);
+    assert_int_equal(options.lists.drives[0]->values.throttle.iops_read.burst_s, 5);
+    assert_true(options.lists.drives[0]->throttle_with == NULL && options.lists.drives[2]->throttle_with == options.lists.drives[1]);
     assert_int_equal(PARSE("-kernel", "k", "-object", "throttle-group,id=g,x-iops-total=9,limits.bps-read=10", "-blockdev", "raw,node-name=a,file.filename=x",
                            "-blockdev", "throttle,node-name=t,throttle-group=g,file=a", "-device", "virtio-blk-device,drive=t", "-drive", "file=y,format=raw,group=g"),
                      0);
-    assert_string_equal(options.drives[1].values.file, "x");
-    assert_int_equal(options.drives[1].values.throttle.iops_total.rate, 9);
-    assert_int_equal(options.drives[1].values.throttle.bps_read.rate, 10);
-    assert_true(options.drives[2].throttle_with == &options.drives[1]);
+    assert_string_equal(options.lists.drives[1]->values.file, "x");
+    assert_int_equal(options.lists.drives[1]->values.throttle.iops_total.rate, 9);
+    assert_int_equal(options.lists.drives[1]->values.throttle.bps_read.rate, 10);
+    assert_true(options.lists.drives[2]->throttle_with == options.lists.drives[1]);
 
     /* One disk serves one device. */
     assert_int_not_equal(PARSE("-kernel", "k", "-drive", "file=x,if=none,id=d", "-device", "virtio-blk-device,drive=d", "-device", "virtio-blk-device,drive=d"), 0);
@@ -293,9 +294,9 @@ static void test_image(void **state)
     (void)state;
     assert_int_equal(PARSE("a=b.qcow2"), 0);
     assert_string_equal(options.image, "a=b.qcow2");
-    assert_string_equal(options.drives[0].values.file, "a=b.qcow2");
-    assert_string_equal(options.drives[0].values.format, "qcow2");
-    assert_int_equal(options.drives[0].values.interface, DRIVE_IF_VIRTIO);
+    assert_string_equal(options.lists.drives[0]->values.file, "a=b.qcow2");
+    assert_string_equal(options.lists.drives[0]->values.format, "qcow2");
+    assert_int_equal(options.lists.drives[0]->values.interface, DRIVE_IF_VIRTIO);
     assert_false(options.image_format_said);
     assert_string_equal(options.machine, "pc");
     assert_int_equal(options.smp.cpus, 2);
@@ -307,7 +308,7 @@ static void test_image(void **state)
     assert_int_equal(PARSE("-m", "2G", "d.raw,format=raw,if=none,id=x,discard=ignore", "-smp", "4", "-device", "virtio-scsi", "-device",
                            "scsi-hd,drive=x", "-nodefaults"),
                      0);
-    assert_string_equal(options.drives[0].values.format, "raw");
+    assert_string_equal(options.lists.drives[0]->values.format, "raw");
     assert_true(options.image_format_said);
     assert_int_equal(options.smp.cpus, 4);
     assert_true(options.ram_bytes == UINT64_C(2) << 30);
@@ -316,7 +317,7 @@ static void test_image(void **state)
 
     assert_int_equal(PARSE("d.qcow2", "-machine", "microvm", "-kernel", "k", "-drive", "file=e,format=raw"), 0);
     assert_string_equal(options.machine, "microvm");
-    assert_int_equal(options.drive_count, 2);
+    assert_int_equal(options.lists.drive_count, 2);
     assert_non_null(device("virtio-blk-device"));
     assert_int_equal(PARSE("-kernel", "k"), 0);
     assert_int_equal(options.smp.cpus, 1);

@@ -55,6 +55,7 @@ static int spy_ioctl(int handle, unsigned long request, void *arg)
 static struct kvm_backend spy;
 static struct loop loop;
 static struct machine machine;
+static struct config_lists lists;
 static struct machine_config config;
 static struct error error;
 static uint8_t bios[BIOS_BYTES];
@@ -88,6 +89,7 @@ static int setup(void **state)
     memset(&error, 0, sizeof(error));
     slot_failure = 0;
     config = (struct machine_config){
+        .lists = &lists,
         .board = machine_find_board("pc"),
         .backend = &spy,
         .loop = &loop,

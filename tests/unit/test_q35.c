@@ -51,6 +51,7 @@ static int spy_ioctl(int handle, unsigned long request, void *arg)
 static struct kvm_backend spy;
 static struct loop loop;
 static struct machine machine;
+static struct config_lists lists;
 static struct machine_config config;
 static struct error error;
 static struct drive drives[2];
@@ -92,6 +93,7 @@ static int setup(void **state)
     memset(level, 0, sizeof(level));
     memset(drives, 0, sizeof(drives));
     config = (struct machine_config){
+        .lists = &lists,
         .board = machine_find_board("q35"),
         .backend = &spy,
         .loop = &loop,

@@ -35,6 +35,7 @@ static int choose(const char *tail, char *option, char *value)
     snprintf(word, sizeof(word), "%s%s", path, tail);
     char *words[] = {word, option, value};
     memset(&error, 0, sizeof(error));
+    options_fini(&options);
     assert_int_equal(options_parse(&options, option == NULL ? 1 : 3, words, &error), 0);
     return run_image_choose(&options, &error);
 }
@@ -63,7 +64,7 @@ static void test_format(void **state)
     memcpy(bytes, "QFI\xfb", 4);
     write_image();
     assert_int_equal(choose(",format=raw", NULL, NULL), 0);
-    assert_string_equal(options.drives[0].values.format, "raw");
+    assert_string_equal(options.lists.drives[0]->values.format, "raw");
     memset(bytes, 0, 4);
     assert_int_equal(truncate(path, 0), 0);
     assert_int_equal(choose("", NULL, NULL), -1);
@@ -96,6 +97,7 @@ static void test_uefi(void **state)
     write_image();
     assert_int_equal(choose(",format=raw", NULL, NULL), 0);
     assert_string_equal(options.machine, "pc");
+    options_fini(&options);
     assert_int_equal(options_parse(&options, 2, (char *[]){"-kernel", "k"}, &error), 0);
     assert_int_equal(run_image_choose(&options, &error), 0);
     assert_string_equal(options.machine, "microvm");

@@ -65,14 +65,13 @@ static int main_run(int count, char **words)
     struct error error = {""};
     int status = options_parse(&options, count, words, &error);
     if (status == 0 && options.action == OPTIONS_HELP) {
-        return main_help(0, NULL);
-    }
-    if (status == 0 && options.action == OPTIONS_VERSION) {
-        return main_version(0, NULL);
-    }
-    if (status == 0 && options.action == OPTIONS_RUN) {
+        status = main_help(0, NULL);
+    } else if (status == 0 && options.action == OPTIONS_VERSION) {
+        status = main_version(0, NULL);
+    } else if (status == 0 && options.action == OPTIONS_RUN) {
         status = run_machine(&options, &error);
     }
+    options_fini(&options);
     if (status < 0) {
         fprintf(stderr, "kage: %s\n", error.text);
         return EXIT_FAILURE;

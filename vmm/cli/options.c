@@ -604,7 +604,7 @@ static int options_complete(struct options *options, struct error *error)
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
         if (strncmp(options->serial[i], "chardev:", 8) == 0) {
-            struct chardev_backend *backend = options_find_chardev(options, options->serial[i] + 8);
+            struct chardev_backend *backend = config_find_chardev(&options->lists, options->serial[i] + 8);
             if (backend == NULL || backend->used) {
                 return error_set(error, backend == NULL ? "-serial %s: there is no such -chardev" : "-serial %s: it is in use", options->serial[i]);
             }
@@ -616,9 +616,9 @@ static int options_complete(struct options *options, struct error *error)
         options->serial[options->serial_count++] = "mon:stdio";
     }
     for (unsigned i = 0; i < options->serial_count; i++) {
-        for (unsigned d = 0; d < options->device_count; d++) {
-            const struct device_spec *spec = &options->devices[d];
-            const struct chardev_backend *backend = options_find_chardev(options, spec->values.chardev);
+        for (unsigned d = 0; d < options->lists.device_count; d++) {
+            const struct device_spec *spec = options->lists.devices[d];
+            const struct chardev_backend *backend = config_find_chardev(&options->lists, spec->values.chardev);
             const char *chardev = backend != NULL ? backend->spec : spec->values.chardev;
             if (chardev_spec_is_stdio(chardev) && chardev_spec_is_stdio(options->serial[i])) {
                 return error_set(error, "-device %s: %s: the terminal serves the serial port; give that another place with -serial", spec->model->name,
@@ -665,4 +665,9 @@ int options_parse(struct options *options, int count, char **words, struct error
         }
     }
     return options->action == OPTIONS_RUN ? options_complete(options, error) : 0;
+}
+
+void options_fini(struct options *options)
+{
+    config_fini(&options->lists);
 }

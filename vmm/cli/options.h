@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "machine/devices.h"
+#include "machine/config.h"
 #include "machine/ram.h"
 #include "util/error.h"
 #include "vcpu/cpuid.h"
@@ -71,17 +71,15 @@ struct options {
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */
     struct options_boot boot;
     struct options_arguments device_arguments;
-    unsigned device_count, drive_count, object_count, chardev_count;
-    struct device_spec devices[DEVICES_MAX];
-    struct drive drives[DRIVES_MAX];
-    struct object_spec objects[OBJECTS_MAX];
-    struct chardev_backend chardevs[CHARDEVS_MAX];
+    struct config_lists lists; /* devices, drives, objects, character backends */
     const char *log_file;
     const char *log_items;
 };
 
 /* `count` words behind the verb. 0, or -1 with `error` filled. */
 int options_parse(struct options *options, int count, char **words, struct error *error);
+/* After options_parse(), on its failure too. */
+void options_fini(struct options *options);
 
 /* The options' part of the help. */
 void options_help(void);

@@ -17,16 +17,11 @@ int options_apply_object(struct options *options, const char *argument, struct e
 int options_apply_chardev(struct options *options, const char *argument, struct error *error);
 int options_apply_debugcon(struct options *options, const char *argument, struct error *error);
 
-/* The -chardev of that id; NULL: there is none. */
-struct chardev_backend *options_find_chardev(struct options *options, const char *id);
-
 /* Once the board is known. */
 int options_complete_devices(struct options *options, struct error *error);
 
-/* For those that make drives and devices of other options. NULL with `error` filled. */
-struct drive *options_new_drive(struct options *options, const char *what, const struct property *properties, struct error *error);
+/* For those that make devices of other options: with defaults, NULL with `error` filled; and what is said of it, 0 or -1 with the entry gone. */
 struct device_spec *options_new_device(struct options *options, const struct device_model *model, struct error *error);
-int options_check_id(const struct options *options, const struct drive *drive, const char *what, struct error *error);
-int options_check_device(struct options *options, struct device_spec *spec, struct error *error);
+int options_claim_device(struct options *options, struct device_spec *spec, struct error *error);
 
 #endif

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/keyval.h"
+#include "util/keyval.h"
 #include "cli/options_devices.h"
 #include "machine/machine.h"
 
@@ -18,16 +18,16 @@ static int options_add_image(struct options *options, const char *what, const ch
     if (strlen(file) >= PROPERTY_TEXT_MAX) {
         return error_set(error, "%s %s: the name is too long", what, file);
     }
-    struct drive *drive = options_new_drive(options, what, drive_properties, error);
+    struct drive *drive = config_new_drive(&options->lists, drive_properties, error);
     if (drive == NULL) {
-        return -1;
+        return error_prepend(error, "%s: ", what);
     }
     strcpy(drive->values.file, file);
     snprintf(drive->values.id, sizeof(drive->values.id), "%s%u", cdrom ? "cdrom" : "hd", index);
     drive->values.index = index;
     drive->values.media = cdrom ? DRIVE_MEDIA_CDROM : DRIVE_MEDIA_DISK;
     drive->values.raw_unless_other = !cdrom;
-    return options_check_id(options, drive, what, error);
+    return config_check_drive(&options->lists, drive, error) == 0 ? 0 : error_prepend(error, "%s: ", what);
 }
 
 int options_apply_hda(struct options *options, const char *argument, struct error *error)
@@ -80,7 +80,7 @@ static int options_add_ide(struct options *options, struct drive *drive, uint64_
     strcpy(spec->values.drive, drive->values.id);
     snprintf(spec->values.bus, sizeof(spec->values.bus), "ide.%u", (unsigned)(place / units));
     spec->values.unit = place % units;
-    return options_check_device(options, spec, error);
+    return options_claim_device(options, spec, error);
 }
 
 int options_add_ide_drives(struct options *options, struct error *error)
@@ -88,8 +88,8 @@ int options_add_ide_drives(struct options *options, struct error *error)
     const struct board *board = machine_find_board(options->machine);
     bool taken[DISKS_IDE_PLACES_MAX] = {false};
     for (unsigned pass = 0; pass < 2; pass++) { /* those that name a place first */
-        for (unsigned i = 0; i < options->drive_count; i++) {
-            struct drive *drive = &options->drives[i];
+        for (unsigned i = 0; i < options->lists.drive_count; i++) {
+            struct drive *drive = options->lists.drives[i];
             if (!options_is_ide(drive, board)) {
                 continue;
             }

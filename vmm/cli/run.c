@@ -186,8 +186,8 @@ static int run_init_serials(struct run *run, struct error *error)
 static int run_init_debugcon(struct run *run, struct error *error)
 {
     const char *spec = "";
-    for (unsigned i = 0; i < run->options->device_count; i++) {
-        const struct device_spec *device = &run->options->devices[i];
+    for (unsigned i = 0; i < run->options->lists.device_count; i++) {
+        const struct device_spec *device = run->options->lists.devices[i];
         spec = device->model->configure != NULL && device->values.chardev[0] != '\0' ? device->values.chardev : spec;
     }
     if (spec[0] == '\0' || strcmp(spec, "none") == 0) {
@@ -200,11 +200,11 @@ static int run_init_debugcon(struct run *run, struct error *error)
 /* The -chardevs that ports of devices use; those that -serial or a debug port names are opened there. */
 static int run_open_chardevs(struct run *run, struct error *error)
 {
-    for (unsigned i = 0; i < run->options->chardev_count; i++) {
-        struct chardev_backend *backend = &run->options->chardevs[i];
+    for (unsigned i = 0; i < run->options->lists.chardev_count; i++) {
+        struct chardev_backend *backend = run->options->lists.chardevs[i];
         bool used = false;
-        for (unsigned d = 0; d < run->options->device_count; d++) {
-            const struct device_spec *device = &run->options->devices[d];
+        for (unsigned d = 0; d < run->options->lists.device_count; d++) {
+            const struct device_spec *device = run->options->lists.devices[d];
             used = used || (device->model->bus == DEVICE_BUS_SERIAL && strcmp(device->values.chardev, backend->id) == 0);
         }
         if (used) {
@@ -223,14 +223,13 @@ static int run_open_chardevs(struct run *run, struct error *error)
 /* Images, each opened once; what a node took over from another is opened as that node's. */
 static int run_open_drives(struct run *run, struct error *error)
 {
-    for (unsigned i = 0; i < run->config.drive_count; i++) {
-        struct drive *drive = &run->config.drives[i];
-        bool taken = drive->used_by != NULL && strcmp(drive->used_by, "another node") == 0;
+    for (unsigned i = 0; i < run->config.lists->drive_count; i++) {
+        struct drive *drive = run->config.lists->drives[i];
         bool flash = false;
         for (unsigned unit = 0; unit < MACHINE_FLASHES_MAX; unit++) {
             flash = flash || run->config.flash[unit] == drive;
         }
-        if (!taken && drive_open(drive, flash ? NULL : &run->loop, error) != 0) {
+        if (!config_drive_taken(drive) && drive_open(drive, flash ? NULL : &run->loop, error) != 0) {
             return -1;
         }
     }
@@ -239,8 +238,8 @@ static int run_open_drives(struct run *run, struct error *error)
 
 static void run_configure_devices(struct run *run)
 {
-    for (unsigned i = 0; i < run->config.device_count; i++) {
-        const struct device_spec *spec = &run->config.devices[i];
+    for (unsigned i = 0; i < run->config.lists->device_count; i++) {
+        const struct device_spec *spec = run->config.lists->devices[i];
         if (spec->model->configure != NULL) {
             spec->model->configure(&run->config, spec);
         }
@@ -254,9 +253,9 @@ static void run_take_terminal(const struct options *options)
             terminal_take(strcmp(options->serial[i], "stdio") == 0);
         }
     }
-    for (unsigned i = 0; i < options->chardev_count; i++) {
-        if (options->chardevs[i].chardev != NULL && chardev_spec_is_stdio(options->chardevs[i].spec)) {
-            terminal_take(strcmp(options->chardevs[i].spec, "stdio") == 0);
+    for (unsigned i = 0; i < options->lists.chardev_count; i++) {
+        if (options->lists.chardevs[i]->chardev != NULL && chardev_spec_is_stdio(options->lists.chardevs[i]->spec)) {
+            terminal_take(strcmp(options->lists.chardevs[i]->spec, "stdio") == 0);
         }
     }
 }
@@ -267,12 +266,7 @@ static void run_fini(struct run *run)
         chardev_free(run->config.serial[i]);
     }
     chardev_free(run->config.debugcon);
-    for (unsigned i = 0; i < run->options->chardev_count; i++) {
-        chardev_free(run->options->chardevs[i].chardev);
-    }
-    for (unsigned i = 0; i < run->config.drive_count; i++) {
-        drive_close(&run->config.drives[i]);
-    }
+    config_fini(run->config.lists);
     if (run->signals.fd >= 0) {
         loop_remove(&run->loop, &run->signals);
         close(run->signals.fd);
@@ -344,14 +338,7 @@ int run_machine(struct options *options, struct error *error)
                 .flash = {options->flash[0], options->flash[1]},
                 .hpet = options->hpet,
                 .kernel_cmdline = options->kernel_cmdline,
-                .device_count = options->device_count,
-                .devices = options->devices,
-                .drive_count = options->drive_count,
-                .drives = options->drives,
-                .object_count = options->object_count,
-                .objects = options->objects,
-                .chardev_count = options->chardev_count,
-                .chardevs = options->chardevs,
+                .lists = &options->lists,
             },
     };
     run.config.loop = &run.loop;

@@ -40,8 +40,8 @@ static bool image_wants_uefi(const struct options *options)
     struct node_options node_options = {.read_only = true};
     struct error ignored = {""}; /* it is opened again, to be used: then it is said */
     uint8_t sectors[2 * IMAGE_SECTOR];
-    for (unsigned i = 0; i < options->drive_count; i++) {
-        values = strcmp(options->drives[i].values.file, options->image) == 0 ? &options->drives[i].values : values;
+    for (unsigned i = 0; i < options->lists.drive_count; i++) {
+        values = strcmp(options->lists.drives[i]->values.file, options->image) == 0 ? &options->lists.drives[i]->values : values;
     }
     struct block_node *node = values != NULL ? node_open(values->file, values->format, &node_options, &ignored) : NULL;
     if (node == NULL) {

@@ -313,13 +313,29 @@ const struct object_model object_models[] = {
 
 /* ---- Life ---- */
 
+struct machine_device *device_new(struct machine *machine, const struct device_spec *spec, void *self, void (*release)(void *self),
+                                  struct error *error)
+{
+    struct machine_device **grown = reallocarray(machine->devices, machine->device_count + 1, sizeof(grown[0]));
+    struct machine_device *device = grown != NULL ? calloc(1, sizeof(*device)) : NULL;
+    machine->devices = grown != NULL ? grown : machine->devices;
+    if (device == NULL) {
+        release(self);
+        error_set(error, "no memory");
+        return NULL;
+    }
+    *device = (struct machine_device){.spec = spec, .self = self, .release = release};
+    machine->devices[machine->device_count++] = device;
+    return device;
+}
+
 int devices_build(struct machine *machine, struct error *error)
 {
     const struct machine_config *config = machine->config;
-    for (unsigned i = 0; i < config->device_count; i++) {
-        const struct device_spec *spec = &config->devices[i];
+    for (unsigned i = 0; i < config->lists->device_count; i++) {
+        const struct device_spec *spec = config->lists->devices[i];
         if (spec->model->build != NULL && spec->model->build(machine, spec, error) != 0) {
-            return -1;
+            return error_prepend(error, "-device %s: ", spec->model->name);
         }
     }
     return 0;
@@ -337,26 +353,36 @@ static void device_stop(const struct machine_device *device)
 void devices_stop(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->device_count; i++) {
-        device_stop(&machine->devices[i]);
+        device_stop(machine->devices[i]);
     }
+}
+
+static void device_free(struct machine_device *device)
+{
+    device_stop(device);
+    if (device->function != NULL) {
+        pci_function_remove(device->function->bus, device->function);
+    }
+    if (device->mmio != NULL) {
+        virtio_mmio_fini(device->mmio);
+    }
+    device->release(device->self); /* may still interrupt through its transport */
+    if (device->pci != NULL) {
+        virtio_pci_fini(device->pci);
+    }
+    free(device->pci);
+    free(device->mmio);
+    free(device);
 }
 
 void devices_fini(struct machine *machine)
 {
     while (machine->device_count > 0) {
-        struct machine_device *device = &machine->devices[--machine->device_count];
-        device_stop(device);
-        if (device->function != NULL) {
-            pci_function_remove(device->function->bus, device->function);
-        }
-        if (device->mmio != NULL) {
-            virtio_mmio_fini(device->mmio);
-        }
-        device->release(device->self); /* may still interrupt through its transport */
-        if (device->pci != NULL) {
-            virtio_pci_fini(device->pci);
-        }
-        free(device->pci);
-        free(device->mmio);
+        device_free(machine->devices[--machine->device_count]);
     }
+    free(machine->devices);
+    free(machine->boot_entries);
+    machine->devices = NULL;
+    machine->boot_entries = NULL;
+    machine->boot_entry_count = 0;
 }

@@ -14,11 +14,6 @@ struct machine;
 struct machine_config;
 struct chardev;
 
-#define DEVICES_MAX 32u
-#define DRIVES_MAX 32u
-#define OBJECTS_MAX 16u
-#define CHARDEVS_MAX 8u
-
 enum device_bus { DEVICE_BUS_ISA, DEVICE_BUS_PCI, DEVICE_BUS_VIRTIO, DEVICE_BUS_SERIAL, DEVICE_BUS_SCSI, DEVICE_BUS_IDE };
 
 /* What can be said of devices; of each, only what its table names. */

@@ -37,22 +37,22 @@ static int check_blk(const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
     if (!power_of_2(values->queue_size)) {
-        return place_fail(spec, "queue-size must be a power of 2", error);
+        return error_set(error, "queue-size must be a power of 2");
     }
     if (!power_of_2(values->logical_block_size) || !power_of_2(values->physical_block_size)) {
-        return place_fail(spec, "block sizes must be powers of 2", error);
+        return error_set(error, "block sizes must be powers of 2");
     }
     if (values->logical_block_size > values->physical_block_size) {
-        return place_fail(spec, "logical_block_size must not be larger than physical_block_size", error);
+        return error_set(error, "logical_block_size must not be larger than physical_block_size");
     }
     if (values->min_io_size % values->logical_block_size != 0 || values->opt_io_size % values->logical_block_size != 0) {
-        return place_fail(spec, "min_io_size and opt_io_size must be multiples of logical_block_size", error);
+        return error_set(error, "min_io_size and opt_io_size must be multiples of logical_block_size");
     }
     if (strlen(values->serial) > VIRTIO_BLK_SERIAL_BYTES) {
-        return place_fail(spec, "a serial of more than 20 characters", error);
+        return error_set(error, "a serial of more than 20 characters");
     }
     if (values->num_queues != 0xffff && values->num_queues > VIRTIO_QUEUES_MAX) {
-        return error_set(error, "-device %s: num-queues: at most %u", spec->model->name, VIRTIO_QUEUES_MAX);
+        return error_set(error, "num-queues: at most %u", VIRTIO_QUEUES_MAX);
     }
     return 0;
 }
@@ -62,11 +62,11 @@ int build_blk(struct machine *machine, const struct device_spec *spec, struct er
     const struct machine_config *config = machine->config;
     const struct device_values *values = &spec->values;
     if (values->drive[0] == '\0') {
-        return place_fail(spec, "drive property not set", error);
+        return error_set(error, "drive property not set");
     }
-    const struct drive *drive = find_drive(config, values->drive);
+    const struct drive *drive = config_find_drive(config->lists, values->drive);
     if (drive == NULL || drive->block == NULL) {
-        return error_set(error, "-device %s: Property '%s.drive' can't find value '%s'", spec->model->name, spec->model->name, values->drive);
+        return error_set(error, "Property '%s.drive' can't find value '%s'", spec->model->name, values->drive);
     }
     if (check_blk(spec, error) != 0) {
         return -1;
@@ -95,7 +95,7 @@ int build_blk(struct machine *machine, const struct device_spec *spec, struct er
     if (self == NULL || place_virtio(machine, spec, virtio_blk_device(self), self, release_blk, error) != 0) {
         return -1;
     }
-    const struct virtio_pci *pci = machine->devices[machine->device_count - 1].pci;
+    const struct virtio_pci *pci = machine->devices[machine->device_count - 1]->pci;
     return disks_set_bootindex(machine, spec, pci != NULL ? &pci->function : NULL, "scsi", "/disk@0,0", error);
 }
 
@@ -115,16 +115,13 @@ int build_rng(struct machine *machine, const struct device_spec *spec, struct er
         .max_bytes = values->max_bytes < INT64_MAX ? values->max_bytes : UINT64_MAX,
         .period_ms = (uint32_t)values->period,
     };
-    bool found = values->rng[0] == '\0';
-    for (unsigned i = 0; i < config->object_count; i++) {
-        const struct object_spec *object = &config->objects[i];
-        if (strncmp(object->model->name, "rng-", 4) == 0 && strcmp(object->values.id, values->rng) == 0) {
-            rng.filename = object->values.filename[0] != '\0' ? object->values.filename : NULL;
-            found = true;
-        }
+    const struct object_spec *object = config_find_object(config->lists, values->rng);
+    bool found = values->rng[0] == '\0' || (object != NULL && strncmp(object->model->name, "rng-", 4) == 0);
+    if (found && object != NULL && object->values.filename[0] != '\0') {
+        rng.filename = object->values.filename;
     }
     if (!found) {
-        return error_set(error, "-device %s: Property '%s.rng' can't find value '%s'", spec->model->name, spec->model->name, values->rng);
+        return error_set(error, "Property '%s.rng' can't find value '%s'", spec->model->name, values->rng);
     }
     struct virtio_rng *self = virtio_rng_new(&rng, config->loop, &machine->dma, error);
     return self != NULL ? place_virtio(machine, spec, virtio_rng_device(self), self, release_rng, error) : -1;
@@ -144,7 +141,7 @@ int build_scsi(struct machine *machine, const struct device_spec *spec, struct e
     uint64_t most = VIRTIO_QUEUES_MAX - 2, automatic = spec->model->bus == DEVICE_BUS_PCI ? machine->config->smp.cpus : 1;
     uint64_t queues = values->num_queues != 0xffff ? values->num_queues : automatic < most ? automatic : most;
     if (!power_of_2(values->queue_size) || queues > most) {
-        return place_fail(spec, "virtqueue_size must be a power of 2, num_queues at most 62", error);
+        return error_set(error, "virtqueue_size must be a power of 2, num_queues at most 62");
     }
     struct loop *loop = iothread_loop(machine, spec, error);
     if (loop == NULL) {
@@ -158,7 +155,7 @@ int build_scsi(struct machine *machine, const struct device_spec *spec, struct e
 static const struct machine_device *find_host(const struct machine *machine, const char *bus, void (*release)(void *self))
 {
     for (unsigned i = machine->device_count; i-- > 0;) {
-        const struct machine_device *device = &machine->devices[i];
+        const struct machine_device *device = machine->devices[i];
         const char *id = device->spec != NULL ? device->spec->values.id : "";
         bool named = bus[0] == '\0' || (strncmp(bus, id, strlen(id)) == 0 && strcmp(bus + strlen(id), ".0") == 0);
         if (device->release == release && named) {
@@ -172,23 +169,23 @@ int build_scsi_disk(struct machine *machine, const struct device_spec *spec, str
 {
     const struct device_values *values = &spec->values;
     const struct machine_device *host = find_host(machine, values->bus, release_scsi);
-    const struct drive *drive = find_drive(machine->config, values->drive);
+    const struct drive *drive = config_find_drive(machine->config->lists, values->drive);
     struct scsi_disk disk = {.cdrom = strcmp(spec->model->name, "scsi-cd") == 0, .block_bytes = (uint32_t)values->logical_block_size};
     if (host == NULL) {
-        return error_set(error, "-device %s: No 'SCSI' bus found for device '%s'", spec->model->name, spec->model->name);
+        return error_set(error, "No 'SCSI' bus found for device '%s'", spec->model->name);
     }
     if (drive == NULL || drive->block == NULL) {
-        return place_fail(spec, "drive property not set", error);
+        return error_set(error, "drive property not set");
     }
     disk.block = drive->block;
     disk.block_bytes = disk.cdrom ? 2048 : disk.block_bytes;
     disk.errors = errors_of(machine, values, drive);
     disk.read_only = disk.cdrom || block_read_only(drive->block);
     if (!power_of_2(disk.block_bytes) || block_bytes(disk.block) < disk.block_bytes) {
-        return place_fail(spec, "logical_block_size must be a power of 2, and the image not smaller", error);
+        return error_set(error, "logical_block_size must be a power of 2, and the image not smaller");
     }
     if (strlen(values->serial) > SCSI_SERIAL_MAX) {
-        return place_fail(spec, "a serial of more than 36 characters", error);
+        return error_set(error, "a serial of more than 36 characters");
     }
     memcpy(disk.serial, values->serial, strlen(values->serial));
     if (iothread_attach(machine, disk.block, virtio_scsi_device(host->self)->loop, spec, error) != 0) {
@@ -199,8 +196,8 @@ int build_scsi_disk(struct machine *machine, const struct device_spec *spec, str
     char rest[48];
     snprintf(rest, sizeof(rest), "/channel@0/disk@%x,0", (unsigned)target);
     return result == 0         ? disks_set_bootindex(machine, spec, host->pci != NULL ? &host->pci->function : NULL, "scsi", rest, error)
-           : result == -EEXIST ? error_set(error, "-device %s: lun already used by another device, at scsi-id %d", spec->model->name, target)
-                               : place_fail(spec, "bad scsi device id: 0 to 255 are there", error);
+           : result == -EEXIST ? error_set(error, "lun already used by another device, at scsi-id %d", target)
+                               : error_set(error, "bad scsi device id: 0 to 255 are there");
 }
 
 /* ---- virtio-serial and its ports ---- */
@@ -222,20 +219,18 @@ int build_port(struct machine *machine, const struct device_spec *spec, struct e
     const struct machine_config *config = machine->config;
     const struct device_values *values = &spec->values;
     const struct machine_device *host = find_host(machine, values->bus, release_console);
-    struct chardev *chardev = NULL;
+    const struct chardev_backend *backend = config_find_chardev(config->lists, values->chardev);
+    struct chardev *chardev = backend != NULL ? backend->chardev : NULL;
     if (host == NULL) {
-        return error_set(error, "-device %s: No 'virtio-serial-bus' bus found for device '%s'", spec->model->name, spec->model->name);
-    }
-    for (unsigned i = 0; i < config->chardev_count; i++) {
-        chardev = strcmp(config->chardevs[i].id, values->chardev) == 0 ? config->chardevs[i].chardev : chardev;
+        return error_set(error, "No 'virtio-serial-bus' bus found for device '%s'", spec->model->name);
     }
     if (strlen(values->name) >= VIRTIO_CONSOLE_NAME_MAX) {
-        return place_fail(spec, "its name is too long", error);
+        return error_set(error, "its name is too long");
     }
     int number = values->number != 0xff ? (int)values->number : -1;
     bool is_console = strcmp(spec->model->name, "virtconsole") == 0;
     int result = virtio_console_add_port(host->self, number, is_console, values->name, chardev);
     return result == 0         ? 0
-           : result == -EEXIST ? error_set(error, "-device %s: virtio-serial-bus: A port already exists at id %d", spec->model->name, number)
-                               : place_fail(spec, "virtio-serial-bus: Maximum port limit for this device reached", error);
+           : result == -EEXIST ? error_set(error, "virtio-serial-bus: A port already exists at id %d", number)
+                               : error_set(error, "virtio-serial-bus: Maximum port limit for this device reached");
 }

@@ -19,16 +19,6 @@
 
 /* ---- Drives ---- */
 
-struct drive *find_drive(const struct machine_config *config, const char *id)
-{
-    for (unsigned i = 0; i < config->drive_count; i++) {
-        if (strcmp(config->drives[i].values.id, id) == 0) {
-            return &config->drives[i];
-        }
-    }
-    return NULL;
-}
-
 static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive, enum disk_error_action otherwise)
 {
     static const enum disk_error_action actions[] = {
@@ -93,13 +83,11 @@ static const struct disk_controller *disks_kind(const struct machine_device *dev
 static int disks_place(struct machine *machine, const struct device_spec *spec, unsigned kind, void *self, struct pci_function *function, uint8_t devfn,
                        struct error *error)
 {
-    struct machine_device *device = &machine->devices[machine->device_count++];
-    *device = (struct machine_device){
-        .spec = spec,
-        .self = self,
-        .release = disk_controllers[kind].release,
-        .stop = disk_controllers[kind].stop,
-    };
+    struct machine_device *device = device_new(machine, spec, self, disk_controllers[kind].release, error);
+    if (device == NULL) {
+        return -1;
+    }
+    device->stop = disk_controllers[kind].stop;
     if (spec != NULL && place_function(machine, spec, function, error) != 0) {
         return -1;
     }
@@ -183,7 +171,7 @@ static int disks_find_place(const struct machine *machine, const struct device_s
     uint64_t wanted = spec->values.unit;
     bool any = false, named = false;
     for (unsigned i = 0; i < machine->device_count; i++) {
-        const struct machine_device *device = &machine->devices[i];
+        const struct machine_device *device = machine->devices[i];
         const struct disk_controller *kind = disks_kind(device);
         for (unsigned slot = 0; kind != NULL && slot < kind->buses * kind->units; slot++) {
             unsigned bus = slot / kind->units, unit = slot % kind->units;
@@ -193,7 +181,7 @@ static int disks_find_place(const struct machine *machine, const struct device_s
             }
             named = true;
             if (wanted != UNIT_ANY && wanted >= kind->units && name[0] != '\0') {
-                return error_set(error, "-device %s: Can't create IDE unit %" PRIu64 ", bus supports only %u units", model, wanted, kind->units);
+                return error_set(error, "Can't create IDE unit %" PRIu64 ", bus supports only %u units", wanted, kind->units);
             }
             if ((wanted == UNIT_ANY || wanted == unit) && !disks_taken(device, bus, unit)) {
                 *place = (struct disk_place){device, bus, unit};
@@ -202,13 +190,13 @@ static int disks_find_place(const struct machine *machine, const struct device_s
         }
     }
     if (!any) {
-        return error_set(error, "-device %s: No 'IDE' bus found for device '%s'", model, model);
+        return error_set(error, "No 'IDE' bus found for device '%s'", model);
     }
     if (!named) {
-        return error_set(error, "-device %s: Bus '%s' not found", model, name);
+        return error_set(error, "Bus '%s' not found", name);
     }
-    return wanted != UNIT_ANY ? error_set(error, "-device %s: IDE unit %" PRIu64 " is in use", model, wanted)
-                              : error_set(error, "-device %s: Bus '%s' is full", model, name[0] != '\0' ? name : "ide.0");
+    return wanted != UNIT_ANY ? error_set(error, "IDE unit %" PRIu64 " is in use", wanted)
+                              : error_set(error, "Bus '%s' is full", name[0] != '\0' ? name : "ide.0");
 }
 
 static int disks_add_to(const struct disk_place *place, const struct ata_config *config)
@@ -220,7 +208,7 @@ static int disks_add_to(const struct disk_place *place, const struct ata_config 
 int build_ide_drive(struct machine *machine, const struct device_spec *spec, struct error *error)
 {
     const struct device_values *values = &spec->values;
-    const struct drive *drive = find_drive(machine->config, values->drive);
+    const struct drive *drive = config_find_drive(machine->config->lists, values->drive);
     struct ata_config config = {.cdrom = strcmp(spec->model->name, "ide-cd") == 0, .write_cache = true};
     struct disk_place place = {0};
     char rest[48];
@@ -228,10 +216,10 @@ int build_ide_drive(struct machine *machine, const struct device_spec *spec, str
         return -1;
     }
     if (values->drive[0] == '\0' && !config.cdrom) {
-        return place_fail(spec, "drive property not set", error);
+        return error_set(error, "drive property not set");
     }
     if (strlen(values->serial) > ATA_SERIAL_BYTES || strlen(values->model) > ATA_MODEL_BYTES) {
-        return place_fail(spec, "a serial of more than 20 characters, or a model of more than 40", error);
+        return error_set(error, "a serial of more than 20 characters, or a model of more than 40");
     }
     if (drive != NULL) {
         config.block = drive->block;
@@ -245,7 +233,7 @@ int build_ide_drive(struct machine *machine, const struct device_spec *spec, str
         snprintf(config.serial, sizeof(config.serial), "KG%05u", place.bus * disks_kind(place.device)->units + place.unit + 1);
     }
     if (disks_add_to(&place, &config) != 0) {
-        return place_fail(spec, config.cdrom ? "the image is smaller than a sector of 2048 bytes" : "the image is smaller than a sector", error);
+        return error_set(error, "%s", config.cdrom ? "the image is smaller than a sector of 2048 bytes" : "the image is smaller than a sector");
     }
     snprintf(rest, sizeof(rest), "/drive@%u/disk@%u", place.bus, place.unit);
     return disks_set_bootindex(machine, spec, place.device->function, config.ncq ? "pci8086,2922" : "ide", rest, error);
@@ -267,9 +255,14 @@ int disks_set_bootindex(struct machine *machine, const struct device_spec *spec,
     }
     for (unsigned i = 0; i < machine->boot_entry_count; i++) {
         if (machine->boot_entries[i].index == index) {
-            return error_set(error, "-device %s: The bootindex %" PRIu64 " has already been used", spec->model->name, index);
+            return error_set(error, "The bootindex %" PRIu64 " has already been used", index);
         }
     }
+    struct boot_entry *grown = reallocarray(machine->boot_entries, machine->boot_entry_count + 1, sizeof(grown[0]));
+    if (grown == NULL) {
+        return error_set(error, "no memory");
+    }
+    machine->boot_entries = grown;
     struct boot_entry *entry = &machine->boot_entries[machine->boot_entry_count++];
     char place[8], bridge_place[8] = "";
     const struct pci_function *bridge = function->bus->bridge;
@@ -290,14 +283,18 @@ static int disks_compare(const void *a, const void *b)
 
 char *disks_bootorder(const struct machine *machine, const char *first)
 {
-    struct boot_entry entries[DEVICES_MAX];
     unsigned count = machine->boot_entry_count;
     size_t room = (count + 2) * DISKS_BOOT_PATH_MAX, used = 0;
     char *text = calloc(1, room);
-    if (text == NULL) {
+    struct boot_entry *entries = calloc(count + 1, sizeof(entries[0]));
+    if (text == NULL || entries == NULL) {
+        free(text);
+        free(entries);
         return NULL;
     }
-    memcpy(entries, machine->boot_entries, count * sizeof(entries[0]));
+    for (unsigned i = 0; i < count; i++) {
+        entries[i] = machine->boot_entries[i];
+    }
     qsort(entries, count, sizeof(entries[0]), disks_compare);
     for (unsigned i = 0; i <= count + 1; i++) {
         const char *line = i == 0 ? first : i <= count ? entries[i - 1].path : machine->config->boot_strict ? "HALT" : NULL;
@@ -305,5 +302,6 @@ char *disks_bootorder(const struct machine *machine, const char *first)
             used += (size_t)snprintf(text + used, room - used, "%s%s", used != 0 ? "\n" : "", line);
         }
     }
+    free(entries);
     return text;
 }

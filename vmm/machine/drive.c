@@ -38,6 +38,8 @@ static const char *const zeroes[] = {"off", "on", "unmap", NULL};
 static const char *const errors[] = {"auto", "report", "ignore", "stop", "enospc", NULL};
 static const char *const lockings[] = {"auto", "on", "off", NULL};
 
+const char drive_used_by_node[] = "another node";
+
 /* Names as of QEMU. */
 const struct property drive_properties[] = {
     {"file", PROPERTY_TEXT, AT(file), NULL, "the image", 0, 0, NULL},
@@ -129,26 +131,26 @@ static int drive_check_raw(const struct drive *drive, struct error *error)
     return 0; /* what cannot be opened is told of where it is */
 }
 
-int drive_resolve(struct drive_values *values, const char *what, struct error *error)
+int drive_resolve(struct drive_values *values, struct error *error)
 {
     bool parts = values->nbd.type != DRIVE_SERVER_NONE || values->nbd.path[0] != '\0' || values->nbd.host[0] != '\0' || values->nbd.port[0] != '\0';
     bool top = values->protocol[0] == '\0' && strcmp(values->format, "nbd") == 0; /* the node is the protocol's own */
     bool nbd = top || strcmp(values->protocol, "nbd") == 0;
     if (values->protocol[0] != '\0' && !nbd && strcmp(values->protocol, "file") != 0) {
-        return error_set(error, "%s: Unknown driver '%s'", what, values->protocol);
+        return error_set(error, "Unknown driver '%s'", values->protocol);
     }
     if (!nbd) {
-        return parts || values->nbd.export[0] != '\0' ? error_set(error, "%s: 'server' and 'export' are of driver nbd", what) : 0;
+        return parts || values->nbd.export[0] != '\0' ? error_set(error, "'server' and 'export' are of driver nbd") : 0;
     }
     if (values->file[0] != '\0' || values->reference[0] != '\0') {
-        return error_set(error, "%s: driver nbd has a server, and no file", what);
+        return error_set(error, "driver nbd has a server, and no file");
     }
     bool is_unix = values->nbd.type == DRIVE_SERVER_UNIX;
     if (values->nbd.type == DRIVE_SERVER_NONE) {
-        return error_set(error, "%s: Parameter 'server.type' is missing", what);
+        return error_set(error, "Parameter 'server.type' is missing");
     }
     if (is_unix ? values->nbd.path[0] == '\0' : values->nbd.host[0] == '\0' || values->nbd.port[0] == '\0') {
-        return error_set(error, "%s: Parameter '%s' is missing", what, is_unix ? "server.path" : values->nbd.host[0] == '\0' ? "server.host" : "server.port");
+        return error_set(error, "Parameter '%s' is missing", is_unix ? "server.path" : values->nbd.host[0] == '\0' ? "server.host" : "server.port");
     }
     char *uri = nbd_make_uri(is_unix ? values->nbd.path : NULL, values->nbd.host, values->nbd.port, values->nbd.export);
     bool fits = uri != NULL && strlen(uri) < sizeof(values->file);
@@ -156,7 +158,7 @@ int drive_resolve(struct drive_values *values, const char *what, struct error *e
         strcpy(values->file, uri);
     }
     free(uri);
-    return fits ? 0 : error_set(error, "%s: the export's name is too long", what);
+    return fits ? 0 : error_set(error, "the export's name is too long");
 }
 
 void drive_config(const struct drive_values *values, struct block_config *config)

@@ -61,14 +61,17 @@ struct drive {
     struct block *block;  /* once opened */
     bool attached_elsewhere; /* to an iothread's loop */
     struct drive *throttle_with; /* an earlier one, with which it shares limits; NULL: none */
-    const char *used_by;  /* a device's model; NULL: free */
+    const char *used_by;  /* a device's model, or drive_used_by_node; NULL: free */
     bool node;            /* of -blockdev */
+    bool protocol;        /* a node of driver file or nbd: another may lie on it */
+    struct drive *below;  /* the node whose image it has taken over; NULL: none */
 };
+extern const char drive_used_by_node[];
 
 enum drive_server { DRIVE_SERVER_NONE, DRIVE_SERVER_INET, DRIVE_SERVER_UNIX };
 
 /* What has a protocol's parts becomes a file name. 0, or -1 with `error` filled. */
-int drive_resolve(struct drive_values *values, const char *what, struct error *error);
+int drive_resolve(struct drive_values *values, struct error *error);
 /* `config` points into `values`. */
 void drive_config(const struct drive_values *values, struct block_config *config);
 /* Opens the image; `loop` NULL: for one that waits for its requests. 0, or -1 with `error` filled. */

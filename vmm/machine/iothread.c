@@ -18,12 +18,12 @@ static void *iothread_run(void *opaque)
 int iothreads_init(struct machine *machine, struct error *error)
 {
     const struct machine_config *config = machine->config;
-    machine->iothreads = calloc(OBJECTS_MAX, sizeof(machine->iothreads[0]));
+    machine->iothreads = calloc(config->lists->object_count + 1, sizeof(machine->iothreads[0]));
     if (machine->iothreads == NULL) {
         return error_set(error, "-object iothread: no memory");
     }
-    for (unsigned i = 0; i < config->object_count; i++) {
-        if (strcmp(config->objects[i].model->name, "iothread") != 0) {
+    for (unsigned i = 0; i < config->lists->object_count; i++) {
+        if (strcmp(config->lists->objects[i]->model->name, "iothread") != 0) {
             continue;
         }
         struct iothread *iothread = &machine->iothreads[machine->iothread_count];
@@ -31,7 +31,7 @@ int iothreads_init(struct machine *machine, struct error *error)
         if (result != 0) {
             return error_set(error, "-object iothread: %s", strerror(-result));
         }
-        iothread->id = config->objects[i].values.id;
+        iothread->id = config->lists->objects[i]->values.id;
         machine->iothread_count++;
     }
     return 0;
@@ -40,10 +40,11 @@ int iothreads_init(struct machine *machine, struct error *error)
 void iothreads_fini(struct machine *machine)
 {
     const struct machine_config *config = machine->config;
-    for (unsigned i = 0; i < config->drive_count && machine->iothread_count != 0; i++) {
-        if (config->drives[i].block != NULL && config->drives[i].attached_elsewhere) {
-            block_attach(config->drives[i].block, config->loop);
-            config->drives[i].attached_elsewhere = false;
+    for (unsigned i = 0; i < config->lists->drive_count && machine->iothread_count != 0; i++) {
+        struct drive *drive = config->lists->drives[i];
+        if (drive->block != NULL && drive->attached_elsewhere) {
+            block_attach(drive->block, config->loop);
+            drive->attached_elsewhere = false;
         }
     }
     for (unsigned i = 0; i < machine->iothread_count; i++) {
@@ -88,7 +89,7 @@ struct loop *iothread_loop(const struct machine *machine, const struct device_sp
         }
     }
     if (id[0] != '\0') {
-        error_set(error, "-device %s: iothread=%s: Device '%s' not found", spec->model->name, id, id);
+        error_set(error, "iothread=%s: Device '%s' not found", id, id);
         return NULL;
     }
     return machine->config->loop;
@@ -101,10 +102,10 @@ int iothread_attach(struct machine *machine, struct block *block, struct loop *l
     }
     int result = block_attach(block, loop);
     if (result != 0) {
-        return error_set(error, "-device %s: its image cannot go to an iothread: %s", spec->model->name, strerror(-result));
+        return error_set(error, "its image cannot go to an iothread: %s", strerror(-result));
     }
-    for (unsigned i = 0; i < machine->config->drive_count; i++) {
-        struct drive *drive = &machine->config->drives[i];
+    for (unsigned i = 0; i < machine->config->lists->drive_count; i++) {
+        struct drive *drive = machine->config->lists->drives[i];
         drive->attached_elsewhere = drive->attached_elsewhere || drive->block == block;
     }
     return 0;

@@ -26,7 +26,7 @@
 #include "machine/acpi.h"
 #include "bus/pci.h"
 #include "machine/boot.h"
-#include "machine/devices.h"
+#include "machine/config.h"
 #include "machine/disks.h"
 #include "machine/events.h"
 #include "machine/iothread.h"
@@ -87,11 +87,7 @@ struct machine_config {
     bool testdev;
     struct run_watch *run_watch; /* NULL: nobody; told of each machine's stops, after its devices */
     bool kernel_cmdline; /* tell the kernel of devices that no table lists (microvm without ACPI) */
-    unsigned device_count, drive_count, object_count, chardev_count;
-    const struct device_spec *devices;
-    struct drive *drives; /* opened */
-    const struct object_spec *objects;
-    const struct chardev_backend *chardevs; /* opened */
+    struct config_lists *lists; /* devices, drives, objects, character backends; drives and backends are opened. They change while a machine runs */
 };
 
 struct virtio_mmio;
@@ -154,9 +150,9 @@ struct machine {
     struct virtio_slots virtio_slots;
     unsigned virtio_slots_used;
     unsigned device_count;
-    struct machine_device devices[DEVICES_MAX + 1]; /* and the board's disk controller */
+    struct machine_device **devices; /* in the order in which they came; and the board's disk controller */
     unsigned boot_entry_count;
-    struct boot_entry boot_entries[DEVICES_MAX];
+    struct boot_entry *boot_entries;
     struct power power;
     struct runstate run;
     unsigned iothread_count;

@@ -13,11 +13,6 @@
 
 #define AUTO_VECTORS 0xffffffffu
 
-int place_fail(const struct device_spec *spec, const char *what, struct error *error)
-{
-    return error_set(error, "-device %s: %s", spec->model->name, what);
-}
-
 /* "06", "6.1", "0x6"; -1: none of them. */
 static int parse_devfn(const char *text)
 {
@@ -37,19 +32,19 @@ static struct pci_bus *place_find_bus(struct machine *machine, const struct devi
     const char *name = spec->values.bus;
     const char *root = machine->config->board->pci_bus;
     if (machine->pci == NULL) {
-        error_set(error, "-device %s: No 'PCI' bus found for device '%s'", spec->model->name, spec->model->name);
+        error_set(error, "No 'PCI' bus found for device '%s'", spec->model->name);
         return NULL;
     }
     if (name[0] == '\0' || (root != NULL && strcmp(name, root) == 0)) {
         return machine->pci;
     }
     for (unsigned i = 0; i < machine->device_count; i++) {
-        const struct machine_device *device = &machine->devices[i];
+        const struct machine_device *device = machine->devices[i];
         if (device->root_port != NULL && strcmp(device->spec->values.id, name) == 0) {
             return &device->root_port->secondary;
         }
     }
-    error_set(error, "-device %s: Bus '%s' not found", spec->model->name, name);
+    error_set(error, "Bus '%s' not found", name);
     return NULL;
 }
 
@@ -62,18 +57,18 @@ static int place_find_devfn(const struct pci_bus *bus, const struct device_spec 
                 return PCI_DEVFN(slot, 0);
             }
         }
-        return place_fail(spec, "PCI: no slot/function available, all in use or reserved", error);
+        return error_set(error, "PCI: no slot/function available, all in use or reserved");
     }
     int devfn = parse_devfn(spec->values.addr);
     if (devfn < 0) {
-        return error_set(error, "-device %s: addr=%s: must be a slot, 0 to 1f, and perhaps a function, as 06.0", spec->model->name, spec->values.addr);
+        return error_set(error, "addr=%s: must be a slot, 0 to 1f, and perhaps a function, as 06.0", spec->values.addr);
     }
     if (slot_0_only && devfn >> 3 != 0) {
-        return error_set(error, "-device %s: PCI: slot %d is not valid for %s, parent device only allows plugging into slot 0.", spec->model->name,
+        return error_set(error, "PCI: slot %d is not valid for %s, parent device only allows plugging into slot 0.",
                          devfn >> 3, spec->model->name);
     }
     if (bus->functions[devfn] != NULL) {
-        return error_set(error, "-device %s: PCI: slot %d function %d not available for %s, in use by %s", spec->model->name, devfn >> 3, devfn & 7,
+        return error_set(error, "PCI: slot %d function %d not available for %s, in use by %s", devfn >> 3, devfn & 7,
                          spec->model->name, bus->functions[devfn]->name);
     }
     return devfn;
@@ -108,18 +103,18 @@ static int place_pci(struct machine *machine, struct machine_device *device, con
                      (express && values->disable_legacy_choice == ON_OFF_AUTO_AUTO && !spec->model->transitional);
     struct virtio_pci_options options = {.legacy = !no_legacy, .modern = !values->disable_modern, .express = express, .vectors = (unsigned)values->vectors};
     if (!options.legacy && !options.modern) {
-        return place_fail(spec, "device cannot work as neither modern nor legacy mode is enabled", error);
+        return error_set(error, "device cannot work as neither modern nor legacy mode is enabled");
     }
     if (values->vectors == AUTO_VECTORS) {
         options.vectors = device->virtio->queue_count + 1;
     }
     device->pci = calloc(1, sizeof(*device->pci));
     if (device->pci == NULL) {
-        return place_fail(spec, "no memory", error);
+        return error_set(error, "no memory");
     }
     int result = virtio_pci_init(device->pci, device->virtio, &options, &machine->events.msi, &machine->events.doorbells);
     if (result != 0) {
-        return place_fail(spec, strerror(-result), error);
+        return error_set(error, "%s", strerror(-result));
     }
     if (place_function(machine, spec, &device->pci->function, error) != 0) {
         return -1;
@@ -132,22 +127,22 @@ static int place_mmio(struct machine *machine, struct machine_device *device, co
 {
     const struct virtio_slots *slots = &machine->virtio_slots;
     if (slots->count == 0) {
-        return error_set(error, "-device %s: No 'virtio-bus' bus found for device '%s'", spec->model->name, spec->model->name);
+        return error_set(error, "No 'virtio-bus' bus found for device '%s'", spec->model->name);
     }
     if (machine->virtio_slots_used == slots->count) {
-        return error_set(error, "-device %s: all %u places of the machine are taken", spec->model->name, slots->count);
+        return error_set(error, "all %u places of the machine are taken", slots->count);
     }
     unsigned slot = machine->virtio_slots_used;
     uint64_t base = slots->base + slot * VIRTIO_MMIO_BYTES;
     struct irq irq = board_irq(machine, slots->irqs[slot]);
     device->mmio = calloc(1, sizeof(*device->mmio));
     if (device->mmio == NULL) {
-        return place_fail(spec, "no memory", error);
+        return error_set(error, "no memory");
     }
     virtio_mmio_init(device->mmio, device->virtio, &irq, &machine->events.doorbells, base);
     int result = bus_add(&machine->mmio, base, VIRTIO_MMIO_BYTES, &virtio_mmio_ops, device->mmio);
     if (result != 0) {
-        return place_fail(spec, strerror(-result), error);
+        return error_set(error, "%s", strerror(-result));
     }
     machine->virtio_slots_used++;
     return 0;
@@ -157,8 +152,11 @@ static int place_mmio(struct machine *machine, struct machine_device *device, co
 int place_virtio(struct machine *machine, const struct device_spec *spec, struct virtio_device *virtio, void *self, void (*release)(void *self),
                         struct error *error)
 {
-    struct machine_device *device = &machine->devices[machine->device_count++];
-    *device = (struct machine_device){.spec = spec, .virtio = virtio, .self = self, .release = release};
+    struct machine_device *device = device_new(machine, spec, self, release, error);
+    if (device == NULL) {
+        return -1;
+    }
+    device->virtio = virtio;
     return (spec->model->bus == DEVICE_BUS_PCI ? place_pci : place_mmio)(machine, device, spec, error);
 }
 
@@ -172,14 +170,17 @@ int build_root_port(struct machine *machine, const struct device_spec *spec, str
         return -1;
     }
     if (bus != machine->pci || strcmp(machine->config->board->pci_bus, "pcie.0") != 0) {
-        return place_fail(spec, "a root port can only be on the root bus of PCI Express, pcie.0", error);
+        return error_set(error, "a root port can only be on the root bus of PCI Express, pcie.0");
     }
     struct pci_root_port *port = calloc(1, sizeof(*port));
     if (port == NULL) {
-        return place_fail(spec, "no memory", error);
+        return error_set(error, "no memory");
     }
-    struct machine_device *device = &machine->devices[machine->device_count++];
-    *device = (struct machine_device){.spec = spec, .self = port, .release = free, .root_port = port};
+    struct machine_device *device = device_new(machine, spec, port, free, error);
+    if (device == NULL) {
+        return -1;
+    }
+    device->root_port = port;
     pci_root_port_init(port, spec->model->name, (uint16_t)values->slot, (uint8_t)values->port_number);
     if (place_function(machine, spec, &port->function, error) != 0) {
         return -1;

@@ -12,5 +12,7 @@ struct error {
 
 /* Stores the line (cut to fit, no newline) and returns -1, so that `return error_set(…)` reads well. */
 int error_set(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Puts words before the line, as what option it is about. -1. */
+int error_prepend(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

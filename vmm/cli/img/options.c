@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli/img/img.h"
-#include "cli/keyval.h"
+#include "util/keyval.h"
 #include "machine/drive.h"
 
 #define OPTIONS_LONGS_MAX 24u
@@ -126,8 +126,8 @@ int img_parse_image_opts(const char *text, struct drive_values *values)
     if (values->reference[0] != '\0') {
         return img_fail("Could not open '%s': Cannot find device='' nor node-name='%s'", text, values->reference);
     }
-    if (drive_resolve(values, "--image-opts", &error) != 0) {
-        return img_fail("%s", error.text);
+    if (drive_resolve(values, &error) != 0) {
+        return img_fail("--image-opts: %s", error.text);
     }
     if (values->file[0] == '\0') {
         return img_fail("Could not open '%s': A block device must be specified for \"file\"", text);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "cli/keyval.h"
+#include "util/keyval.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +99,13 @@ static int keyval_flatten(struct keyval_list *list, const char *what, const char
     return 0;
 }
 
+int keyval_from_json(struct keyval_list *list, const char *what, json_t *object, struct error *error)
+{
+    list->count = 0;
+    list->help = false;
+    return json_is_object(object) ? keyval_flatten(list, what, "", object, error) : error_set(error, "%s: no JSON object", what);
+}
+
 static int keyval_parse_json(struct keyval_list *list, const char *what, const char *text, struct error *error)
 {
     json_error_t why;
@@ -107,7 +113,7 @@ static int keyval_parse_json(struct keyval_list *list, const char *what, const c
     if (root == NULL) {
         return error_set(error, "%s: no JSON: %s, at column %d", what, why.text, why.column);
     }
-    int result = json_is_object(root) ? keyval_flatten(list, what, "", root, error) : error_set(error, "%s: no JSON object", what);
+    int result = keyval_from_json(list, what, root, error);
     json_decref(root);
     return result;
 }

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* What config.c and config_drives.c share: arrays of pointers to entries. */
+#ifndef KAGE_MACHINE_CONFIG_INTERNAL_H
+#define KAGE_MACHINE_CONFIG_INTERNAL_H
+
+#include "machine/config.h"
+
+/* `entries` is an array of `count` pointers. The index of one; count: it is none of them. */
+unsigned config_index(const void *entries, unsigned count, const void *entry);
+/* Takes one out; the order of the others stays. */
+void config_drop(void *entries, unsigned *count, const void *entry);
+
+#endif
