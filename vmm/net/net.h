@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The packet path between a NIC and a network back end (a netdev). Either end gives the other packets as iovecs, with a struct virtio_net_hdr
+ * The packet path between a NIC and a network back end (a netdev). Either end gives the other packets as iovecs, with a struct net_header
  * beside them that says what is left to be done: a partial checksum, segments. An end says which of that it takes; the path finishes what it
  * does not (net/offload.c).
  *
@@ -17,7 +17,6 @@
 #ifndef KAGE_NET_NET_H
 #define KAGE_NET_NET_H
 
-#include <linux/virtio_net.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,18 +30,29 @@
 #define NET_QUEUES_MAX 16u /* queue pairs of a netdev */
 #define NET_MAC_BYTES 6u
 #define NET_NAME_MAX 256u
-#define NET_PACKET_MAX (65536u + 64u) /* a frame with all its headers, without a virtio_net_hdr */
+#define NET_PACKET_MAX (65536u + 64u) /* a frame with all its headers, without a struct net_header */
 
 /* What an end takes from the other (bits). */
-#define NET_OFFLOAD_CSUM 0x01u /* VIRTIO_NET_HDR_F_NEEDS_CSUM; F_DATA_VALID */
+#define NET_OFFLOAD_CSUM 0x01u /* NET_HEADER_NEEDS_CSUM, NET_HEADER_DATA_VALID */
 #define NET_OFFLOAD_TSO4 0x02u
 #define NET_OFFLOAD_TSO6 0x04u
 #define NET_OFFLOAD_ECN 0x08u
 #define NET_OFFLOAD_UFO 0x10u
 
+/* What is left to be done with a packet: struct virtio_net_hdr of virtio 1.2, 5.1.6, which <linux/virtio_net.h> has for tap and packet sockets too. */
+struct net_header {
+    uint8_t flags;    /* NET_HEADER_* */
+    uint8_t gso_type; /* NET_GSO_* */
+    uint16_t hdr_len, gso_size, csum_start, csum_offset;
+};
+_Static_assert(sizeof(struct net_header) == 10, "virtio 1.2, 5.1.6");
+#define NET_HEADER_NEEDS_CSUM 1u
+#define NET_HEADER_DATA_VALID 2u
+enum { NET_GSO_NONE = 0, NET_GSO_TCPV4 = 1, NET_GSO_UDP = 3, NET_GSO_TCPV6 = 4, NET_GSO_ECN = 0x80 };
+
 /* An Ethernet frame without FCS. */
 struct net_packet {
-    struct virtio_net_hdr header; /* host byte order */
+    struct net_header header;
     const struct iovec *iov;
     unsigned iov_count;
     size_t bytes;
@@ -62,6 +72,8 @@ struct net_nic_ops {
     void (*room)(void *self, unsigned queue);
     /* net_nic_link() has changed. */
     void (*link_changed)(void *self, bool up);
+    /* announce-self: has the guest been asked to? NULL: it cannot be. */
+    bool (*announce)(void *self);
     /* query-rx-filter: a new object, without "name". NULL: it has none. */
     json_t *(*rx_filter)(void *self);
 };
@@ -97,13 +109,57 @@ void net_nic_set_offloads(struct net_nic *nic, unsigned offloads);
 void net_nic_set_queues(struct net_nic *nic, unsigned queues);
 /* Is there a link: both names' set_link, and a netdev. */
 bool net_nic_link(const struct net_nic *nic);
-/* Queue pairs of its netdev; 1 without one. */
-unsigned net_nic_queues(const struct net_nic *nic);
-/* NET_OFFLOAD_*: what can be given to net_nic_send(): everything, since the path finishes what the netdev does not take. */
-
+/* Queue pairs of a netdev; 1 of NULL. */
+unsigned netdev_queues(const struct netdev *netdev);
 /* 52:54:00:12:34:56 and up: the next default address. It is unique among those given and those noted. */
 void net_mac_default(uint8_t mac[NET_MAC_BYTES]);
+/* The text, with its NUL, of an address. */
+void net_mac_format(const uint8_t mac[NET_MAC_BYTES], char text[18]);
 /* "52:54:00:12:34:56" (or with '-'). 0 or -1. */
 int net_mac_parse(const char *text, uint8_t mac[NET_MAC_BYTES]);
+
+/* ---- For back ends ---- */
+
+struct netdev_ops {
+    const char *type; /* as -netdev names it */
+    /* A packet for the network; it asks for no more than `offloads`. False: no room; netdev_room() will say when there is. True: taken, or dropped. */
+    bool (*send)(struct netdev *netdev, unsigned queue, const struct net_packet *packet);
+    /* The NIC takes packets of this queue again, after netdev_deliver() gave false; or a NIC has been attached. NULL: it never waits. */
+    void (*room)(struct netdev *netdev, unsigned queue);
+    /* NET_OFFLOAD_*: what the NIC takes has changed. NULL: nothing to do. */
+    void (*set_offloads)(struct netdev *netdev, unsigned offloads);
+    /* Queue pairs that are in use. NULL: nothing to do. */
+    void (*set_queues)(struct netdev *netdev, unsigned queues);
+    void (*free)(struct netdev *netdev); /* without a NIC; frees `netdev` */
+};
+
+/* First in a back end's own struct; all zeroes but for what is said. */
+struct netdev {
+    const struct netdev_ops *ops;
+    char id[NET_NAME_MAX];
+    unsigned queues;   /* 1 to NET_QUEUES_MAX */
+    unsigned offloads; /* NET_OFFLOAD_*: that send() takes */
+    /* The path's. */
+    struct net_nic *nic;
+    bool link_down;
+    struct netdev *next;
+};
+
+/* Known by its id from now on. */
+void netdev_register(struct netdev *netdev);
+/* ops->free(), after its NIC is left without a cable. NULL: nothing. */
+void netdev_free(struct netdev *netdev);
+struct netdev *netdev_find(const char *id);
+/* A packet of the network's for the NIC. False: no room; ops->room() will be called. True: taken, or dropped (there is none, its link is down). */
+bool netdev_deliver(struct netdev *netdev, unsigned queue, const struct net_packet *packet);
+/* send() takes packets of this queue again. */
+void netdev_room(struct netdev *netdev, unsigned queue);
+
+/* ---- For monitors ---- */
+
+/* Of the NIC or the netdev of that name. 0, or -1: there is none. */
+int net_set_link(const char *name, bool up);
+/* All NICs, by `next`. */
+struct net_nic *net_nics(void);
 
 #endif
