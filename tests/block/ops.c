@@ -482,7 +482,15 @@ static int tool(struct run *r, bool kage, const char *line)
     int count = 0;
     note(r, "  %s%s\n", line, kage ? "" : " by QEMU");
     if (!kage) {
-        return shell("qemu-img %s", line) ? wrong(r, "qemu-img %s", line) : 0;
+        /* QEMU 7.2 does not come to an end of some changes of refcount_bits with clusters of 2 MiB; then ours goes on from the image as it was. */
+        int status = shell("cp --sparse=always %s %s.before && timeout 60 qemu-img %s", r->image, r->image, line);
+        if (status != 124) {
+            return status != 0 ? wrong(r, "qemu-img %s", line) : 0;
+        }
+        printf("note: seed %u: qemu-img has not ended in 60 s: %s\n", r->seed, line);
+        if (shell("mv %s.before %s", r->image, r->image) != 0) {
+            return wrong(r, "mv");
+        }
     }
     snprintf(copy, sizeof(copy), "%s", line);
     for (char *at = copy, *word; (word = strsep(&at, " ")) != NULL && count < 24;) {

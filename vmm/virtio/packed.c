@@ -106,9 +106,28 @@ static void packed_push(struct virtqueue *queue, uint16_t id, uint16_t slots, ui
     uint16_t flags = (uint16_t)((queue->used_wrap ? PACKED_F_AVAIL | PACKED_F_USED : 0) | (written != 0 ? VIRTQ_DESC_F_WRITE : 0));
     ring_store_long(desc + 8, written);
     ring_store(desc + 12, id);
-    ring_store(desc + FLAGS_AT, flags);
+    if (queue->held && queue->held_count++ == 0) {
+        queue->held_slot = queue->next_used; /* a driver goes no further than the first */
+        queue->held_flags = flags;
+    } else {
+        ring_store(desc + FLAGS_AT, flags);
+    }
     packed_advance(queue, &queue->next_used, &queue->used_wrap, slots);
     queue->unsignalled += slots;
+}
+
+static void packed_show(struct virtqueue *queue)
+{
+    ring_store(queue->desc + (size_t)queue->held_slot * VIRTQ_DESC_BYTES + FLAGS_AT, queue->held_flags);
+}
+
+static void packed_unpop(struct virtqueue *queue, const struct virtio_chain *chain)
+{
+    if (queue->next_avail < chain->slots) {
+        queue->next_avail = (uint16_t)(queue->next_avail + queue->size);
+        queue->avail_wrap = !queue->avail_wrap;
+    }
+    queue->next_avail = (uint16_t)(queue->next_avail - chain->slots);
 }
 
 static void packed_arm(struct virtqueue *queue)
@@ -145,6 +164,8 @@ const struct virtqueue_layout virtqueue_packed = {
     .bytes = packed_bytes,
     .pop = packed_pop,
     .push = packed_push,
+    .show = packed_show,
+    .unpop = packed_unpop,
     .arm = packed_arm,
     .disarm = packed_disarm,
     .wanted = packed_wanted,

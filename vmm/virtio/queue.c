@@ -163,6 +163,33 @@ void virtqueue_push(struct virtqueue *queue, const struct virtio_chain *chain, u
     }
 }
 
+void virtqueue_unpop(struct virtqueue *queue, const struct virtio_chain *chain)
+{
+    queue->in_flight--;
+    if (queue->in_flight == 0) {
+        pthread_cond_broadcast(&queue->device->drained);
+    }
+    if (queue->enabled) {
+        queue->popped--;
+        virtqueue_layout(queue)->unpop(queue, chain);
+    }
+}
+
+void virtqueue_hold(struct virtqueue *queue)
+{
+    queue->held = true;
+    queue->held_count = 0;
+}
+
+void virtqueue_release(struct virtqueue *queue)
+{
+    queue->held = false;
+    if (queue->held_count != 0 && virtio_live(queue->device) && !queue->resetting) {
+        virtqueue_layout(queue)->show(queue);
+    }
+    queue->held_count = 0;
+}
+
 void virtqueue_interrupt(struct virtqueue *queue)
 {
     struct virtio_device *device = queue->device;

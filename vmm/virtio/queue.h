@@ -60,6 +60,11 @@ struct virtqueue {
     bool avail_wrap, used_wrap;     /* packed */
     uint32_t unsignalled;           /* used since the last interrupt: split entries, packed slots */
 
+    /* virtqueue_hold(): what is pushed is not to be seen yet. */
+    bool held;
+    uint16_t held_count;
+    uint16_t held_slot, held_flags; /* packed: of the first */
+
     uint32_t popped, given; /* in order: chains popped, and given back; a ring of `size_max` between them */
     struct virtqueue_done *done;
     struct loop_source kick; /* its eventfd is where notifications arrive */
@@ -69,6 +74,11 @@ struct virtqueue {
 int virtqueue_pop(struct virtqueue *queue, struct virtio_chain *chain) __attribute__((warn_unused_result));
 /* Back to the driver; `written`: bytes at the front of its writable buffers that hold something. Not with a failed device: nothing happens then. */
 void virtqueue_push(struct virtqueue *queue, const struct virtio_chain *chain, uint32_t written);
+/* The chain popped last, and not pushed, is available again: chains go back in the reverse of the order in which they came. */
+void virtqueue_unpop(struct virtqueue *queue, const struct virtio_chain *chain);
+/* What is pushed between the two is seen by the driver at once (5.1.6.4: a packet in several buffers). */
+void virtqueue_hold(struct virtqueue *queue);
+void virtqueue_release(struct virtqueue *queue);
 /* After a run of pushes: interrupts the driver if it wants to be. */
 void virtqueue_interrupt(struct virtqueue *queue);
 /* The same for all queues of a device. */
@@ -96,6 +106,10 @@ struct virtqueue_layout {
     /* As virtqueue_pop(), without arming: 0 is "nothing now". */
     int (*pop)(struct virtqueue *queue, struct virtio_chain *chain);
     void (*push)(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written);
+    /* Shows what was pushed while the queue was held: held_count of them. */
+    void (*show)(struct virtqueue *queue);
+    /* pop()'s position goes back by one chain. */
+    void (*unpop)(struct virtqueue *queue, const struct virtio_chain *chain);
     /* Asks the driver to notify, or not to. */
     void (*arm)(struct virtqueue *queue);
     void (*disarm)(struct virtqueue *queue);

@@ -87,8 +87,24 @@ static void split_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uin
     (void)slots;
     ring_store_long(entry, id);
     ring_store_long(entry + 4, written);
-    ring_store(queue->device_area + RING_IDX, ++queue->next_used);
+    queue->next_used++;
     queue->unsignalled++;
+    if (queue->held) {
+        queue->held_count++;
+    } else {
+        ring_store(queue->device_area + RING_IDX, queue->next_used);
+    }
+}
+
+static void split_show(struct virtqueue *queue)
+{
+    ring_store(queue->device_area + RING_IDX, queue->next_used);
+}
+
+static void split_unpop(struct virtqueue *queue, const struct virtio_chain *chain)
+{
+    (void)chain;
+    queue->next_avail--;
 }
 
 static void split_arm(struct virtqueue *queue)
@@ -123,6 +139,8 @@ const struct virtqueue_layout virtqueue_split = {
     .bytes = split_bytes,
     .pop = split_pop,
     .push = split_push,
+    .show = split_show,
+    .unpop = split_unpop,
     .arm = split_arm,
     .disarm = split_disarm,
     .wanted = split_wanted,

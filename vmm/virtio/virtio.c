@@ -47,7 +47,7 @@ static void virtio_clear_queue(struct virtqueue *queue)
 {
     queue->size = queue->size_max;
     queue->vector = VIRTIO_NO_VECTOR;
-    queue->enabled = queue->resetting = queue->quiet = false;
+    queue->enabled = queue->resetting = queue->quiet = queue->held = false;
     memset(queue->gpa, 0, sizeof(queue->gpa));
     queue->desc = queue->driver = queue->device_area = NULL;
     queue->next_avail = queue->next_used = 0;
