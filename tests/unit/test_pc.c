@@ -97,6 +97,7 @@ static int setup(void **state)
         .smp = {.cpus = 2, .max_cpus = 2, .sockets = 1, .dies = 1, .cores = 2, .threads = 1},
         .cmdline = "",
         .acpi = true,
+        .i8042 = true,
         .bios = bios_path,
     };
     return loop_init(&loop);

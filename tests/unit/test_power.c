@@ -33,6 +33,7 @@ static void take_irq(void *opaque, uint32_t number, bool level)
 
 static const struct power power = {.request = take_power};
 static const struct irq irq = {.set = take_irq};
+static const struct irq irqs[I8042_PORTS] = {{.set = take_irq}, {.set = take_irq}};
 
 static int setup(void **state)
 {
@@ -121,49 +122,12 @@ static uint64_t answer(struct i8042 *i8042)
     return data;
 }
 
-/* A keyboard that nobody types on, as EDK II's driver brings one up: each command is acknowledged, byte by byte, each with its interrupt. */
-static void test_keyboard(void **state)
-{
-    static const struct {
-        uint8_t sent[2], sent_bytes, answers[4], bytes;
-    } rows[] = {
-        {{0xff}, 1, {0xfa, 0xaa}, 2}, {{0xed, 0x02}, 2, {0xfa, 0xfa}, 2},       {{0xf0, 0x02}, 2, {0xfa, 0xfa}, 2},
-        {{0xf4}, 1, {0xfa}, 1},       {{0xf0, 0x00}, 2, {0xfa, 0xfa, 0x02}, 3}, {{0xf2}, 1, {0xfa, 0xab, 0x83}, 3},
-        {{0xee}, 1, {0xee}, 1},       {{0xed, 0xff}, 2, {0xfa, 0xfa}, 2}, /* a parameter is no command */
-    };
-    struct i8042 i8042;
-    (void)state;
-    i8042_init(&i8042, &irq, &power);
-    i8042.keyboard = true;
-    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        unsigned got = 0;
-        for (unsigned j = 0; j < rows[i].sent_bytes; j++) {
-            i8042_data_ops.write(&i8042, 0, 1, rows[i].sent[j]);
-            while ((i8042_command_ops.read(&i8042, 0, 1) & 0x01) != 0) {
-                assert_true(got < rows[i].bytes);
-                assert_int_equal(i8042_command_ops.read(&i8042, 0, 1) & 0x60, 0); /* neither a time-out nor the mouse's */
-                assert_int_equal(i8042_data_ops.read(&i8042, 0, 1), rows[i].answers[got++]);
-            }
-        }
-        assert_int_equal(got, rows[i].bytes);
-    }
-    /* What was not fetched goes with the next command; a mouse there is none. */
-    i8042_data_ops.write(&i8042, 0, 1, 0xf2);
-    i8042_data_ops.write(&i8042, 0, 1, 0xee);
-    assert_int_equal(answer(&i8042), 0xee);
-    command(&i8042, 0xd4);
-    i8042_data_ops.write(&i8042, 0, 1, 0xff);
-    assert_int_equal(i8042_command_ops.read(&i8042, 0, 1) & 0x40, 0x40);
-    assert_int_equal(answer(&i8042), 0xfe);
-    i8042_fini(&i8042);
-}
-
 /* What Linux's i8042 driver asks: every command is answered at once, and nobody is plugged in. */
 static void test_i8042(void **state)
 {
     struct i8042 i8042;
     (void)state;
-    i8042_init(&i8042, &irq, &power);
+    i8042_init(&i8042, irqs, &power);
     assert_int_equal(i8042_command_ops.read(&i8042, 0, 1) & 0x03, 0);
     command(&i8042, 0xaa);
     assert_int_equal(answer(&i8042), 0x55);
@@ -202,7 +166,6 @@ int main(void)
         cmocka_unit_test_setup(test_acpi_pm, setup),
         cmocka_unit_test_setup(test_reset_registers, setup),
         cmocka_unit_test_setup(test_i8042, setup),
-        cmocka_unit_test_setup(test_keyboard, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

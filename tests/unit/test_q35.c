@@ -102,6 +102,7 @@ static int setup(void **state)
         .cmdline = "",
         .acpi = true,
         .hpet = true,
+        .i8042 = true,
         .bios = paths[0],
     };
     return loop_init(&loop);

@@ -156,6 +156,7 @@ static int options_set_board(struct options *options, const char *value, struct 
         }
         puts("Properties of pc and q35:\n"
              "  hpet=on|off            the HPET (on)\n"
+             "  i8042=on|off           the keyboard controller (on); pc and q35 have a keyboard and a mouse on it\n"
              "  pflash0=, pflash1=ID   flash memory with firmware and its variables: a -blockdev, or -drive if=none\n"
              "Properties, with -accel soft:\n"
              "  mmu=ept     a guest's addresses through its own page tables and EPT (default)\n"
@@ -194,6 +195,11 @@ static int options_set_rtc(struct options *options, const char *value, struct er
 static int options_set_hpet(struct options *options, const char *value, struct error *error)
 {
     return options_parse_bool("-machine: hpet", value, &options->hpet, error);
+}
+
+static int options_set_i8042(struct options *options, const char *value, struct error *error)
+{
+    return options_parse_bool("-machine: i8042", value, &options->i8042, error);
 }
 
 static int options_set_flash0(struct options *options, const char *value, struct error *error)
@@ -261,6 +267,7 @@ static int options_apply_machine(struct options *options, const char *argument, 
         {"rtc", options_set_rtc, NULL},
         {"mmu", options_set_mmu, NULL},
         {"hpet", options_set_hpet, NULL},
+        {"i8042", options_set_i8042, NULL},
         {"pflash0", options_set_flash0, NULL},
         {"pflash1", options_set_flash1, NULL},
         {"pit", NULL, "on"},
@@ -518,7 +525,7 @@ static const struct options_option {
     const char *help;     /* NULL: another name of the row before */
     int (*apply)(struct options *options, const char *argument, struct error *error);
 } options_table[] = {
-    {"machine", "microvm|pc|q35[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, hpet=on|off, mmu=ept|shadow, accel=NAME, pflash0=, pflash1=", options_apply_machine},
+    {"machine", "microvm|pc|q35[,PROP=VALUE...]", "the board (microvm); acpi=on|off, rtc=on|off|auto, hpet=on|off, i8042=on|off, mmu=ept|shadow, accel=NAME, pflash0=, pflash1=", options_apply_machine},
     {"M", "", NULL, options_apply_machine},
     {"accel", "soft|kvm|auto", "what runs the guest's processor (auto)", options_set_accel},
     {"enable-kvm", NULL, "the same as -accel kvm", options_enable_kvm},
@@ -657,6 +664,7 @@ int options_parse(struct options *options, int count, char **words, struct error
         .acpi = true,
         .kernel_cmdline = true,
         .hpet = true,
+        .i8042 = true,
     };
     options_default_boot(options);
     for (int i = 0; i < count && options->action == OPTIONS_RUN; i++) {

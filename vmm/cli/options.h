@@ -66,6 +66,7 @@ struct options {
     int mmu; /* KAGE_MMU_*, -1: the back end's own choice */
     const char *bios;    /* NULL: the board's own */
     bool hpet;
+    bool i8042;
     char flash_names[OPTIONS_FLASHES_MAX][OPTIONS_WORD_MAX]; /* -machine pflash0=, pflash1=: a drive's id; "": not said */
     struct drive *flash[OPTIONS_FLASHES_MAX];                /* of these, and of -drive if=pflash; NULL: none */
     bool kernel_cmdline; /* -machine auto-kernel-cmdline= */

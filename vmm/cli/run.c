@@ -16,6 +16,7 @@
 
 #include "cli/run_image.h"
 #include "cli/terminal.h"
+#include "display/input.h"
 #include "inspect/server.h"
 #include "machine/machine.h"
 #include "util/log.h"
@@ -271,6 +272,7 @@ static void run_fini(struct run *run)
         free(run->keys);
         run->keys = next;
     }
+    input_hub_free(run->config.input);
     if (run->signals.fd >= 0) {
         loop_remove(&run->loop, &run->signals);
         close(run->signals.fd);
@@ -341,6 +343,7 @@ int run_machine(struct options *options, struct error *error)
                 .bios = options->bios,
                 .flash = {options->flash[0], options->flash[1]},
                 .hpet = options->hpet,
+                .i8042 = options->i8042,
                 .kernel_cmdline = options->kernel_cmdline,
                 .lists = &options->lists,
             },
@@ -356,6 +359,12 @@ int run_machine(struct options *options, struct error *error)
     if (result != 0) {
         log_close();
         return error_set(error, "cannot make the main loop: %s", strerror(-result));
+    }
+    run.config.input = input_hub_new(&run.loop, error);
+    if (run.config.input == NULL) {
+        loop_fini(&run.loop);
+        log_close();
+        return -1;
     }
     /* Signals last: until then they end the process, which may be waiting for a socket's client. */
     result = run_choose_backend(&run, error);

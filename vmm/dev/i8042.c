@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What is sent to a keyboard or a mouse that is not there comes back as the controller's own answer
- * for a device that does not react: 0xfe with the time-out bit. The keyboard (IBM 84F9735, PS/2 keyboard, commands) acknowledges
- * everything, and has nothing to say.
+ * for a device that does not react: 0xfe with the time-out bit.
  */
 #include "dev/i8042.h"
 
@@ -19,6 +18,7 @@
 #define CTR_AUX_INT 0x02u
 #define CTR_KBD_DISABLE 0x10u
 #define CTR_AUX_DISABLE 0x20u
+#define CTR_TRANSLATE 0x40u
 
 #define OUTPUT_NOT_RESET 0x01u
 #define OUTPUT_A20 0x02u
@@ -45,65 +45,152 @@ enum i8042_command {
 
 static void i8042_update_irq(struct i8042 *i8042)
 {
-    bool level = (i8042->status & (STR_OBF | STR_AUX_OBF)) == STR_OBF && (i8042->ctr & CTR_KBD_INT) != 0;
-    if (level != i8042->irq_level) {
-        i8042->irq_level = level;
-        irq_set(&i8042->irq, level);
+    static const uint8_t enabled[I8042_PORTS] = {CTR_KBD_INT, CTR_AUX_INT};
+    bool full = (i8042->status & STR_OBF) != 0, aux = (i8042->status & STR_AUX_OBF) != 0;
+    for (unsigned port = 0; port < I8042_PORTS; port++) {
+        bool level = full && aux == (port == I8042_MOUSE) && (i8042->ctr & enabled[port]) != 0;
+        if (level != i8042->irq_level[port]) {
+            i8042->irq_level[port] = level;
+            irq_set(&i8042->irqs[port], level);
+        }
     }
 }
 
+/* The controller's own; what a device had in the buffer waits. */
 static void i8042_answer(struct i8042 *i8042, uint8_t data, uint8_t status)
 {
+    for (unsigned port = 0; port < I8042_PORTS; port++) {
+        if (i8042->from_device[port] && (i8042->status & STR_OBF) != 0) {
+            i8042->held[port] = true;
+            i8042->held_data[port] = i8042->data;
+        }
+        i8042->from_device[port] = false;
+    }
     i8042->data = data;
     i8042->status = (uint8_t)(STR_OBF | status);
 }
 
-/* ---- The keyboard ---- */
+/* ---- Devices ---- */
 
-enum { KBD_SET_LEDS = 0xed, KBD_ECHO = 0xee, KBD_SCAN_CODES = 0xf0, KBD_IDENTIFY = 0xf2, KBD_SET_RATE = 0xf3, KBD_RESET = 0xff };
-#define KBD_ACK 0xfau
-#define KBD_TEST_PASSED 0xaau
-#define KBD_CODE_SET 0x02u
-
-/* The next byte into the output buffer, if that is free. */
-static void i8042_take_queue(struct i8042 *i8042)
+/* Of the keyboard's byte what the processor gets; false: nothing yet. */
+static bool i8042_translate(struct i8042 *i8042, uint8_t *byte)
 {
-    if (i8042->queued != 0 && (i8042->status & STR_OBF) == 0) {
-        i8042_answer(i8042, i8042->queue[0], 0);
-        i8042->queued--;
-        memmove(i8042->queue, i8042->queue + 1, i8042->queued);
+    if ((i8042->ctr & CTR_TRANSLATE) == 0) {
+        return true;
+    }
+    if (*byte == 0xf0) {
+        i8042->break_prefix = true;
+        return false;
+    }
+    uint8_t code = *byte < sizeof(ps2_translation) ? ps2_translation[*byte] : *byte == 0x83 ? 0x41 : *byte == 0x84 ? 0x54 : *byte;
+    *byte = (uint8_t)(code | (i8042->break_prefix ? 0x80 : 0));
+    i8042->break_prefix = false;
+    return true;
+}
+
+static bool i8042_take(struct i8042 *i8042, unsigned port, uint8_t *byte)
+{
+    if (i8042->held[port]) {
+        i8042->held[port] = false;
+        *byte = i8042->held_data[port];
+        return true;
+    }
+    if (port == I8042_MOUSE) {
+        ps2_mouse_report(&i8042->mouse);
+        return ps2_take(&i8042->mouse.output, byte);
+    }
+    while (ps2_take(&i8042->keyboard.output, byte)) {
+        if (i8042_translate(i8042, byte)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The next byte of a device into the output buffer, if that is free. A device whose clock line is held down waits. */
+static void i8042_fetch(struct i8042 *i8042)
+{
+    static const uint8_t disabled[I8042_PORTS] = {CTR_KBD_DISABLE, CTR_AUX_DISABLE}, status[I8042_PORTS] = {STR_OBF, STR_OBF | STR_AUX_OBF};
+    for (unsigned port = 0; port < I8042_PORTS && i8042->devices && (i8042->status & STR_OBF) == 0; port++) {
+        uint8_t byte;
+        if ((i8042->ctr & disabled[port]) == 0 && i8042_take(i8042, port, &byte)) {
+            i8042->data = byte;
+            i8042->status = status[port];
+            i8042->from_device[port] = true;
+        }
     }
 }
 
-/* A command drops what was not fetched of the last one's answer. */
-static void i8042_to_keyboard(struct i8042 *i8042, uint8_t value)
+static void i8042_changed(struct i8042 *i8042)
 {
-    static const struct {
-        uint8_t command, parameter, bytes, answer[3];
-    } rows[] = {
-        {KBD_SET_LEDS, 1, 1, {KBD_ACK}},
-        {KBD_SET_RATE, 1, 1, {KBD_ACK}},
-        {KBD_SCAN_CODES, 1, 1, {KBD_ACK}},
-        {KBD_ECHO, 0, 1, {KBD_ECHO}},
-        {KBD_IDENTIFY, 0, 3, {KBD_ACK, 0xab, 0x83}},
-        {KBD_RESET, 0, 2, {KBD_ACK, KBD_TEST_PASSED}},
-    };
-    uint8_t waiting = i8042->keyboard_command;
-    i8042->keyboard_command = 0;
-    i8042->queue[0] = KBD_ACK;
-    i8042->queued = 1;
-    if (waiting == KBD_SCAN_CODES && value == 0) {
-        i8042->queue[i8042->queued++] = KBD_CODE_SET;
+    i8042_fetch(i8042);
+    i8042_update_irq(i8042);
+}
+
+/* A device drops what was not fetched of its last answer. */
+static void i8042_send(struct i8042 *i8042, unsigned port, uint8_t value)
+{
+    if (!i8042->devices) {
+        i8042_answer(i8042, NOBODY, STR_TIMEOUT);
+        return;
     }
-    for (unsigned i = 0; waiting == 0 && i < sizeof(rows) / sizeof(rows[0]); i++) {
-        if (rows[i].command == value) {
-            memcpy(i8042->queue, rows[i].answer, rows[i].bytes);
-            i8042->queued = rows[i].bytes;
-            i8042->keyboard_command = rows[i].parameter != 0 ? value : 0;
-        }
+    i8042->ctr &= (uint8_t)~(port == I8042_MOUSE ? CTR_AUX_DISABLE : CTR_KBD_DISABLE);
+    i8042->held[port] = false;
+    if (i8042->from_device[port]) {
+        i8042->from_device[port] = false;
+        i8042->status = 0;
+        i8042_update_irq(i8042);
     }
-    i8042->status &= (uint8_t)~STR_OBF;
-    i8042_take_queue(i8042);
+    if (port == I8042_MOUSE) {
+        ps2_mouse_write(&i8042->mouse, value);
+        return;
+    }
+    uint8_t leds = i8042->keyboard.leds;
+    i8042->break_prefix = false;
+    ps2_keyboard_write(&i8042->keyboard, value);
+    if (leds != i8042->keyboard.leds && i8042->hub != NULL) {
+        input_set_leds(i8042->hub, i8042->keyboard.leds);
+    }
+}
+
+/* ---- Users ---- */
+
+static void i8042_key(void *opaque, const struct input_event *event)
+{
+    struct i8042 *i8042 = opaque;
+    pthread_mutex_lock(&i8042->lock);
+    ps2_keyboard_event(&i8042->keyboard, event);
+    i8042_changed(i8042);
+    pthread_mutex_unlock(&i8042->lock);
+}
+
+static void i8042_moved(void *opaque, const struct input_event *event)
+{
+    struct i8042 *i8042 = opaque;
+    pthread_mutex_lock(&i8042->lock);
+    ps2_mouse_event(&i8042->mouse, event);
+    pthread_mutex_unlock(&i8042->lock);
+}
+
+static void i8042_moved_all(void *opaque)
+{
+    struct i8042 *i8042 = opaque;
+    pthread_mutex_lock(&i8042->lock);
+    ps2_mouse_report(&i8042->mouse);
+    i8042_changed(i8042);
+    pthread_mutex_unlock(&i8042->lock);
+}
+
+void i8042_plug(struct i8042 *i8042, struct input_hub *hub)
+{
+    i8042->devices = true;
+    i8042->hub = hub;
+    i8042->sinks[I8042_KEYBOARD] = (struct input_sink){.name = "PS/2 keyboard", .takes = INPUT_TAKES_KEYS, .event = i8042_key, .opaque = i8042};
+    i8042->sinks[I8042_MOUSE] =
+        (struct input_sink){.name = "PS/2 mouse", .takes = INPUT_TAKES_REL, .event = i8042_moved, .sync = i8042_moved_all, .opaque = i8042};
+    for (unsigned port = 0; hub != NULL && port < I8042_PORTS; port++) {
+        input_add(hub, &i8042->sinks[port]);
+    }
 }
 
 /* ---- The controller ---- */
@@ -137,7 +224,7 @@ static void i8042_do_command(struct i8042 *i8042, uint8_t command)
         i8042->ctr &= (uint8_t)~CTR_AUX_DISABLE;
         break;
     case CMD_AUX_TEST:
-        i8042_answer(i8042, 0x02, 0); /* clock line stuck high: nothing there */
+        i8042_answer(i8042, i8042->devices ? 0x00 : 0x02, 0); /* clock line stuck high: nothing there */
         break;
     case CMD_SELF_TEST:
         i8042_answer(i8042, 0x55, 0);
@@ -179,16 +266,11 @@ static void i8042_do_data(struct i8042 *i8042, uint8_t value)
         i8042_set_output(i8042, value);
         break;
     case CMD_KBD_LOOP:
-    case CMD_AUX_LOOP: /* without AUX_OBF: this controller has no second port */
-        i8042_answer(i8042, value, 0);
+    case CMD_AUX_LOOP: /* without AUX_OBF where nothing is plugged in: that controller has no second port */
+        i8042_answer(i8042, value, command == CMD_AUX_LOOP && i8042->devices ? STR_AUX_OBF : 0);
         break;
-    default: /* for the keyboard or the mouse */
-        if (i8042->keyboard && command != CMD_AUX_SEND) {
-            i8042->ctr &= (uint8_t)~CTR_KBD_DISABLE;
-            i8042_to_keyboard(i8042, value);
-        } else {
-            i8042_answer(i8042, NOBODY, STR_TIMEOUT);
-        }
+    default:
+        i8042_send(i8042, command == CMD_AUX_SEND ? I8042_MOUSE : I8042_KEYBOARD, value);
         break;
     }
 }
@@ -201,9 +283,9 @@ static uint64_t i8042_read_data(void *self, uint64_t offset, unsigned size)
     pthread_mutex_lock(&i8042->lock);
     uint8_t data = i8042->data;
     i8042->status = 0;
+    i8042->from_device[I8042_KEYBOARD] = i8042->from_device[I8042_MOUSE] = false;
     i8042_update_irq(i8042); /* a byte that follows is another edge */
-    i8042_take_queue(i8042);
-    i8042_update_irq(i8042);
+    i8042_changed(i8042);
     pthread_mutex_unlock(&i8042->lock);
     return data;
 }
@@ -215,7 +297,7 @@ static void i8042_write_data(void *self, uint64_t offset, unsigned size, uint64_
     (void)size;
     pthread_mutex_lock(&i8042->lock);
     i8042_do_data(i8042, (uint8_t)value);
-    i8042_update_irq(i8042);
+    i8042_changed(i8042);
     pthread_mutex_unlock(&i8042->lock);
 }
 
@@ -238,7 +320,7 @@ static void i8042_write_command(void *self, uint64_t offset, unsigned size, uint
     (void)size;
     pthread_mutex_lock(&i8042->lock);
     i8042_do_command(i8042, (uint8_t)value);
-    i8042_update_irq(i8042);
+    i8042_changed(i8042);
     pthread_mutex_unlock(&i8042->lock);
 }
 
@@ -249,23 +331,30 @@ void i8042_reset(struct i8042 *i8042)
 {
     i8042->status = 0;
     i8042->data = 0;
-    i8042->ctr = CTR_KBD_INT | CTR_AUX_DISABLE | STR_SYS;
+    i8042->ctr = CTR_KBD_INT | CTR_AUX_DISABLE | CTR_TRANSLATE | STR_SYS;
     i8042->output_port = OUTPUT_NOT_RESET | OUTPUT_A20;
     i8042->command = 0;
     i8042->last_was_command = false;
-    i8042->keyboard_command = 0;
-    i8042->queued = 0;
+    i8042->break_prefix = false;
+    for (unsigned port = 0; port < I8042_PORTS; port++) {
+        i8042->from_device[port] = i8042->held[port] = false;
+    }
+    ps2_keyboard_init(&i8042->keyboard);
+    ps2_mouse_init(&i8042->mouse);
     i8042_update_irq(i8042);
 }
 
-void i8042_init(struct i8042 *i8042, const struct irq *irq, const struct power *power)
+void i8042_init(struct i8042 *i8042, const struct irq *irqs, const struct power *power)
 {
-    *i8042 = (struct i8042){.irq = *irq, .power = *power};
+    *i8042 = (struct i8042){.irqs = {irqs[I8042_KEYBOARD], irqs[I8042_MOUSE]}, .power = *power};
     pthread_mutex_init(&i8042->lock, NULL);
     i8042_reset(i8042);
 }
 
 void i8042_fini(struct i8042 *i8042)
 {
+    for (unsigned port = 0; i8042->hub != NULL && port < I8042_PORTS; port++) {
+        input_remove(i8042->hub, &i8042->sinks[port]);
+    }
     pthread_mutex_destroy(&i8042->lock);
 }

@@ -107,6 +107,7 @@ _Static_assert(offsetof(struct acpi_fadt, sleep_control_reg) == 244, "ACPI 6.4, 
 _Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.4, table 5.9");
 
 #define FADT_IAPC_LEGACY_DEVICES 0x01u
+#define FADT_IAPC_8042 0x02u
 #define FADT_IAPC_VGA_NOT_PRESENT 0x04u
 #define FADT_IAPC_NO_CMOS_RTC 0x20u
 #define FADT_WBINVD (1u << 0)
@@ -384,6 +385,23 @@ static void acpi_write_pci(struct aml *aml, const struct acpi_config *config)
     aml_close(aml, device);
 }
 
+/* The controller's ports are the keyboard's. */
+static void acpi_add_ps2(struct aml *aml, const char *name, const char *id, uint8_t irq, bool ports)
+{
+    size_t device = aml_open_device(aml, name);
+    aml_name(aml, "_HID");
+    aml_eisa_id(aml, id);
+    aml_name(aml, "_CRS");
+    size_t resources = aml_open_resources(aml);
+    if (ports) {
+        aml_io(aml, 0x60, 1);
+        aml_io(aml, 0x64, 1);
+    }
+    aml_irq(aml, irq);
+    aml_close_resources(aml, resources);
+    aml_close(aml, device);
+}
+
 /* A device that is nothing but memory that others must leave alone. */
 static void acpi_write_memory(struct aml *aml, const char *name, const char *hid, uint64_t gpa, uint64_t bytes)
 {
@@ -435,6 +453,10 @@ static uint64_t acpi_write_dsdt(struct acpi_area *area, const struct acpi_config
         aml_irq(aml, 8);
         aml_close_resources(aml, resources);
         aml_close(aml, device);
+    }
+    if (config->i8042) {
+        acpi_add_ps2(aml, "KBD_", "PNP0303", 1, true);
+        acpi_add_ps2(aml, "MOU_", "PNP0F13", 12, false);
     }
     if (config->pvpanic_port != 0) {
         size_t device = aml_open_device(aml, "PEVT");
@@ -492,7 +514,7 @@ static uint64_t acpi_write_fadt(struct acpi_area *area, const struct acpi_config
         .p_lvl2_lat = FADT_NO_C2,
         .p_lvl3_lat = FADT_NO_C3,
         .iapc_boot_arch = (uint16_t)((config->serial_count != 0 ? FADT_IAPC_LEGACY_DEVICES : 0u) | FADT_IAPC_VGA_NOT_PRESENT |
-                                     (config->rtc ? 0u : FADT_IAPC_NO_CMOS_RTC)),
+                                     (config->rtc ? 0u : FADT_IAPC_NO_CMOS_RTC) | (config->i8042 ? FADT_IAPC_8042 : 0u)),
         .flags = FADT_WBINVD | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG_SUP | FADT_HEADLESS,
         .reset_reg = acpi_io(config->reset_port, 1, 1),
         .reset_value = config->reset_value,

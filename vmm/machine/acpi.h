@@ -29,6 +29,7 @@ struct acpi_config {
     uint16_t pvpanic_port; /* 0: none */
     bool pm_timer;         /* ACPI_PM_TMR_AT behind pm_port */
     bool hpet;             /* dev/hpet.h */
+    bool i8042;            /* with a keyboard and a mouse: dev/i8042.h */
     bool pci;              /* a host bridge with configuration mechanism #1 */
     uint64_t pci_gpa;      /* memory below the I/O APIC from here on is its, but for what follows */
     uint64_t ecam_gpa, ecam_bytes; /* PCI Express: configuration spaces of buses from 0 on; 0 bytes: none */

@@ -187,8 +187,8 @@ int board_init_devices(struct machine *machine, struct error *error)
     cmos_set_memory(&machine->rtc.cmos, machine->ram.low_bytes, ram_high_bytes(&machine->ram));
     cmos_set_boot(&machine->rtc.cmos, config->smp.cpus, config->boot_order != NULL ? config->boot_order : "cdn");
 
-    struct irq keyboard_irq = board_irq(machine, 1);
-    i8042_init(&machine->i8042, &keyboard_irq, &machine->power);
+    const struct irq i8042_irqs[I8042_PORTS] = {board_irq(machine, 1), board_irq(machine, 12)};
+    i8042_init(&machine->i8042, i8042_irqs, &machine->power);
     machine->i8042_present = true;
 
     struct irq sci = board_irq(machine, BOARD_SCI);
@@ -204,15 +204,16 @@ int board_init_devices(struct machine *machine, struct error *error)
         uint16_t bytes;
         const struct device_ops *ops;
         void *device;
+        bool absent;
     } fixed[] = {
-        {0x60, 1, &i8042_data_ops, &machine->i8042},
-        {0x64, 1, &i8042_command_ops, &machine->i8042},
-        {0x70, 2, &rtc_ops, &machine->rtc},
-        {0x80, 1, &postcode_ops, &machine->postcode},
-        {0x92, 1, &port92_ops, &machine->port92},
+        {0x60, 1, &i8042_data_ops, &machine->i8042, !config->i8042},
+        {0x64, 1, &i8042_command_ops, &machine->i8042, !config->i8042},
+        {0x70, 2, &rtc_ops, &machine->rtc, false},
+        {0x80, 1, &postcode_ops, &machine->postcode, false},
+        {0x92, 1, &port92_ops, &machine->port92, false},
     };
     for (unsigned i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
-        if (board_place(machine, fixed[i].port, fixed[i].bytes, fixed[i].ops, fixed[i].device, error) != 0) {
+        if (!fixed[i].absent && board_place(machine, fixed[i].port, fixed[i].bytes, fixed[i].ops, fixed[i].device, error) != 0) {
             return -1;
         }
     }
@@ -295,6 +296,7 @@ void board_fill_acpi(const struct machine *machine, struct acpi_config *acpi)
         .reset_value = RESET_CONTROL_FULL,
         .pvpanic_port = config->pvpanic_port,
         .hpet = machine->hpet != NULL,
+        .i8042 = config->i8042 && machine->i8042.devices,
     };
     for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++) {
         if (machine->serial_present[i]) {

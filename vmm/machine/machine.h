@@ -81,6 +81,8 @@ struct machine_config {
     const char *bios; /* NULL: the board's own choice */
     struct drive *flash[MACHINE_FLASHES_MAX]; /* opened, without a loop; NULL: none */
     bool hpet;
+    bool i8042; /* the keyboard controller's ports are there */
+    struct input_hub *input; /* who types; NULL: nobody */
     uint16_t debugcon_port; /* 0: none */
     struct chardev *debugcon; /* NULL: its bytes go to the log only */
     uint16_t pvpanic_port; /* 0: none */

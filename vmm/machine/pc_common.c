@@ -95,7 +95,7 @@ void pc_route_pirqs(struct pc *pc, const int *irqs)
 int pc_init_pci(struct pc *pc, struct error *error)
 {
     struct machine *machine = pc->machine;
-    machine->i8042.keyboard = true;
+    i8042_plug(&machine->i8042, machine->config->i8042 ? machine->config->input : NULL);
     const struct irq pirq = {.set = pc_set_pirq, .opaque = pc};
     pci_bus_init(&pc->pci, &machine->pio, &machine->mmio, &reset_ops, &machine->reset);
     pci_bus_connect(&pc->pci, pc->kind->pirq_of, &pirq);
