@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/net.h"
 
+#include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Of the process, on the main loop's thread. */
@@ -60,6 +62,9 @@ int net_nic_attach(struct net_nic *nic, struct netdev *netdev, struct error *err
         netdev->nic = nic;
         net_nic_set_offloads(nic, nic->offloads);
         net_nic_set_queues(nic, 1);
+        for (unsigned i = 0; netdev->ops->room != NULL && i < netdev->queues; i++) {
+            netdev->ops->room(netdev, i);
+        }
     }
     return 0;
 }
@@ -185,14 +190,17 @@ void net_mac_default(uint8_t mac[NET_MAC_BYTES])
 
 int net_mac_parse(const char *text, uint8_t mac[NET_MAC_BYTES])
 {
-    unsigned byte[NET_MAC_BYTES];
-    int end = 0;
-    bool is_mac = sscanf(text, "%2x%*1[:-]%2x%*1[:-]%2x%*1[:-]%2x%*1[:-]%2x%*1[:-]%2x%n", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4], &byte[5],
-                         &end) == NET_MAC_BYTES && text[end] == '\0';
-    for (unsigned i = 0; is_mac && i < NET_MAC_BYTES; i++) {
-        mac[i] = (uint8_t)byte[i];
+    uint8_t bytes[NET_MAC_BYTES];
+    for (unsigned i = 0; i < NET_MAC_BYTES; i++, text += 3) {
+        char digits[3] = {text[0], text[0] != '\0' ? text[1] : '\0', '\0'};
+        if (!isxdigit((unsigned char)digits[0]) || !isxdigit((unsigned char)digits[1]) || strchr(i < NET_MAC_BYTES - 1 ? ":-" : "", text[2]) == NULL ||
+            (text[2] == '\0' && i < NET_MAC_BYTES - 1)) {
+            return -1;
+        }
+        bytes[i] = (uint8_t)strtoul(digits, NULL, 16);
     }
-    return is_mac ? 0 : -1;
+    memcpy(mac, bytes, NET_MAC_BYTES);
+    return 0;
 }
 
 void net_mac_format(const uint8_t mac[NET_MAC_BYTES], char text[18])

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The packet path between a NIC and a network back end (a netdev). Either end gives the other packets as iovecs, with a struct net_header
- * beside them that says what is left to be done: a partial checksum, segments. An end says which of that it takes; the path finishes what it
- * does not (net/offload.c).
+ * beside them that says what is left to be done: a partial checksum, segments. An end says which of that it takes.
+ * Not there yet: back ends, and the part that finishes what the other end does not take; until then a back end has to take all.
  *
- *   guest -> NIC -> net_nic_send() -> [offload] -> netdev_ops.send()
- *   guest <- NIC <- net_nic_ops.receive() <- [offload] <- netdev_deliver() <- back end
+ *   guest -> NIC -> net_nic_send() -> netdev_ops.send()
+ *   guest <- NIC <- net_nic_ops.receive() <- netdev_deliver() <- back end
  *
  * Everything here runs on the thread of the netdev's loop, but for what says otherwise. An end without room gives false; the sender keeps the
  * packet, stops, and gives it again when it is told that there is room. A packet that cannot be sent at all is taken and dropped.
