@@ -344,6 +344,10 @@ static void in_child(void)
     pthread_mutex_unlock(&pages_lock);
 }
 
+/*
+ * A constructor, so that this stands before all that the client registers: what the client prepares for a fork then runs before pages_lock is
+ * taken, and may store into guest memory, for which the signal handler takes that lock.
+ */
 __attribute__((constructor)) static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);

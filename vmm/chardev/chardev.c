@@ -27,6 +27,12 @@
 
 static void chardev_service(struct chardev *chardev);
 
+/* What moves a front end's bytes: of a mux's, the mux; else itself. */
+static struct chardev *chardev_base(struct chardev *chardev)
+{
+    return chardev->base != NULL ? chardev->base : chardev;
+}
+
 static uint32_t chardev_ring_count(const struct chardev_ring *ring)
 {
     return ring->put - ring->get;
@@ -98,7 +104,7 @@ bool chardev_write(struct chardev *chardev, uint8_t byte)
 size_t chardev_write_bytes(struct chardev *chardev, const uint8_t *bytes, size_t count)
 {
     size_t taken = count;
-    chardev = chardev->base != NULL ? chardev->base : chardev;
+    chardev = chardev_base(chardev);
     pthread_mutex_lock(&chardev->lock);
     if (chardev->ringbuf != NULL) {
         chardev_put_ringbuf(chardev, bytes, count);
@@ -133,7 +139,7 @@ size_t chardev_read(struct chardev *chardev, uint8_t *bytes, size_t room)
     }
     pthread_mutex_unlock(&chardev->lock);
     if (count != 0) {
-        chardev_read_on(chardev->base != NULL ? chardev->base : chardev);
+        chardev_read_on(chardev_base(chardev));
     }
     return count;
 }
@@ -210,21 +216,34 @@ static void chardev_log(struct chardev *chardev, const uint8_t *bytes, size_t co
     }
 }
 
+/* The bytes that wait, as chardev_ring_peek(). Writers only append, so they stay put without the lock. */
+static uint32_t chardev_waiting(struct chardev *chardev, const uint8_t **bytes)
+{
+    pthread_mutex_lock(&chardev->lock);
+    uint32_t count = chardev_ring_peek(&chardev->tx, bytes);
+    pthread_mutex_unlock(&chardev->lock);
+    return count;
+}
+
+/* So many of them have gone, or are lost. */
+static void chardev_done(struct chardev *chardev, const uint8_t *bytes, uint32_t count)
+{
+    chardev_log(chardev, bytes, count);
+    pthread_mutex_lock(&chardev->lock);
+    chardev->tx.get += count;
+    pthread_mutex_unlock(&chardev->lock);
+}
+
 /* Nobody is there to take what waits. */
 static void chardev_drop(struct chardev *chardev)
 {
     const uint8_t *bytes;
     for (;;) {
-        pthread_mutex_lock(&chardev->lock);
-        uint32_t count = chardev_ring_peek(&chardev->tx, &bytes);
-        pthread_mutex_unlock(&chardev->lock);
+        uint32_t count = chardev_waiting(chardev, &bytes);
         if (count == 0) {
             return;
         }
-        chardev_log(chardev, bytes, count); /* writers only append: the bytes stay put */
-        pthread_mutex_lock(&chardev->lock);
-        chardev->tx.get += count;
-        pthread_mutex_unlock(&chardev->lock);
+        chardev_done(chardev, bytes, count);
     }
 }
 
@@ -245,14 +264,11 @@ static bool chardev_drain(struct chardev *chardev)
 {
     for (;;) {
         const uint8_t *bytes;
-        pthread_mutex_lock(&chardev->lock);
-        uint32_t count = chardev_ring_peek(&chardev->tx, &bytes);
-        pthread_mutex_unlock(&chardev->lock);
+        uint32_t count = chardev_waiting(chardev, &bytes);
         if (count == 0) {
             return true;
         }
         count = chardev->is_datagram && count > CHARDEV_DATAGRAM_MAX ? CHARDEV_DATAGRAM_MAX : count;
-        /* Writers only append, so these bytes stay put without the lock. */
         ssize_t written = write(chardev->out.fd, bytes, count);
         if (written < 0 && errno == EINTR) {
             continue;
@@ -267,10 +283,7 @@ static bool chardev_drain(struct chardev *chardev)
             chardev_disconnect(chardev);
             return true;
         }
-        chardev_log(chardev, bytes, (size_t)written);
-        pthread_mutex_lock(&chardev->lock);
-        chardev->tx.get += (uint32_t)written;
-        pthread_mutex_unlock(&chardev->lock);
+        chardev_done(chardev, bytes, (uint32_t)written);
     }
 }
 
@@ -298,7 +311,7 @@ static void chardev_keep_fd(struct chardev *chardev, int fd)
 
 int chardev_take_fd(struct chardev *chardev)
 {
-    chardev = chardev->base != NULL ? chardev->base : chardev;
+    chardev = chardev_base(chardev);
     int fd = chardev->received_fd;
     chardev->received_fd = -1;
     return fd;
@@ -349,7 +362,7 @@ static void chardev_ended(struct chardev *chardev)
 
 void chardev_hang_up(struct chardev *chardev)
 {
-    chardev = chardev->base != NULL ? chardev->base : chardev;
+    chardev = chardev_base(chardev);
     if (chardev->announced && chardev->in.fd >= 0) {
         chardev_service(chardev); /* what waits may still go */
         chardev_ended(chardev);
@@ -768,7 +781,7 @@ static void chardev_tell_focus(struct chardev *front, bool focus)
 
 bool chardev_focus_next(struct chardev *backend)
 {
-    struct chardev *base = backend->base != NULL ? backend->base : backend;
+    struct chardev *base = chardev_base(backend);
     unsigned before = base->focus;
     for (unsigned step = 1; step < base->front_count; step++) {
         unsigned next = (before + step) % base->front_count;

@@ -23,11 +23,6 @@ static int kind_start(struct chardev *chardev, struct error *error)
     return result == 0 ? 0 : error_set(error, "chardev: %s: %s", chardev->config.kind->name, strerror(-result));
 }
 
-static int kind_open_null(struct chardev *chardev, struct error *error)
-{
-    return kind_start(chardev, error);
-}
-
 /*
  * The terminal belongs to the shell as well, so O_NONBLOCK must not be set on its open file. A pipe or a
  * terminal can be opened anew; a regular file cannot (it would lose its position), and need not.
@@ -153,7 +148,7 @@ static int kind_open_ringbuf(struct chardev *chardev, struct error *error)
 }
 
 const struct chardev_kind chardev_kinds[] = {
-    {"null", 0, kind_open_null},
+    {"null", 0, kind_start},
     {"stdio", TAKES_SIGNAL, kind_open_stdio},
     {"file", TAKES_PATH | TAKES_INPUT, kind_open_file},
     {"pty", 0, kind_open_pty},

@@ -44,6 +44,21 @@ unsigned config_index(const void *entries, unsigned count, const void *entry)
     return count;
 }
 
+bool config_append(void *array, unsigned *count, const void *entry, struct error *error)
+{
+    void *entries;
+    memcpy(&entries, array, sizeof(entries));
+    char *grown = reallocarray(entries, *count + 1, sizeof(void *));
+    if (grown == NULL) {
+        error_set(error, "no memory");
+        return false;
+    }
+    memcpy(grown + *count * sizeof(void *), &entry, sizeof(entry));
+    memcpy(array, &grown, sizeof(grown));
+    (*count)++;
+    return true;
+}
+
 void config_drop(void *entries, unsigned *count, const void *entry)
 {
     char *at = entries;
@@ -88,15 +103,16 @@ struct device_spec *config_new_device(struct config_lists *lists, const struct d
             return NULL;
         }
     }
-    struct device_spec **grown = reallocarray(lists->devices, lists->device_count + 1, sizeof(grown[0]));
-    struct device_spec *spec = grown != NULL ? malloc(sizeof(*spec)) : NULL;
-    lists->devices = grown != NULL ? grown : lists->devices;
+    struct device_spec *spec = malloc(sizeof(*spec));
     if (spec == NULL) {
         error_set(error, "no memory");
         return NULL;
     }
     device_spec_init(spec, model);
-    lists->devices[lists->device_count++] = spec;
+    if (!config_append(&lists->devices, &lists->device_count, spec, error)) {
+        free(spec);
+        return NULL;
+    }
     return spec;
 }
 
@@ -262,19 +278,16 @@ struct object_spec *config_add_object(struct config_lists *lists, const struct k
     if (model == NULL) {
         return NULL;
     }
-    struct object_spec **grown = reallocarray(lists->objects, lists->object_count + 1, sizeof(grown[0]));
-    struct object_spec *spec = grown != NULL ? calloc(1, sizeof(*spec)) : NULL;
-    lists->objects = grown != NULL ? grown : lists->objects;
+    struct object_spec *spec = calloc(1, sizeof(*spec));
     if (spec == NULL) {
         error_set(error, "no memory");
         return NULL;
     }
     spec->model = model;
-    if (config_fill_object(lists, list, spec, error) != 0) {
+    if (config_fill_object(lists, list, spec, error) != 0 || !config_append(&lists->objects, &lists->object_count, spec, error)) {
         free(spec);
         return NULL;
     }
-    lists->objects[lists->object_count++] = spec;
     return spec;
 }
 
@@ -319,13 +332,8 @@ struct chardev_backend *config_find_chardev(const struct config_lists *lists, co
 /* Takes the entry over, or frees it. */
 static struct chardev_backend *config_keep_chardev(struct config_lists *lists, struct chardev_backend *backend, struct error *error)
 {
-    struct chardev_backend **grown = reallocarray(lists->chardevs, lists->chardev_count + 1, sizeof(grown[0]));
-    bool keep = grown != NULL;
-    lists->chardevs = grown != NULL ? grown : lists->chardevs;
+    bool keep = config_find_chardev(lists, backend->config.id) == NULL;
     if (!keep) {
-        error_set(error, "no memory");
-    } else if (config_find_chardev(lists, backend->config.id) != NULL) {
-        keep = false;
         error_set(error, "Chardev with id '%s' already exists", backend->config.id);
     }
     for (unsigned i = 0; i < lists->chardev_count && keep; i++) {
@@ -334,11 +342,10 @@ static struct chardev_backend *config_keep_chardev(struct config_lists *lists, s
             error_set(error, "cannot use stdio by multiple character devices: '%s' has it", lists->chardevs[i]->config.id);
         }
     }
-    if (!keep) {
+    if (!keep || !config_append(&lists->chardevs, &lists->chardev_count, backend, error)) {
         free(backend);
         return NULL;
     }
-    lists->chardevs[lists->chardev_count++] = backend;
     return backend;
 }
 

@@ -29,15 +29,16 @@ bool config_drive_taken(const struct drive *drive)
 
 struct drive *config_new_drive(struct config_lists *lists, const struct property *properties, struct error *error)
 {
-    struct drive **grown = reallocarray(lists->drives, lists->drive_count + 1, sizeof(grown[0]));
-    struct drive *drive = grown != NULL ? calloc(1, sizeof(*drive)) : NULL;
-    lists->drives = grown != NULL ? grown : lists->drives;
+    struct drive *drive = calloc(1, sizeof(*drive));
     if (drive == NULL) {
         error_set(error, "no memory");
         return NULL;
     }
     property_defaults(PROPERTY_LISTS(properties), &drive->values);
-    lists->drives[lists->drive_count++] = drive;
+    if (!config_append(&lists->drives, &lists->drive_count, drive, error)) {
+        free(drive);
+        return NULL;
+    }
     return drive;
 }
 

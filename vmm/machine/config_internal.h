@@ -7,6 +7,8 @@
 
 /* `entries` is an array of `count` pointers. The index of one; count: it is none of them. */
 unsigned config_index(const void *entries, unsigned count, const void *entry);
+/* Puts one behind the others; `array` is where the array's address stands. False: no memory, `error` filled and nothing changed. */
+bool config_append(void *array, unsigned *count, const void *entry, struct error *error);
 /* Takes one out; the order of the others stays. */
 void config_drop(void *entries, unsigned *count, const void *entry);
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "machine/config_internal.h"
 #include "machine/devices_internal.h"
 #include "machine/disks.h"
 #include "virtio/console.h"
@@ -316,16 +317,18 @@ const struct object_model object_models[] = {
 struct machine_device *device_new(struct machine *machine, const struct device_spec *spec, void *self, void (*release)(void *self),
                                   struct error *error)
 {
-    struct machine_device **grown = reallocarray(machine->devices, machine->device_count + 1, sizeof(grown[0]));
-    struct machine_device *device = grown != NULL ? calloc(1, sizeof(*device)) : NULL;
-    machine->devices = grown != NULL ? grown : machine->devices;
+    struct machine_device *device = calloc(1, sizeof(*device));
+    if (device == NULL) {
+        error_set(error, "no memory");
+    } else if (!config_append(&machine->devices, &machine->device_count, device, error)) {
+        free(device);
+        device = NULL;
+    }
     if (device == NULL) {
         release(self);
-        error_set(error, "no memory");
         return NULL;
     }
     *device = (struct machine_device){.spec = spec, .self = self, .release = release};
-    machine->devices[machine->device_count++] = device;
     return device;
 }
 

@@ -31,7 +31,6 @@ static enum disk_error_action error_action(uint64_t of_device, uint64_t of_drive
     return said != DRIVE_ERROR_AUTO ? actions[said] : otherwise;
 }
 
-/* What the device says goes before what its -drive says. */
 struct disk_errors errors_of(struct machine *machine, const struct device_values *values, const struct drive *drive)
 {
     return (struct disk_errors){

@@ -55,19 +55,19 @@ static unsigned net_path_offloads(uint64_t offloads)
     return result;
 }
 
-/* Started, reset, or changed by the control queue. On the loop's thread, without the lock. */
+/* Started, reset, or changed by the control queue. On the loop's thread, with the lock, which it gives up meanwhile. */
 static void net_tell_path(struct virtio_net *net)
 {
-    virtio_lock(&net->device);
-    bool stale = net->path_stale;
+    if (!net->path_stale) {
+        return;
+    }
     net->path_stale = false;
     unsigned offloads = net_path_offloads(net->offloads), pairs = net->pairs;
     memcpy(net->nic.mac, net_config_of(net)->mac, NET_MAC_BYTES);
     virtio_unlock(&net->device);
-    if (stale) {
-        net_nic_set_offloads(&net->nic, offloads);
-        net_nic_set_queues(&net->nic, pairs);
-    }
+    net_nic_set_offloads(&net->nic, offloads);
+    net_nic_set_queues(&net->nic, pairs);
+    virtio_lock(&net->device);
 }
 
 /* ---- To the driver ---- */
@@ -361,18 +361,10 @@ static bool net_announce(void *self)
 static void net_notified(struct virtio_device *device, struct virtqueue *queue)
 {
     struct virtio_net *net = (struct virtio_net *)device;
-    if (net->path_stale) {
-        virtio_unlock(device);
-        net_tell_path(net);
-        virtio_lock(device);
-    }
+    net_tell_path(net);
     if (virtio_has(device, VIRTIO_NET_F_CTRL_VQ) && queue->index == net_control_index(net)) {
         net_take_controls(net, queue);
-        if (net->path_stale) {
-            virtio_unlock(device);
-            net_tell_path(net);
-            virtio_lock(device);
-        }
+        net_tell_path(net);
     } else if (queue->index >= 2 * net->pairs) {
         return; /* of a pair that is not in use (5.1.6.5.5.1) */
     } else if (queue->index % 2 != 0) {
@@ -403,11 +395,7 @@ static void net_started(struct virtio_device *device)
     struct virtio_net *net = (struct virtio_net *)device;
     net->offloads = device->features & NET_GUEST_OFFLOADS;
     net->pairs = 1;
-    if (!virtio_has(device, VIRTIO_NET_F_CTRL_VLAN)) {
-        memset(net->filter.vlans, 0xff, sizeof(net->filter.vlans));
-    } else {
-        memset(net->filter.vlans, 0, sizeof(net->filter.vlans));
-    }
+    memset(net->filter.vlans, virtio_has(device, VIRTIO_NET_F_CTRL_VLAN) ? 0 : 0xff, sizeof(net->filter.vlans));
     net->path_stale = true;
 }
 

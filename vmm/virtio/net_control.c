@@ -145,11 +145,6 @@ static bool (*const control_classes[])(struct control *control) = {
     [CLASS_MQ] = control_mq,   [CLASS_OFFLOADS] = control_offloads,
 };
 
-static void net_filter_changed(struct virtio_net *net)
-{
-    net->filter_told = true;
-}
-
 void net_take_controls(struct virtio_net *net, struct virtqueue *queue)
 {
     struct virtio_chain chain;
@@ -164,9 +159,6 @@ void net_take_controls(struct virtio_net *net, struct virtqueue *queue)
         }
         if (control.class < sizeof(control_classes) / sizeof(control_classes[0]) && control_classes[control.class](&control)) {
             answer = CONTROL_OK;
-            if (control.class <= CLASS_VLAN) {
-                net_filter_changed(net);
-            }
         }
         virtqueue_push(queue, &chain, (uint32_t)virtio_chain_write(&chain, 0, &answer, 1));
     }
@@ -254,7 +246,6 @@ json_t *net_rx_filter(void *self)
                                net_filter_state(false, !vlan_filter), "broadcast-allowed", !filter->nobcast, "multicast-overflow",
                                filter->multicast.overflow, "unicast-overflow", filter->unicast.overflow, "main-mac", mac, "vlan-table", vlans,
                                "unicast-table", net_macs_json(&filter->unicast), "multicast-table", net_macs_json(&filter->multicast));
-    net->filter_told = false;
     virtio_unlock(&net->device);
     return result;
 }

@@ -56,7 +56,6 @@ struct virtio_net {
     uint64_t offloads; /* VIRTIO_NET_F_GUEST_* in force */
     bool starved[VIRTIO_NET_PAIRS_MAX]; /* a packet has found no buffer */
     struct net_waiting waiting[VIRTIO_NET_PAIRS_MAX];
-    bool filter_told; /* NIC_RX_FILTER_CHANGED was sent, and nobody has asked since */
 };
 
 #define NET_GUEST_OFFLOADS                                                                                                             \
